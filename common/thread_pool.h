@@ -1,0 +1,48 @@
+// A fixed set of threads for data-parallel loops. Results never depend on which thread ran an index:
+// every index writes its own output.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace mf {
+
+class ThreadPool {
+ public:
+  /// `threads` >= 1 in all: the caller of ParallelFor is one of them.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  /// Runs body(i, thread) for every i in [0, count) and returns when all have run; `thread` is in
+  /// [0, threads()) and picks scratch memory only. One ParallelFor at a time: callers take turns.
+  /// Must not be called from inside a body.
+  void ParallelFor(size_t count, const std::function<void(size_t i, int thread)>& body);
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+ private:
+  void Work(int thread);
+  void RunShare(int thread);
+
+  std::mutex turn_;  // held by the caller of ParallelFor
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable done_;
+  uint64_t generation_ = 0;        // guarded by mutex_
+  int busy_ = 0;                   // guarded by mutex_
+  bool stopping_ = false;          // guarded by mutex_
+  const std::function<void(size_t, int)>* body_ = nullptr;  // set before wake_
+  size_t count_ = 0;
+  std::atomic<size_t> next_{0};
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace mf
