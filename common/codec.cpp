@@ -1,0 +1,183 @@
+// The only file that knows Cap'n Proto. Its exceptions end here.
+#include <capnp/message.h>
+#include <capnp/serialize.h>
+#include <kj/exception.h>
+
+#include <cstring>
+
+#include "common/messages.h"
+#include "common/protocol.capnp.h"
+
+namespace mf {
+namespace {
+
+constexpr size_t kHeaderBytesMax = 8 << 20;
+
+Frame HeaderFrame(capnp::MallocMessageBuilder& builder) {
+  const kj::Array<capnp::word> words = capnp::messageToFlatArray(builder);
+  Buffer buffer(words.asBytes().size());
+  std::memcpy(buffer.data(), words.asBytes().begin(), buffer.size());
+  return buffer;
+}
+
+std::vector<Frame> Join(Frame header, const std::vector<Frame>& payload) {
+  std::vector<Frame> message;
+  message.reserve(payload.size() + 1);
+  message.push_back(std::move(header));
+  message.insert(message.end(), payload.begin(), payload.end());
+  return message;
+}
+
+/// Reads the header of `message` by `read`; frames have no alignment, so it is copied to words first.
+template <class Root, class Out, class Read>
+Result<Out> Decode(const std::vector<Frame>& message, Read read) {
+  if (message.empty()) return Status::Invalid("empty message");
+  const Frame& header = message[0];
+  if (header.size() == 0 || header.size() % sizeof(capnp::word) != 0 ||
+      header.size() > kHeaderBytesMax) {
+    return Status::Invalid("header frame of " + std::to_string(header.size()) + " bytes");
+  }
+  std::vector<uint64_t> words(header.size() / sizeof(uint64_t));
+  std::memcpy(words.data(), header.data(), header.size());
+  try {
+    capnp::ReaderOptions options;
+    options.traversalLimitInWords = 4 * words.size() + 64;
+    options.nestingLimit = 8;
+    capnp::FlatArrayMessageReader reader(
+        kj::arrayPtr(reinterpret_cast<const capnp::word*>(words.data()), words.size()), options);
+    Out out;
+    const Status status = read(reader.getRoot<Root>(), out);
+    if (!status.ok()) return status;
+    out.payload.assign(message.begin() + 1, message.end());
+    return out;
+  } catch (const kj::Exception& e) {
+    return Status::Invalid(std::string("header does not parse: ") + e.getDescription().cStr());
+  }
+}
+
+}  // namespace
+
+const char* OpName(Op op) {
+  static constexpr const char* kNames[kOpCount] = {
+      "hello", "status", "rollback", "pull",  "push",  "forward",          "backward",  "list_rows", "prepare",
+      "apply", "drop",   "lease",    "renew", "micro_batch_done", "step_ended", "evaluated", "recovered"};
+  return kNames[static_cast<int>(op)];
+}
+
+std::vector<Frame> Encode(const Request& r) {
+  capnp::MallocMessageBuilder builder;
+  auto w = builder.initRoot<wire::Request>();
+  w.setId(r.id);
+  w.setSession(r.session);
+  w.setOp(static_cast<wire::Op>(r.op));
+  w.setEpoch(r.epoch);
+  w.setStep(r.step);
+  w.setTensor(r.tensor);
+  w.setMicroBatch(r.micro_batch);
+  w.setTokens(r.tokens);
+  w.setTraining(r.training);
+  w.setFirstRow(r.first_row);
+  w.setRowCount(r.row_count);
+  w.setLease(r.lease);
+  w.setLr(r.lr);
+  w.setScale(r.scale);
+  w.setValue(r.value);
+  w.setApplied(r.applied);
+  w.setProtocol(r.protocol);
+  w.setShard(r.shard);
+  w.setShards(r.shards);
+  if (!r.text.empty()) w.setText(r.text.c_str());
+  if (!r.run_id.empty()) w.setRunId(r.run_id.c_str());
+  return Join(HeaderFrame(builder), r.payload);
+}
+
+Result<Request> DecodeRequest(const std::vector<Frame>& message) {
+  return Decode<wire::Request, Request>(message, [](wire::Request::Reader w, Request& r) {
+    if (static_cast<int>(w.getOp()) >= kOpCount) return Status::Invalid("unknown operation");
+    r.id = w.getId();
+    r.session = w.getSession();
+    r.op = static_cast<Op>(w.getOp());
+    r.epoch = w.getEpoch();
+    r.step = w.getStep();
+    r.tensor = w.getTensor();
+    r.micro_batch = w.getMicroBatch();
+    r.tokens = w.getTokens();
+    r.training = w.getTraining();
+    r.first_row = w.getFirstRow();
+    r.row_count = w.getRowCount();
+    r.lease = w.getLease();
+    r.lr = w.getLr();
+    r.scale = w.getScale();
+    r.value = w.getValue();
+    r.applied = w.getApplied();
+    r.protocol = w.getProtocol();
+    r.shard = w.getShard();
+    r.shards = w.getShards();
+    r.text = w.getText().cStr();
+    r.run_id = w.getRunId().cStr();
+    return Status::Ok();
+  });
+}
+
+std::vector<Frame> Encode(const Reply& r) {
+  capnp::MallocMessageBuilder builder;
+  auto w = builder.initRoot<wire::Reply>();
+  w.setId(r.id);
+  w.setCode(static_cast<uint16_t>(r.code));
+  if (!r.message.empty()) w.setMessage(r.message.c_str());
+  w.setIncarnation(r.incarnation);
+  w.setSession(r.session);
+  w.setEpoch(r.epoch);
+  w.setStep(r.step);
+  w.setApplied(r.applied);
+  if (!r.text.empty()) w.setText(r.text.c_str());
+  w.setWork(static_cast<uint16_t>(r.work));
+  w.setMicroBatch(r.micro_batch);
+  w.setLease(r.lease);
+  w.setLeaseSeconds(r.lease_seconds);
+  w.setLr(r.lr);
+  w.setClip(r.clip);
+  if (!r.records.empty()) {
+    auto list = w.initRecords(static_cast<unsigned>(r.records.size()));
+    for (unsigned i = 0; i < list.size(); ++i) {
+      const StepRecord& record = r.records[i];
+      list[i].setStep(record.step);
+      list[i].setLoss(record.loss);
+      list[i].setLr(record.lr);
+      list[i].setGradNorm(record.grad_norm);
+      list[i].setValLoss(record.val_loss);
+      list[i].setHasValLoss(record.has_val_loss);
+      list[i].setDropped(record.dropped);
+    }
+  }
+  return Join(HeaderFrame(builder), r.payload);
+}
+
+Result<Reply> DecodeReply(const std::vector<Frame>& message) {
+  return Decode<wire::Reply, Reply>(message, [](wire::Reply::Reader w, Reply& r) {
+    if (w.getCode() > static_cast<uint16_t>(Code::kUnavailable)) return Status::Invalid("unknown code");
+    if (w.getWork() > static_cast<uint16_t>(Work::kFailed)) return Status::Invalid("unknown work");
+    r.id = w.getId();
+    r.code = static_cast<Code>(w.getCode());
+    r.message = w.getMessage().cStr();
+    r.incarnation = w.getIncarnation();
+    r.session = w.getSession();
+    r.epoch = w.getEpoch();
+    r.step = w.getStep();
+    r.applied = w.getApplied();
+    r.text = w.getText().cStr();
+    r.work = static_cast<Work>(w.getWork());
+    r.micro_batch = w.getMicroBatch();
+    r.lease = w.getLease();
+    r.lease_seconds = w.getLeaseSeconds();
+    r.lr = w.getLr();
+    r.clip = w.getClip();
+    for (const auto& record : w.getRecords()) {
+      r.records.push_back({record.getStep(), record.getLoss(), record.getLr(), record.getGradNorm(),
+                           record.getValLoss(), record.getHasValLoss(), record.getDropped()});
+    }
+    return Status::Ok();
+  });
+}
+
+}  // namespace mf

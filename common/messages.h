@@ -1,0 +1,109 @@
+// The messages between workers and servers as plain structs (DESIGN 5), and their wire form: one
+// Cap'n Proto header frame, then payload frames. Everything here has been decoded but not believed:
+// who receives a message checks every size, id and range before use.
+//
+// Frames and fields by operation (all numbers little-endian; `columns` are the server's own):
+//   hello      protocol, shard, shards, runId, text = CanonicalJson   -> session, incarnation, epoch, step
+//   status     -                                                      -> epoch, step, text = config
+//   rollback   epoch, step                                            -> (answered the same if repeated)
+//   pull       tensor, training; [u64 rows] or firstRow, rowCount     -> [f32 rows x columns]
+//   listRows   tensor, firstRow, rowCount (at most)                   -> [u64 updated rows, rising]
+//   forward    tensor, tokens, training; [indices][f32 weights]       -> [wire tokens x columns]
+//   backward   tensor, microBatch, tokens; [indices][f32 weights][wire dy tokens x columns]
+//              [i8 exponents]                                         -> [i64 dots, pairs x tokens]
+//   push       tensor, microBatch; [u64 rows, rising; empty with rowCount = total: all]
+//              [u32 hits per row, or empty][f32 values]
+//   prepare    step                         -> [f64 squares, tensor x table x block], text = not finite
+//   apply      step, lr, scale              -> applied (how the step ended)
+//   drop       step                         -> applied
+//   lease      step = last record known     -> work, step, microBatch, lease..., records
+//   renew      lease                microBatchDone  step, microBatch, lease, value = loss sum
+//   stepEnded  step, applied, value = gradient norm, text = tensor that was not finite
+//   evaluated  step, value = val_loss       recovered  epoch, step; applied = false: value = bits of the epoch seen
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/buffer.h"
+#include "common/status.h"
+
+namespace mf {
+
+inline constexpr uint32_t kProtocolVersion = 1;
+
+enum class Op : uint16_t {
+  kHello, kStatus, kRollback, kPull, kPush, kForward, kBackward, kListRows, kPrepare, kApply, kDrop,
+  kLease, kRenew, kMicroBatchDone, kStepEnded, kEvaluated, kRecovered,
+};
+inline constexpr int kOpCount = 17;
+const char* OpName(Op op);
+
+struct Request {
+  uint64_t id = 0;
+  uint64_t session = 0;
+  Op op = Op::kStatus;
+  uint64_t epoch = 0;
+  uint64_t step = 0;
+  uint32_t tensor = 0;
+  uint32_t micro_batch = 0;
+  uint32_t tokens = 0;
+  bool training = false;
+  uint64_t first_row = 0;
+  uint64_t row_count = 0;
+  uint64_t lease = 0;
+  double lr = 0;
+  double scale = 0;
+  double value = 0;
+  bool applied = false;
+  uint32_t protocol = kProtocolVersion;
+  uint32_t shard = 0;
+  uint32_t shards = 0;
+  std::string text;
+  std::string run_id;
+  std::vector<Frame> payload;
+};
+
+/// What the board hands out.
+enum class Work : uint16_t { kWait, kMicroBatch, kCommit, kEvaluate, kRecover, kFinished, kFailed };
+
+/// One line of metrics.jsonl, the same for every worker.
+struct StepRecord {
+  uint64_t step = 0;
+  double loss = 0;
+  double lr = 0;
+  double grad_norm = 0;
+  double val_loss = 0;
+  bool has_val_loss = false;
+  bool dropped = false;
+};
+
+struct Reply {
+  uint64_t id = 0;
+  Code code = Code::kOk;
+  std::string message;
+  uint64_t incarnation = 0;
+  uint64_t session = 0;
+  uint64_t epoch = 0;
+  uint64_t step = 0;
+  bool applied = false;
+  std::string text;
+  Work work = Work::kWait;
+  uint32_t micro_batch = 0;
+  uint64_t lease = 0;
+  double lease_seconds = 0;
+  double lr = 0;
+  double clip = 0;
+  std::vector<StepRecord> records;
+  std::vector<Frame> payload;
+};
+
+/// Frame 0 is the header, the rest the payload (shared, not copied).
+std::vector<Frame> Encode(const Request& request);
+std::vector<Frame> Encode(const Reply& reply);
+/// kInvalid if the header does not parse, is larger than 8 MiB or holds an unknown enumerator.
+Result<Request> DecodeRequest(const std::vector<Frame>& message);
+Result<Reply> DecodeReply(const std::vector<Frame>& message);
+
+}  // namespace mf

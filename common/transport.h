@@ -1,0 +1,59 @@
+// Messages between processes or threads: bytes in frames, no meaning. inproc and tcp are the same code.
+// One thread owns each end (DESIGN 5, "What bites"); only Wake() may be called by others.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/buffer.h"
+#include "common/status.h"
+
+namespace mf {
+
+using Message = std::vector<Frame>;
+
+/// What binds the two ends of inproc addresses together; one per process is enough.
+class TransportContext {
+ public:
+  TransportContext();
+  ~TransportContext();
+  TransportContext(const TransportContext&) = delete;
+  TransportContext& operator=(const TransportContext&) = delete;
+  void* handle() const { return handle_; }
+
+ private:
+  void* handle_;
+};
+
+/// The server's end: receives from anyone, answers to the identity a request came from.
+class ServerTransport {
+ public:
+  virtual ~ServerTransport() = default;
+  /// Waits up to `timeout_ms` (-1: for ever) for a message or a Wake(); false if there is none.
+  virtual bool Receive(int timeout_ms, std::string* peer, Message* message) = 0;
+  /// Never blocks. False if the peer is gone or its queue is full (counted by the caller).
+  virtual bool Send(const std::string& peer, const Message& message) = 0;
+  /// Makes a Receive() in progress, or the next one, return. From any thread.
+  virtual void Wake() = 0;
+  /// Where it really listens (tcp port 0 replaced).
+  virtual const std::string& address() const = 0;
+};
+
+/// The client's end: one connection to each of a list of servers.
+class ClientTransport {
+ public:
+  virtual ~ClientTransport() = default;
+  virtual bool Receive(int timeout_ms, size_t* server, Message* message) = 0;
+  virtual bool Send(size_t server, const Message& message) = 0;
+  virtual void Wake() = 0;
+};
+
+/// `address`: "tcp://host:port" (port 0: any) or "inproc://name". kFailed if it can not be bound.
+Result<std::unique_ptr<ServerTransport>> BindZmq(TransportContext& context, const std::string& address);
+/// Connects lazily, as ZeroMQ does: a server may come later (tcp).
+Result<std::unique_ptr<ClientTransport>> ConnectZmq(TransportContext& context,
+                                                    const std::vector<std::string>& addresses);
+
+}  // namespace mf

@@ -1,0 +1,275 @@
+// The only file that knows ZeroMQ.
+#include <sys/eventfd.h>
+#include <unistd.h>
+#include <zmq.h>
+
+#include <cerrno>
+#include <new>
+
+#include "common/transport.h"
+
+#if defined(__SANITIZE_THREAD__)
+extern "C" {
+void __tsan_acquire(void* address);
+void __tsan_release(void* address);
+}
+#endif
+
+namespace mf {
+namespace {
+
+// libzmq is not built with ThreadSanitizer, so the happens-before edge of a message from one socket to
+// another is invisible to it. These two calls state that edge and nothing more.
+char g_handover;
+void ReleaseToPeer() {
+#if defined(__SANITIZE_THREAD__)
+  __tsan_release(&g_handover);
+#else
+  (void)g_handover;
+#endif
+}
+void AcquireFromPeer() {
+#if defined(__SANITIZE_THREAD__)
+  __tsan_acquire(&g_handover);
+#endif
+}
+
+constexpr int kHighWaterMark = 100'000;          // messages; far above any client's window
+constexpr int64_t kMessageBytesMax = 2ll << 30;  // one frame
+constexpr int kHeartbeatMs = 5'000;
+constexpr size_t kFramesMax = 16;                // no operation has more
+constexpr size_t kCopyBytesMax = 256;            // below this a copy is cheaper than sharing
+
+using Owner = std::shared_ptr<const void>;
+
+void ReleaseOwner(void*, void* hint) {
+  AcquireFromPeer();
+  delete static_cast<Owner*>(hint);
+}
+
+/// A zmq message that shares the frame's bytes (or copies a few).
+void InitMessage(zmq_msg_t* out, const Frame& frame) {
+  if (frame.size() <= kCopyBytesMax) {
+    zmq_msg_init_size(out, frame.size());
+    if (frame.size() > 0) std::memcpy(zmq_msg_data(out), frame.data(), frame.size());
+    return;
+  }
+  auto* owner = new Owner(frame.owner());
+  zmq_msg_init_data(out, const_cast<std::byte*>(frame.data()), frame.size(), &ReleaseOwner, owner);
+}
+
+/// A frame that shares the received message's bytes.
+Frame TakeFrame(zmq_msg_t* received) {
+  std::shared_ptr<zmq_msg_t> message(new zmq_msg_t, [](zmq_msg_t* m) {
+    ReleaseToPeer();
+    zmq_msg_close(m);
+    delete m;
+  });
+  zmq_msg_init(message.get());
+  zmq_msg_move(message.get(), received);
+  const void* data = zmq_msg_data(message.get());
+  const size_t size = zmq_msg_size(message.get());
+  return Frame(std::move(message), data, size);
+}
+
+Status ZmqError(const std::string& what) {
+  return Status::Failed(what + ": " + zmq_strerror(zmq_errno()));
+}
+
+class Socket {
+ public:
+  Socket() = default;
+  ~Socket() {
+    if (handle_ != nullptr) zmq_close(handle_);
+  }
+  Socket(Socket&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Socket& operator=(Socket&&) = delete;
+
+  Status Open(TransportContext& context, int type) {
+    handle_ = zmq_socket(context.handle(), type);
+    if (handle_ == nullptr) return ZmqError("cannot open a socket");
+    Set(ZMQ_LINGER, 0);
+    Set(ZMQ_SNDHWM, kHighWaterMark);
+    Set(ZMQ_RCVHWM, kHighWaterMark);
+    Set(ZMQ_HEARTBEAT_IVL, kHeartbeatMs);
+    zmq_setsockopt(handle_, ZMQ_MAXMSGSIZE, &kMessageBytesMax, sizeof kMessageBytesMax);
+    if (type == ZMQ_ROUTER) Set(ZMQ_ROUTER_MANDATORY, 1);
+    return Status::Ok();
+  }
+
+  bool SendFrame(const Frame& frame, bool more) {
+    zmq_msg_t message;
+    InitMessage(&message, frame);
+    ReleaseToPeer();
+    const int flags = ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0);
+    if (zmq_msg_send(&message, handle_, flags) >= 0) return true;
+    zmq_msg_close(&message);
+    return false;
+  }
+
+  bool SendFrames(const Message& message) {
+    for (size_t i = 0; i < message.size(); ++i) {
+      if (!SendFrame(message[i], i + 1 < message.size())) return false;
+    }
+    return true;
+  }
+
+  /// All frames of the next message; false if there is none. Frames above kFramesMax are dropped,
+  /// which the checks of the receiver then refuse.
+  bool ReceiveFrames(Message* out) {
+    out->clear();
+    bool more = true;
+    while (more) {
+      zmq_msg_t message;
+      zmq_msg_init(&message);
+      if (zmq_msg_recv(&message, handle_, ZMQ_DONTWAIT) < 0) {
+        zmq_msg_close(&message);
+        return false;
+      }
+      AcquireFromPeer();
+      more = zmq_msg_more(&message) != 0;
+      Frame frame = TakeFrame(&message);
+      zmq_msg_close(&message);
+      if (out->size() <= kFramesMax) out->push_back(std::move(frame));
+    }
+    return true;
+  }
+
+  void* handle() const { return handle_; }
+
+ private:
+  void Set(int option, int value) { zmq_setsockopt(handle_, option, &value, sizeof value); }
+  void* handle_ = nullptr;
+};
+
+/// An eventfd that ends a poll from another thread.
+class WakeSignal {
+ public:
+  WakeSignal() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) { MF_CHECK(fd_ >= 0); }
+  ~WakeSignal() { close(fd_); }
+  WakeSignal(const WakeSignal&) = delete;
+  void Raise() {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(fd_, &one, sizeof one);
+  }
+  void Clear() {
+    uint64_t count;
+    [[maybe_unused]] const ssize_t got = read(fd_, &count, sizeof count);
+  }
+  int fd() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+class ZmqServer final : public ServerTransport {
+ public:
+  Status Bind(TransportContext& context, const std::string& address) {
+    MF_RETURN_IF_ERROR(socket_.Open(context, ZMQ_ROUTER));
+    if (zmq_bind(socket_.handle(), address.c_str()) != 0) return ZmqError("cannot listen on " + address);
+    char last[256];
+    size_t size = sizeof last;
+    zmq_getsockopt(socket_.handle(), ZMQ_LAST_ENDPOINT, last, &size);
+    address_ = last;
+    return Status::Ok();
+  }
+
+  bool Receive(int timeout_ms, std::string* peer, Message* message) override {
+    if (Take(peer, message)) return true;
+    zmq_pollitem_t items[] = {{socket_.handle(), 0, ZMQ_POLLIN, 0},
+                              {nullptr, wake_.fd(), ZMQ_POLLIN, 0}};
+    zmq_poll(items, 2, timeout_ms);
+    if (items[1].revents != 0) wake_.Clear();
+    return Take(peer, message);
+  }
+
+  bool Send(const std::string& peer, const Message& message) override {
+    const Frame identity(nullptr, peer.data(), peer.size());
+    return socket_.SendFrame(identity, true) && socket_.SendFrames(message);
+  }
+
+  void Wake() override { wake_.Raise(); }
+  const std::string& address() const override { return address_; }
+
+ private:
+  bool Take(std::string* peer, Message* message) {
+    if (!socket_.ReceiveFrames(message) || message->empty()) return false;
+    peer->assign(message->front().as<char>(), message->front().size());
+    message->erase(message->begin());
+    return true;
+  }
+
+  Socket socket_;
+  WakeSignal wake_;
+  std::string address_;
+};
+
+class ZmqClient final : public ClientTransport {
+ public:
+  Status Connect(TransportContext& context, const std::vector<std::string>& addresses) {
+    for (const std::string& address : addresses) {
+      Socket socket;
+      MF_RETURN_IF_ERROR(socket.Open(context, ZMQ_DEALER));
+      if (zmq_connect(socket.handle(), address.c_str()) != 0) {
+        return ZmqError("cannot connect to " + address);
+      }
+      sockets_.push_back(std::move(socket));
+      items_.push_back({sockets_.back().handle(), 0, ZMQ_POLLIN, 0});
+    }
+    items_.push_back({nullptr, wake_.fd(), ZMQ_POLLIN, 0});
+    return Status::Ok();
+  }
+
+  bool Receive(int timeout_ms, size_t* server, Message* message) override {
+    if (Take(server, message)) return true;
+    zmq_poll(items_.data(), static_cast<int>(items_.size()), timeout_ms);
+    if (items_.back().revents != 0) wake_.Clear();
+    return Take(server, message);
+  }
+
+  bool Send(size_t server, const Message& message) override {
+    return sockets_[server].SendFrames(message);
+  }
+
+  void Wake() override { wake_.Raise(); }
+
+ private:
+  /// Round robin, so that a busy server does not starve the others.
+  bool Take(size_t* server, Message* message) {
+    for (size_t i = 0; i < sockets_.size(); ++i) {
+      const size_t candidate = (next_ + i) % sockets_.size();
+      if (sockets_[candidate].ReceiveFrames(message)) {
+        *server = candidate;
+        next_ = candidate + 1;
+        return true;
+      }
+    }
+    return false;
+  }
+
+  std::vector<Socket> sockets_;
+  std::vector<zmq_pollitem_t> items_;
+  WakeSignal wake_;
+  size_t next_ = 0;
+};
+
+}  // namespace
+
+TransportContext::TransportContext() : handle_(zmq_ctx_new()) { MF_CHECK(handle_ != nullptr); }
+TransportContext::~TransportContext() { zmq_ctx_term(handle_); }
+
+Result<std::unique_ptr<ServerTransport>> BindZmq(TransportContext& context,
+                                                 const std::string& address) {
+  auto server = std::make_unique<ZmqServer>();
+  MF_RETURN_IF_ERROR(server->Bind(context, address));
+  return std::unique_ptr<ServerTransport>(std::move(server));
+}
+
+Result<std::unique_ptr<ClientTransport>> ConnectZmq(TransportContext& context,
+                                                    const std::vector<std::string>& addresses) {
+  auto client = std::make_unique<ZmqClient>();
+  MF_RETURN_IF_ERROR(client->Connect(context, addresses));
+  return std::unique_ptr<ClientTransport>(std::move(client));
+}
+
+}  // namespace mf

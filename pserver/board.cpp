@@ -1,0 +1,270 @@
+#include "pserver/board.h"
+
+#include <algorithm>
+
+#include "common/schedule.h"
+
+namespace mf {
+namespace {
+constexpr size_t kDurationsKept = 64;
+constexpr size_t kRecordsPerGrant = 10'000;
+constexpr double kSecondLeaseAfterMedians = 2;
+}  // namespace
+
+Board::Board(const TrainConfig& config, int64_t tokens_per_step, uint64_t boot_count)
+    : config_(config), tokens_per_step_(tokens_per_step), boot_count_(boot_count) {}
+
+Board::Grants Board::Ask(uint64_t ticket, uint64_t session, uint64_t known_step, double now) {
+  parked_.push_back({ticket, session, known_step, now + kParkSeconds});
+  return Tick(now);
+}
+
+Board::Grants Board::Tick(double now) {
+  Expire(now);
+  return Serve(now);
+}
+
+Board::Grants Board::Serve(double now) {
+  Grants grants;
+  std::deque<Parked> still;
+  for (const Parked& parked : parked_) {
+    Grant grant;
+    grant.ticket = parked.ticket;
+    grant.epoch = epoch_;
+    grant.step = step_;
+    if (!Serve(parked, now, &grant) && parked.until > now) {
+      still.push_back(parked);
+      continue;
+    }
+    grant.records = RecordsAfter(parked.known_step);
+    grants.push_back(std::move(grant));
+  }
+  parked_ = std::move(still);
+  return grants;
+}
+
+bool Board::Serve(const Parked& parked, double now, Grant* grant) {
+  switch (phase_) {
+    case Phase::kRecover: return GrantSingle(parked, Work::kRecover, now, grant);
+    case Phase::kMicroBatches: return GrantMicroBatch(parked, now, grant);
+    case Phase::kCommit: return GrantSingle(parked, Work::kCommit, now, grant);
+    case Phase::kEvaluate: return GrantSingle(parked, Work::kEvaluate, now, grant);
+    case Phase::kFinished: grant->work = Work::kFinished; return true;
+    case Phase::kFailed:
+      grant->work = Work::kFailed;
+      grant->message = failure_;
+      return true;
+  }
+  return false;
+}
+
+Board::Lease Board::NewLease(uint64_t session, double now) {
+  return {next_lease_++, session, now + config_.lease_seconds, now};
+}
+
+bool Board::GrantSingle(const Parked& parked, Work work, double now, Grant* grant) {
+  if (single_.has_value()) return false;
+  if (work == Work::kRecover) {
+    // Every recovery has an epoch of its own, so that a holder whose lease ended is fenced off.
+    epoch_ = boot_count_ << 32 | ++epoch_counter_;
+    grant->epoch = epoch_;
+  }
+  single_ = NewLease(parked.session, now);
+  grant->work = work;
+  grant->lease = single_->id;
+  grant->lease_seconds = config_.lease_seconds;
+  grant->lr = step_lr_;
+  grant->clip = config_.clip;
+  return true;
+}
+
+bool Board::GrantMicroBatch(const Parked& parked, double now, Grant* grant) {
+  const auto lowest = std::find_if(micro_batches_.begin(), micro_batches_.end(),
+                                   [](const MicroBatch& m) { return !m.done; });
+  const size_t first = static_cast<size_t>(lowest - micro_batches_.begin());
+  const size_t end = std::min(micro_batches_.size(), first + static_cast<size_t>(config_.window));
+  size_t chosen = micro_batches_.size();
+  for (size_t i = first; i < end && chosen == micro_batches_.size(); ++i) {
+    if (!micro_batches_[i].done && micro_batches_[i].leases.empty()) chosen = i;
+  }
+  if (chosen == micro_batches_.size()) {
+    // Nothing unleased is left: the oldest unfinished one a second time, to another worker, once.
+    MicroBatch& oldest = micro_batches_[first];
+    const bool late = !durations_.empty() && now - oldest.leases[0].since >
+                                                  kSecondLeaseAfterMedians * MedianSeconds();
+    if (oldest.second_given || !late || oldest.leases[0].session == parked.session) return false;
+    oldest.second_given = true;
+    chosen = first;
+  }
+  MicroBatch& micro_batch = micro_batches_[chosen];
+  micro_batch.leases.push_back(NewLease(parked.session, now));
+  grant->work = Work::kMicroBatch;
+  grant->micro_batch = static_cast<uint32_t>(chosen);
+  grant->lease = micro_batch.leases.back().id;
+  grant->lease_seconds = config_.lease_seconds;
+  return true;
+}
+
+Status Board::Renew(uint64_t lease, double now) {
+  Expire(now);
+  if (single_.has_value() && single_->id == lease) {
+    single_->until = now + config_.lease_seconds;
+    return Status::Ok();
+  }
+  for (MicroBatch& micro_batch : micro_batches_) {
+    for (Lease& held : micro_batch.leases) {
+      if (held.id != lease) continue;
+      held.until = now + config_.lease_seconds;
+      return Status::Ok();
+    }
+  }
+  return {Code::kStale, "lease " + std::to_string(lease) + " is not held any more"};
+}
+
+Status Board::CheckStep(uint64_t epoch, uint64_t step, Phase phase) const {
+  if (epoch != epoch_) {
+    return {Code::kWrongEpoch, "epoch " + std::to_string(epoch) + ", the board is at " +
+                                   std::to_string(epoch_)};
+  }
+  if (step < step_) return {Code::kStale, "step " + std::to_string(step) + " has ended"};
+  if (step > step_) return {Code::kNotYet, "step " + std::to_string(step) + " is not open"};
+  if (phase != phase_) return {Code::kStale, "step " + std::to_string(step) + " is past that"};
+  return Status::Ok();
+}
+
+Status Board::MicroBatchDone(uint64_t epoch, uint64_t step, uint32_t number, double loss_sum, double now,
+                             Grants* grants) {
+  MF_RETURN_IF_ERROR(CheckStep(epoch, step, Phase::kMicroBatches));
+  if (number >= micro_batches_.size()) {
+    return Status::Invalid("micro-batch " + std::to_string(number) + " of " +
+                           std::to_string(micro_batches_.size()));
+  }
+  MicroBatch& micro_batch = micro_batches_[number];
+  if (!micro_batch.done) {
+    micro_batch.done = true;
+    micro_batch.loss_sum = loss_sum;
+    if (!micro_batch.leases.empty()) durations_.push_back(now - micro_batch.leases.back().since);
+    if (durations_.size() > kDurationsKept) durations_.pop_front();
+    micro_batch.leases.clear();
+  }
+  if (std::all_of(micro_batches_.begin(), micro_batches_.end(),
+                  [](const MicroBatch& m) { return m.done; })) {
+    EnterPhase(Phase::kCommit);
+  }
+  *grants = Tick(now);
+  return Status::Ok();
+}
+
+Status Board::StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad_norm,
+                        const std::string& not_finite, double now, Grants* grants) {
+  MF_RETURN_IF_ERROR(CheckStep(epoch, step, Phase::kCommit));
+  StepRecord record;
+  record.step = step;
+  record.lr = step_lr_;
+  record.grad_norm = grad_norm;
+  record.dropped = !applied;
+  for (const MicroBatch& micro_batch : micro_batches_) record.loss += micro_batch.loss_sum;
+  record.loss /= static_cast<double>(tokens_per_step_);
+  records_.push_back(record);
+  drops_in_a_row_ = applied ? 0 : drops_in_a_row_ + 1;
+  if (drops_in_a_row_ == kDropsInARowMax) {
+    failure_ = "the gradient of " + (not_finite.empty() ? "the model" : not_finite) +
+               " was not finite in " + std::to_string(kDropsInARowMax) +
+               " steps in a row; lower train.lr or look at the data of step " + std::to_string(step);
+    EnterPhase(Phase::kFailed);
+  } else if (step == static_cast<uint64_t>(config_.steps) ||
+             (config_.eval_every > 0 && step % static_cast<uint64_t>(config_.eval_every) == 0)) {
+    EnterPhase(Phase::kEvaluate);
+  } else {
+    OpenStep(step + 1);
+  }
+  *grants = Tick(now);
+  return Status::Ok();
+}
+
+Status Board::Evaluated(uint64_t epoch, uint64_t step, double val_loss, double now, Grants* grants) {
+  MF_RETURN_IF_ERROR(CheckStep(epoch, step, Phase::kEvaluate));
+  records_.back().val_loss = val_loss;
+  records_.back().has_val_loss = true;
+  OpenStep(step + 1);
+  *grants = Tick(now);
+  return Status::Ok();
+}
+
+Status Board::Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_seen, double now,
+                        Grants* grants) {
+  if (epoch != epoch_ || phase_ != Phase::kRecover) {
+    return {Code::kWrongEpoch, "recovery of epoch " + std::to_string(epoch) + " is not awaited"};
+  }
+  if (ok) {
+    while (!records_.empty() && records_.back().step > step) records_.pop_back();
+    drops_in_a_row_ = 0;
+    OpenStep(step + 1);
+  } else {
+    const uint64_t boot_seen = epoch_seen >> 32, counter_seen = epoch_seen & 0xFFFFFFFF;
+    if (boot_seen > boot_count_) {
+      failure_ = "a server is at epoch " + std::to_string(epoch_seen) +
+                 ", which this server 0 never issued; it must keep its --data directory";
+      EnterPhase(Phase::kFailed);
+    } else {
+      if (boot_seen == boot_count_) epoch_counter_ = std::max(epoch_counter_, counter_seen);
+      EnterPhase(Phase::kRecover);
+    }
+  }
+  *grants = Tick(now);
+  return Status::Ok();
+}
+
+Board::Grants Board::NeedRecovery(double now) {
+  if (phase_ != Phase::kRecover && phase_ != Phase::kFailed) EnterPhase(Phase::kRecover);
+  return Tick(now);
+}
+
+void Board::Expire(double now) {
+  const auto ended = [now](const Lease& lease) { return lease.until <= now; };
+  if (single_.has_value() && ended(*single_)) {
+    single_.reset();
+    ++leases_expired_;
+  }
+  for (MicroBatch& micro_batch : micro_batches_) {
+    leases_expired_ += std::erase_if(micro_batch.leases, ended);
+  }
+}
+
+void Board::EnterPhase(Phase phase) {
+  phase_ = phase;
+  single_.reset();
+}
+
+void Board::OpenStep(uint64_t step) {
+  step_ = step;
+  if (step > static_cast<uint64_t>(config_.steps)) {
+    EnterPhase(Phase::kFinished);
+    return;
+  }
+  micro_batches_.assign(static_cast<size_t>(config_.micro_batches), {});
+  step_lr_ = LearningRate(config_, step);
+  EnterPhase(Phase::kMicroBatches);
+}
+
+double Board::MedianSeconds() const {
+  std::vector<double> sorted(durations_.begin(), durations_.end());
+  std::nth_element(sorted.begin(), sorted.begin() + static_cast<ptrdiff_t>(sorted.size() / 2),
+                   sorted.end());
+  return sorted[sorted.size() / 2];
+}
+
+std::vector<StepRecord> Board::RecordsAfter(uint64_t step) const {
+  // The last record waits until its evaluation is in, so that a record never changes once seen.
+  std::vector<StepRecord> result;
+  const size_t final = records_.size() - (phase_ == Phase::kEvaluate ? 1 : 0);
+  const auto first = std::find_if(records_.begin(), records_.end(),
+                                  [step](const StepRecord& r) { return r.step > step; });
+  for (size_t i = static_cast<size_t>(first - records_.begin());
+       i < final && result.size() < kRecordsPerGrant; ++i) {
+    result.push_back(records_[i]);
+  }
+  return result;
+}
+
+}  // namespace mf

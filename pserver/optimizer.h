@@ -1,0 +1,68 @@
+// What an optimizer step does to one row, now and after missed steps (DESIGN 3, `sparse_update`).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "common/config.h"
+
+namespace mf {
+
+/// The learning rates of all applied steps: `count` is Adam's count, the number of applied steps;
+/// dropped steps are not in it.
+class UpdateHistory {
+ public:
+  explicit UpdateHistory(double weight_decay) : weight_decay_(weight_decay) {}
+  uint64_t count() const { return lr_.size(); }
+  /// The rate of applied step i (from 1).
+  double lr(uint64_t step) const { return lr_[step - 1]; }
+  /// The product of (1 - lr_i * weight_decay) over applied steps 1..count, in double.
+  double Decay(uint64_t count) const { return decay_[count]; }
+  void Append(double lr) {
+    lr_.push_back(static_cast<float>(lr));
+    decay_.push_back(decay_.back() * (1.0 - lr * weight_decay_));
+  }
+  void Truncate(uint64_t count) {
+    lr_.resize(count);
+    decay_.resize(count + 1);
+  }
+  const float* rates() const { return lr_.data(); }
+
+ private:
+  double weight_decay_;
+  std::vector<float> lr_;
+  std::vector<double> decay_{1.0};
+};
+
+/// A row's state. m and v are null for optimizers without them.
+struct RowState {
+  float* w = nullptr;
+  float* m = nullptr;
+  float* v = nullptr;
+};
+
+class Optimizer {
+ public:
+  explicit Optimizer(const TrainConfig& config) : config_(config) {}
+
+  /// Numbers a row keeps beside w, m and v: 1 (SGD) or 3 (Adam) planes in all.
+  int planes() const { return config_.optimizer == OptimizerKind::kAdam ? 3 : 1; }
+  bool exact() const { return config_.sparse_update == SparseUpdate::kExact; }
+  double decay(bool weight_decay) const { return weight_decay ? config_.weight_decay : 0.0; }
+
+  /// Brings a row last updated at count `from` to count `to` (exact only; lazy rows stay as they are).
+  void CatchUp(const UpdateHistory& history, bool weight_decay, uint64_t from, uint64_t to, RowState row,
+               size_t columns) const;
+  /// The factor of a row never updated at `count`.
+  double UntouchedFactor(const UpdateHistory& history, bool weight_decay, uint64_t count) const {
+    return weight_decay && exact() ? history.Decay(count) : 1.0;
+  }
+  /// Applied step `step` (from 1) on a row that is at step - 1.
+  void Step(double lr, bool weight_decay, uint64_t step, float gradient_scale, const float* gradient,
+            RowState row, size_t columns) const;
+
+ private:
+  const TrainConfig config_;
+};
+
+}  // namespace mf

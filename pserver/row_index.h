@@ -1,0 +1,42 @@
+// From a row number to a small dense slot number: a plain array where the rows are few, an
+// open-addressing hash table where they are many (DESIGN 2.8). Slots are given in order of insertion.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace mf {
+
+class RowIndex {
+ public:
+  static constexpr uint32_t kNone = 0xFFFFFFFF;
+
+  RowIndex() = default;
+  /// `rows`: how many different row numbers there can be.
+  explicit RowIndex(uint64_t rows);
+
+  /// The slot of `row`, or kNone.
+  uint32_t Find(uint64_t row) const;
+  /// The slot of `row`; a new one (== the size before) if it had none.
+  uint32_t Insert(uint64_t row);
+  /// Hints that `row` will be looked up soon.
+  void Prefetch(uint64_t row) const;
+  /// Forgets all rows; keeps the memory.
+  void Clear();
+
+  /// The rows in slot order.
+  const std::vector<uint64_t>& rows() const { return rows_; }
+  size_t size() const { return rows_.size(); }
+  size_t bytes() const;
+
+ private:
+  size_t Bucket(uint64_t row) const;
+  void Grow();
+
+  bool direct_ = true;
+  std::vector<uint32_t> slots_;   // direct: by row; else a power-of-two table of slots, kNone = free
+  std::vector<uint64_t> rows_;
+};
+
+}  // namespace mf

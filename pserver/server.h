@@ -1,0 +1,38 @@
+// A parameter server around its socket: one thread that receives, lets the Shard decide, and sends.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "common/thread_pool.h"
+#include "common/transport.h"
+#include "pserver/shard.h"
+
+namespace mf {
+
+class Server {
+ public:
+  /// Serves from a thread of its own until destroyed. `threads`: of the kernels.
+  Server(std::unique_ptr<ServerTransport> transport, const Shard::Options& options, int threads);
+  ~Server();
+
+  const std::string& address() const { return transport_->address(); }
+  /// Messages that did not parse, and replies that found nobody.
+  uint64_t malformed() const { return malformed_.load(); }
+  uint64_t unsent() const { return unsent_.load(); }
+
+ private:
+  void Run();
+
+  const std::unique_ptr<ServerTransport> transport_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<uint64_t> malformed_{0};
+  std::atomic<uint64_t> unsent_{0};
+  ThreadPool pool_;
+  Shard shard_;          // used by thread_ only
+  std::thread thread_;
+};
+
+}  // namespace mf

@@ -1,0 +1,91 @@
+// One parameter server without its socket: requests in, replies out (DESIGN 2.6, 5). Joins the state
+// machines (commit, contribution order, board) to the tables. Everything a request says is checked here
+// before it touches anything; a bad request is answered with a typed error and changes nothing.
+//
+// Single-threaded: one thread calls Handle and Tick; kernels run on the pool inside those calls.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "common/config.h"
+#include "common/messages.h"
+#include "common/thread_pool.h"
+#include "pserver/board.h"
+#include "pserver/commit.h"
+#include "pserver/optimizer.h"
+#include "pserver/tensor_shard.h"
+
+namespace mf {
+
+class Shard {
+ public:
+  struct Options {
+    uint32_t shard = 0;
+    uint32_t shards = 1;
+    uint64_t incarnation = 1;      // different for every start of the process
+    uint64_t boot_count = 1;       // shard 0: durable before it listens
+    uint64_t memory_bytes = 0;     // budget for tables addressed directly
+  };
+  /// Sends a reply to a peer; called from inside Handle and Tick.
+  using Send = std::function<void(const std::string& peer, Reply reply)>;
+
+  Shard(const Options& options, ThreadPool& pool, Send send);
+  ~Shard();
+
+  void Handle(const std::string& peer, const Request& request, double now);
+  void Tick(double now);
+
+  uint64_t requests_rejected() const { return rejected_; }
+  const Board* board() const { return board_.get(); }
+  const CommitState& commit() const { return commit_; }
+
+ private:
+  struct Run;      // what exists once the configuration is known
+  struct Asker {
+    std::string peer;
+    uint64_t request_id;
+  };
+
+  Status Dispatch(const std::string& peer, const Request& request, double now, Reply* reply,
+                  bool* answered);
+  Status Hello(const Request& request, Reply* reply);
+  Status DoStatus(const Request& request, Reply* reply);
+  Status Rollback(const Request& request);
+  Status Pull(const Request& request, Reply* reply);
+  Status ListRows(const Request& request, Reply* reply);
+  Status Forward(const Request& request, Reply* reply);
+  Status Backward(const std::string& peer, const Request& request, Reply* reply, bool* answered);
+  Status Push(const std::string& peer, const Request& request, Reply* reply, bool* answered);
+  Status Prepare(const Request& request, Reply* reply);
+  Status Finish(const Request& request, Ended how, Reply* reply);
+  Status BoardRequest(const std::string& peer, const Request& request, double now, bool* answered);
+
+  Status CheckTensor(const Request& request, TensorKind kind, TensorShard** tensor);
+  Status CheckReadStep(const Request& request) const;
+  Status ReadBuckets(const Request& request, TensorShard& tensor, std::vector<uint32_t>* buckets);
+  void Answer(const std::string& peer, const Request& request, const Status& status, Reply reply);
+  void SendGrants(const Board::Grants& grants);
+  void BuildTables();
+
+  const Options options_;
+  ThreadPool& pool_;
+  const Send send_;
+  CommitState commit_;
+  std::unique_ptr<Run> run_;
+  std::unique_ptr<Board> board_;               // shard 0 only
+  std::unordered_set<uint64_t> sessions_;
+  uint64_t next_session_ = 1;
+  std::map<uint64_t, Asker> askers_;           // parked lease requests by ticket
+  uint64_t next_ticket_ = 1;
+  uint64_t rejected_ = 0;
+};
+
+}  // namespace mf

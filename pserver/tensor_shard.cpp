@@ -1,0 +1,252 @@
+#include "pserver/tensor_shard.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "pserver/kernels/optimizer.h"
+
+namespace mf {
+namespace {
+
+constexpr uint64_t kFillRows = 4096;         // rows of a fill or update job
+constexpr size_t kTokensPerJob = 64;         // least tokens of a gather job
+constexpr uint64_t kCacheBytes = 1 << 20;    // a table above this does not stay in a core's cache
+constexpr size_t kPrefetchAhead = 16;        // rows looked up ahead in a hash index
+
+uint64_t Total(const TensorLayout& layout) { return layout.spec.total_rows(); }
+
+}  // namespace
+
+TensorShard::TensorShard(TensorLayout layout, const Options& options, const Optimizer& optimizer,
+                         ThreadPool& pool, RequestScratch& scratch)
+    : layout_(std::move(layout)), options_(options), pool_(pool), scratch_(scratch) {
+  const size_t tables = static_cast<size_t>(layout_.spec.tables);
+  for (size_t k = 0; k < tables; ++k) {
+    tables_.push_back(std::make_unique<Table>(layout_, static_cast<int64_t>(k), options.storage,
+                                              optimizer, options.seed));
+    gradients_.push_back(std::make_unique<Gradients>(layout_));
+  }
+  scratch_.made_rows.resize(std::max(scratch_.made_rows.size(), tables));
+  scratch_.groups.resize(static_cast<size_t>(pool.threads()));
+  if (options.storage == Table::Storage::kSparse) return;
+  const uint64_t rows = static_cast<uint64_t>(layout_.spec.rows);
+  const uint64_t jobs = (rows + kFillRows - 1) / kFillRows;
+  pool_.ParallelFor(tables * jobs, [&](size_t i, int) {
+    const uint64_t begin = i % jobs * kFillRows;
+    tables_[i / jobs]->Fill(begin, std::min(rows, begin + kFillRows));
+  });
+}
+
+void TensorShard::Resolve(const std::vector<uint32_t>& buckets, size_t tokens, bool training,
+                          const UpdateHistory& history) {
+  scratch_.row_pointers.resize(buckets.size());
+  const size_t per_table = static_cast<size_t>(options_.probes) * tokens;
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int) {
+    scratch_.made_rows[k].Reset();
+    const size_t begin = k * per_table, end = begin + per_table;
+    for (size_t i = begin; i < end; ++i) {
+      if (i + kPrefetchAhead < end) tables_[k]->Prefetch(buckets[i + kPrefetchAhead]);
+      scratch_.row_pointers[i] = tables_[k]->Read(buckets[i], training, history, scratch_.made_rows[k]);
+    }
+  });
+}
+
+std::vector<uint32_t> TensorShard::TokenOrder(const std::vector<uint32_t>& buckets, size_t tokens) {
+  std::vector<uint32_t> order(buckets.size());
+  pool_.ParallelFor(pairs(), [&](size_t p, int) {
+    uint32_t* own = order.data() + p * tokens;
+    const uint32_t* bucket = buckets.data() + p * tokens;
+    std::iota(own, own + tokens, 0u);
+    std::sort(own, own + tokens, [bucket](uint32_t a, uint32_t b) {
+      return bucket[a] != bucket[b] ? bucket[a] < bucket[b] : a < b;
+    });
+  });
+  return order;
+}
+
+void TensorShard::Forward(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens,
+                          bool training, const UpdateHistory& history, float* y) {
+  Resolve(buckets, tokens, training, history);
+  const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights};
+  const size_t width = layout_.width();
+  const uint64_t table_bytes = static_cast<uint64_t>(layout_.spec.rows) * layout_.stride * sizeof(float);
+  // Grouping pays where a table falls out of the cache between tokens but is read more than once.
+  if (table_bytes > kCacheBytes && tokens > 2 * static_cast<uint64_t>(layout_.spec.rows)) {
+    const std::vector<uint32_t> order = TokenOrder(buckets, tokens);
+    pool_.ParallelFor(layout_.blocks.size(), [&](size_t block, int) {
+      const ColumnRange& range = layout_.blocks[block];
+      GatherReduceGrouped(batch, order.data(), static_cast<size_t>(range.begin),
+                          static_cast<size_t>(range.end), y, width);
+    });
+    return;
+  }
+  const size_t jobs = std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool_.threads()));
+  pool_.ParallelFor(jobs, [&](size_t job, int) {
+    GatherReduce(batch, job * tokens / jobs, (job + 1) * tokens / jobs, width, y, width);
+  });
+}
+
+void TensorShard::Dots(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens,
+                       const void* dy, const int8_t* exponents, const UpdateHistory& history,
+                       int64_t* dots) {
+  Resolve(buckets, tokens, /*training=*/true, history);
+  const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights};
+  const size_t jobs = std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool_.threads()));
+  pool_.ParallelFor(jobs, [&](size_t job, int) {
+    PairDots(batch, job * tokens / jobs, (job + 1) * tokens / jobs, layout_.blocks, dy, layout_.width(),
+             exponents, dots);
+  });
+}
+
+void TensorShard::Contribute(uint64_t micro_batch, Contribution contribution) {
+  for (const Contribution& due : order_.Offer(micro_batch, std::move(contribution))) Add(due);
+}
+
+void TensorShard::Add(const Contribution& contribution) {
+  if (!contribution.finite) {
+    finite_ = false;
+  } else if (contribution.is_push) {
+    AddRows(contribution);
+  } else {
+    AddPairs(contribution);
+  }
+}
+
+void TensorShard::AddPairs(const Contribution& c) {
+  const size_t probes = static_cast<size_t>(options_.probes);
+  const size_t per_table = probes * c.tokens;
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int thread) {
+    RowGroups& groups = scratch_.groups[static_cast<size_t>(thread)];
+    GroupByRow(c.buckets.data() + k * per_table, c.weights.data() + k * per_table * sizeof(float),
+               c.tokens, probes, static_cast<uint64_t>(layout_.spec.rows), groups);
+    gradients_[k]->AddPairs(groups, c.dy.data(), layout_.width());
+  });
+}
+
+void TensorShard::AddRows(const Contribution& c) {
+  const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
+  std::vector<uint64_t> all;
+  if (c.whole) {
+    all.resize(Total(layout_));
+    std::iota(all.begin(), all.end(), uint64_t{0});
+  }
+  const std::vector<uint64_t>& rows = c.whole ? all : c.rows;
+  // Slots first, by one thread a table; then the sums, each row by one thread.
+  std::vector<size_t> table_begin(tables_.size() + 1);
+  for (size_t k = 0; k <= tables_.size(); ++k) {
+    table_begin[k] = static_cast<size_t>(
+        std::lower_bound(rows.begin(), rows.end(), k * rows_per_table) - rows.begin());
+  }
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int) {
+    std::vector<uint64_t> local(rows.begin() + static_cast<ptrdiff_t>(table_begin[k]),
+                                rows.begin() + static_cast<ptrdiff_t>(table_begin[k + 1]));
+    for (uint64_t& row : local) row -= k * rows_per_table;
+    gradients_[k]->Insert(local.data(), local.size());
+  });
+  const size_t jobs = (rows.size() + kFillRows - 1) / kFillRows;
+  pool_.ParallelFor(jobs, [&](size_t job, int) {
+    const size_t end = std::min(rows.size(), (job + 1) * kFillRows);
+    for (size_t i = job * kFillRows; i < end; ++i) {
+      const std::byte* values = c.values.data() + i * layout_.width() * sizeof(float);
+      gradients_[rows[i] / rows_per_table]->Add(rows[i] % rows_per_table, values);
+    }
+  });
+}
+
+void TensorShard::Pull(const std::vector<uint64_t>& rows, bool training, const UpdateHistory& history,
+                       float* values) {
+  const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
+  const size_t width = layout_.width();
+  const auto read = [&](size_t begin, size_t end, uint64_t table, ReadScratch& scratch) {
+    scratch.Reset();
+    for (size_t i = begin; i < end; ++i) {
+      const float* row = tables_[table]->Read(rows[i] % rows_per_table, training, history, scratch);
+      std::copy_n(row, width, values + i * width);
+    }
+  };
+  // A table is read by one thread: rows come sorted, so each table's rows are a run.
+  std::vector<size_t> run_begin;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (i == 0 || rows[i] / rows_per_table != rows[i - 1] / rows_per_table) run_begin.push_back(i);
+  }
+  pool_.ParallelFor(run_begin.size(), [&](size_t run, int) {
+    const size_t end = run + 1 < run_begin.size() ? run_begin[run + 1] : rows.size();
+    // In slices, so that a large read does not pile up scratch rows.
+    for (size_t begin = run_begin[run]; begin < end; begin += kFillRows) {
+      const uint64_t table = rows[begin] / rows_per_table;
+      read(begin, std::min(end, begin + kFillRows), table, scratch_.made_rows[table]);
+    }
+  });
+}
+
+std::vector<uint64_t> TensorShard::UpdatedRows(uint64_t first, uint64_t most) const {
+  const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
+  std::vector<uint64_t> result;
+  for (uint64_t k = first / rows_per_table; k < tables_.size() && result.size() < most; ++k) {
+    const uint64_t begin = k == first / rows_per_table ? first % rows_per_table : 0;
+    for (const uint64_t row : tables_[k]->UpdatedRows(begin, most - result.size())) {
+      result.push_back(k * rows_per_table + row);
+    }
+  }
+  return result;
+}
+
+uint64_t TensorShard::updated_count() const {
+  uint64_t count = 0;
+  for (const auto& table : tables_) count += table->updated_count();
+  return count;
+}
+
+void TensorShard::Prepare(std::vector<double>* squares) {
+  const size_t blocks = layout_.blocks.size();
+  const size_t base = squares->size();
+  squares->resize(base + tables_.size() * blocks);
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int) {
+    Gradients& gradients = *gradients_[k];
+    gradients.Seal();
+    std::vector<SquareSum> sums(blocks);
+    for (const uint64_t row : gradients.rows()) {
+      const float* gradient = gradients.gradient(row);
+      for (size_t block = 0; block < blocks; ++block) {
+        // The padding of the last block is zero and adds nothing.
+        const ColumnRange& range = layout_.blocks[block];
+        AddSquares(sums[block], gradient + range.begin,
+                   (static_cast<size_t>(range.size()) + 15) / 16 * 16);
+      }
+    }
+    for (size_t block = 0; block < blocks; ++block) {
+      (*squares)[base + k * blocks + block] = sums[block].Total();
+    }
+  });
+}
+
+void TensorShard::Apply(const UpdateHistory& history, double lr, float scale) {
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int) { tables_[k]->Materialise(gradients_[k]->rows()); });
+  struct Job {
+    size_t table, begin, end;
+  };
+  std::vector<Job> jobs;
+  for (size_t k = 0; k < tables_.size(); ++k) {
+    const size_t rows = gradients_[k]->rows().size();
+    for (size_t begin = 0; begin < rows; begin += kFillRows) {
+      jobs.push_back({k, begin, std::min<size_t>(rows, begin + kFillRows)});
+    }
+  }
+  pool_.ParallelFor(jobs.size(), [&](size_t i, int) {
+    const Job& job = jobs[i];
+    const Gradients& gradients = *gradients_[job.table];
+    for (size_t r = job.begin; r < job.end; ++r) {
+      const uint64_t row = gradients.rows()[r];
+      tables_[job.table]->Update(row, history, lr, scale, gradients.gradient(row));
+    }
+  });
+  ForgetStep();
+}
+
+void TensorShard::ForgetStep() {
+  for (const auto& gradients : gradients_) gradients->Clear();
+  order_.Reset();
+  finite_ = true;
+}
+
+}  // namespace mf
