@@ -1,0 +1,40 @@
+#include "worker/embedded.h"
+
+#include <atomic>
+#include <chrono>
+
+#include "pserver/server.h"
+
+namespace mf {
+
+struct EmbeddedServers::Running {
+  std::vector<std::unique_ptr<Server>> servers;
+};
+
+EmbeddedServers::EmbeddedServers() : running_(std::make_unique<Running>()) {}
+EmbeddedServers::~EmbeddedServers() = default;
+
+Result<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(TransportContext& context,
+                                                                const Options& options) {
+  static std::atomic<uint64_t> starts{0};
+  const uint64_t start = starts.fetch_add(1);
+  const uint64_t incarnation = static_cast<uint64_t>(
+      std::chrono::system_clock::now().time_since_epoch().count());
+  std::unique_ptr<EmbeddedServers> embedded(new EmbeddedServers());
+  for (int shard = 0; shard < options.shards; ++shard) {
+    const std::string address =
+        "inproc://pserver-" + std::to_string(start) + "-" + std::to_string(shard);
+    MF_ASSIGN_OR_RETURN(std::unique_ptr<ServerTransport> transport, BindZmq(context, address));
+    Shard::Options shard_options;
+    shard_options.shard = static_cast<uint32_t>(shard);
+    shard_options.shards = static_cast<uint32_t>(options.shards);
+    shard_options.incarnation = incarnation;
+    shard_options.memory_bytes = options.memory_bytes / static_cast<uint64_t>(options.shards);
+    embedded->running_->servers.push_back(
+        std::make_unique<Server>(std::move(transport), shard_options, options.threads));
+    embedded->addresses_.push_back(address);
+  }
+  return embedded;
+}
+
+}  // namespace mf

@@ -1,0 +1,35 @@
+// Parameter servers inside the worker's own process, over inproc (the default of `worker train`). The
+// only file of worker/ that knows pserver/.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "common/transport.h"
+
+namespace mf {
+
+class EmbeddedServers {
+ public:
+  struct Options {
+    int shards = 1;
+    int threads = 1;             // kernel threads of each server
+    uint64_t memory_bytes = 0;   // of all servers together
+  };
+  static Result<std::unique_ptr<EmbeddedServers>> Start(TransportContext& context,
+                                                        const Options& options);
+  ~EmbeddedServers();
+
+  const std::vector<std::string>& addresses() const { return addresses_; }
+
+ private:
+  struct Running;
+  EmbeddedServers();
+  std::unique_ptr<Running> running_;
+  std::vector<std::string> addresses_;
+};
+
+}  // namespace mf

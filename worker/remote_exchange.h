@@ -1,0 +1,62 @@
+// The Exchange of a training worker: memory layers on the servers, by pushdown or by pull, as each
+// tensor's specification says. While it waits for the servers it gives the compute gate to another
+// micro-batch, so that exchange and compute overlap.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "common/table_client.h"
+#include "common/thread_pool.h"
+#include "worker/exchange.h"
+
+namespace mf {
+
+/// Held by the micro-batch that computes; one at a time per worker.
+using ComputeGate = std::mutex;
+
+class RemoteExchange final : public Exchange {
+ public:
+  /// For one micro-batch (training) or one evaluation (reading). The caller holds `gate`.
+  RemoteExchange(TableClient& tables, const Config& config, ThreadPool& pool, ComputeGate& gate, StepRef at,
+                 Access access, uint32_t micro_batch)
+      : tables_(tables), config_(config), pool_(pool), gate_(gate), at_(at), access_(access),
+        micro_batch_(micro_batch) {}
+
+  Status Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) override;
+  Status Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
+                  float* dweights) override;
+
+  /// Waits for the pushes that Backward left in flight.
+  Status Finish();
+
+ private:
+  /// The distinct rows that a micro-batch reads, and where each pair finds its row.
+  struct Pulled {
+    std::vector<uint64_t> rows;             // global, rising
+    std::vector<uint32_t> hits;             // per row
+    std::vector<size_t> table_begin;        // [tables + 1] into rows
+    size_t stride = 0;
+    std::vector<float> values;              // [rows][stride], padded with zeros
+    std::vector<uint32_t> buckets;          // [pairs][tokens], widened
+    std::vector<const float*> row_pointers; // [pairs][tokens]
+  };
+  Status ForwardPull(const TensorSpec& tensor, const Hashes& hashes, float* y);
+  Status BackwardPull(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy, float* dweights);
+  void FindDistinct(const TensorSpec& tensor, const Hashes& hashes, Pulled* pulled);
+  Status WaitOutside(Pending pending);
+
+  TableClient& tables_;
+  const Config& config_;
+  ThreadPool& pool_;
+  ComputeGate& gate_;
+  const StepRef at_;
+  const Access access_;
+  const uint32_t micro_batch_;
+  std::unordered_map<uint32_t, Pulled> pulled_;   // by tensor id, from Forward to Backward
+  std::vector<Pending> pushes_;
+};
+
+}  // namespace mf

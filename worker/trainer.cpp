@@ -1,0 +1,317 @@
+#include "worker/trainer.h"
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <thread>
+
+namespace mf {
+namespace {
+
+constexpr auto kRetryPause = std::chrono::milliseconds(50);
+constexpr double kNormEpsilon = 1e-6;  // torch.nn.utils.clip_grad_norm_
+
+Request BoardRequest(Op op, const Reply& lease) {
+  Request request;
+  request.op = op;
+  request.epoch = lease.epoch;
+  request.step = lease.step;
+  request.micro_batch = lease.micro_batch;
+  request.lease = lease.lease;
+  return request;
+}
+
+/// The step moved on, or the servers are being recovered: this piece of work is nobody's any more.
+bool WorkIsOver(const Status& status) {
+  switch (status.code()) {
+    case Code::kStale:
+    case Code::kNotYet:
+    case Code::kWrongEpoch:
+    case Code::kUnavailable: return true;
+    default: return false;
+  }
+}
+
+/// The rows of `tokens` that occur, rising.
+std::vector<uint64_t> DistinctTokens(const std::vector<uint32_t>& tokens) {
+  std::vector<uint64_t> distinct(tokens.begin(), tokens.end());
+  std::sort(distinct.begin(), distinct.end());
+  distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
+  return distinct;
+}
+
+}  // namespace
+
+struct Trainer::Lane {
+  Model::Workspace workspace;
+  TokenBatch batch;
+  DenseTensors gradients;
+  std::vector<float> logprobs;
+};
+
+Trainer::Trainer(const Config& config, const std::vector<TensorSpec>& tensors, const BatchSource& data,
+                 Client& client, Options options)
+    : config_(config),
+      tensors_(tensors),
+      data_(data),
+      client_(client),
+      options_(std::move(options)),
+      tables_(client, config, tensors),
+      pool_(options_.threads),
+      model_(config, tensors, pool_) {}
+
+Trainer::~Trainer() = default;
+
+Status Trainer::Join() {
+  std::vector<Request> hellos(client_.servers());
+  for (size_t server = 0; server < hellos.size(); ++server) {
+    hellos[server].op = Op::kHello;
+    hellos[server].shard = static_cast<uint32_t>(server);
+    hellos[server].shards = static_cast<uint32_t>(hellos.size());
+    hellos[server].run_id = options_.run_id;
+    hellos[server].text = CanonicalJson(config_);
+  }
+  Client::Outcome outcome = client_.CallAll(std::move(hellos)).get();
+  if (!outcome.ok()) return outcome.status();
+  for (size_t server = 0; server < outcome->size(); ++server) {
+    client_.SetSession(server, (*outcome)[server].session);
+  }
+  return Status::Ok();
+}
+
+Status Trainer::Run() {
+  std::thread renewer([this] { RenewLeases(); });
+  std::vector<std::thread> lanes;
+  for (int64_t i = 0; i < config_.exchange.in_flight; ++i) lanes.emplace_back([this] { RunLane(); });
+  for (std::thread& lane : lanes) lane.join();
+  {
+    std::lock_guard lock(state_mutex_);
+    renewer_stops_ = true;
+    wake_renewer_.notify_all();
+  }
+  renewer.join();
+  return failure_;
+}
+
+void Trainer::Stop() { stopping_.store(true); }
+
+void Trainer::Fail(const Status& status) {
+  std::lock_guard lock(state_mutex_);
+  if (failure_.ok()) failure_ = status;
+  stopping_.store(true);
+}
+
+void Trainer::RunLane() {
+  Lane lane;
+  while (!stopping_.load()) {
+    Request ask;
+    ask.op = Op::kLease;
+    {
+      std::lock_guard lock(records_mutex_);
+      ask.step = known_step_;
+    }
+    Client::Outcome outcome = client_.Call(0, std::move(ask)).get();
+    if (!outcome.ok()) return Fail(outcome.status());
+    const Reply& lease = (*outcome)[0];
+    if (const Status taken = TakeRecords(lease); !taken.ok()) return Fail(taken);
+    if (lease.work == Work::kWait) continue;
+    if (lease.work == Work::kFailed) return Fail(Status::Failed(lease.text));
+    if (lease.work == Work::kFinished) {
+      std::lock_guard lock(state_mutex_);
+      finished_ = {lease.epoch, static_cast<uint64_t>(config_.train.steps)};
+      return;
+    }
+    {
+      std::lock_guard lock(state_mutex_);
+      leases_[lease.lease] = lease.lease_seconds;
+      wake_renewer_.notify_all();
+    }
+    const Status status = Work_(lease, lane);
+    {
+      std::lock_guard lock(state_mutex_);
+      leases_.erase(lease.lease);
+    }
+    if (status.ok()) continue;
+    if (!WorkIsOver(status)) return Fail(status);
+    std::this_thread::sleep_for(kRetryPause);
+  }
+}
+
+Status Trainer::Work_(const Reply& lease, Lane& lane) {
+  switch (lease.work) {
+    case Work::kMicroBatch: return TrainMicroBatch(lease, lane);
+    case Work::kCommit: return Commit(lease);
+    case Work::kEvaluate: return Evaluate(lease, lane);
+    case Work::kRecover: return Recover(lease);
+    default: return Status::Failed("the board leased an unknown kind of work");
+  }
+}
+
+Status Trainer::TakeRecords(const Reply& lease) {
+  std::lock_guard lock(records_mutex_);
+  for (const StepRecord& record : lease.records) {
+    if (record.step <= known_step_) continue;  // another lane was told, too
+    known_step_ = record.step;
+    if (options_.on_step) MF_RETURN_IF_ERROR(options_.on_step(record));
+  }
+  return Status::Ok();
+}
+
+Status Trainer::Tell(Request request) {
+  Client::Outcome outcome = client_.Call(0, std::move(request)).get();
+  return outcome.ok() ? Status::Ok() : outcome.status();
+}
+
+Result<std::shared_ptr<const DenseTensors>> Trainer::Parameters(StepRef at) {
+  std::lock_guard lock(parameters_mutex_);  // the other lanes wait for the one that pulls
+  if (parameters_ != nullptr && parameters_at_.epoch == at.epoch && parameters_at_.step == at.step) {
+    return parameters_;
+  }
+  auto parameters = std::make_shared<DenseTensors>(tensors_.size());
+  std::vector<Pending> pulls;
+  for (const TensorSpec& tensor : tensors_) {
+    if (tensor.kind != TensorKind::kDense) continue;
+    std::vector<float>& values = (*parameters)[tensor.id];
+    values.resize(tensor.total_rows() * static_cast<size_t>(tensor.columns));
+    pulls.push_back(tables_.PullRange(at, tensor, 0, tensor.total_rows(), values.data()));
+  }
+  Status status;
+  for (Pending& pull : pulls) {
+    if (Status pulled = pull.Wait(); status.ok()) status = pulled;
+  }
+  if (!status.ok()) return status;
+  parameters_ = parameters;
+  parameters_at_ = at;
+  return parameters_;
+}
+
+Status Trainer::PushDense(StepRef at, const Reply& lease, const TokenBatch& batch,
+                          const DenseTensors& gradients, std::vector<Pending>* pending) {
+  for (const TensorSpec& tensor : tensors_) {
+    if (tensor.kind != TensorKind::kDense) continue;
+    const std::vector<float>& gradient = gradients[tensor.id];
+    if (tensor.name != "embed.weight") {
+      pending->push_back(tables_.PushWhole(at, lease.micro_batch, tensor, gradient.data()));
+      continue;
+    }
+    // Of the embedding only the rows that occur have a gradient.
+    const std::vector<uint64_t> rows = DistinctTokens(batch.inputs);
+    const size_t columns = static_cast<size_t>(tensor.columns);
+    std::vector<float> values(rows.size() * columns);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      std::memcpy(&values[i * columns], &gradient[rows[i] * columns], columns * sizeof(float));
+    }
+    pending->push_back(tables_.Push(at, lease.micro_batch, tensor, rows, {}, values.data()));
+  }
+  return Status::Ok();
+}
+
+Status Trainer::TrainMicroBatch(const Reply& lease, Lane& lane) {
+  const StepRef at{lease.epoch, lease.step};
+  MF_ASSIGN_OR_RETURN(const auto parameters, Parameters({lease.epoch, lease.step - 1}));
+  MF_RETURN_IF_ERROR(data_.TrainBatch(static_cast<int64_t>(lease.step), lease.micro_batch, &lane.batch));
+  const double tokens_per_step = static_cast<double>(config_.train.micro_batches) *
+                                 static_cast<double>(config_.tokens_per_micro_batch());
+  double loss_sum = 0;
+  std::vector<Pending> pushes;
+  {
+    std::lock_guard computing(gate_);
+    RemoteExchange exchange(tables_, config_, pool_, gate_, at, Access::kTraining, lease.micro_batch);
+    MF_RETURN_IF_ERROR(model_.Train(*parameters, lane.batch, 1.0 / tokens_per_step, exchange,
+                                    lane.workspace, &loss_sum, &lane.gradients));
+    MF_RETURN_IF_ERROR(PushDense(at, lease, lane.batch, lane.gradients, &pushes));
+    MF_RETURN_IF_ERROR(exchange.Finish());
+  }
+  for (Pending& push : pushes) MF_RETURN_IF_ERROR(push.Wait());
+  Request done = BoardRequest(Op::kMicroBatchDone, lease);
+  done.value = loss_sum;
+  MF_RETURN_IF_ERROR(Tell(std::move(done)));
+  micro_batches_done_.fetch_add(1);
+  return Status::Ok();
+}
+
+Status Trainer::Commit(const Reply& lease) {
+  const StepRef at{lease.epoch, lease.step};
+  MF_ASSIGN_OR_RETURN(const TableClient::Prepared prepared, tables_.Prepare(at));
+  // A pure function of all servers' answers: any other holder decides the same.
+  const double norm = std::sqrt(prepared.squares);
+  const bool apply = prepared.not_finite.empty() && std::isfinite(norm);
+  double scale = 1;
+  if (lease.clip > 0) scale = std::min(1.0, lease.clip / (norm + kNormEpsilon));
+  MF_ASSIGN_OR_RETURN(const bool applied, tables_.Finish(at, apply, lease.lr, apply ? scale : 0.0));
+  Request ended = BoardRequest(Op::kStepEnded, lease);
+  ended.applied = applied;
+  ended.value = norm;
+  ended.text = prepared.not_finite;
+  return Tell(std::move(ended));
+}
+
+Status Trainer::Evaluate(const Reply& lease, Lane& lane) {
+  const StepRef at{lease.epoch, lease.step};  // the state after the step
+  MF_ASSIGN_OR_RETURN(const auto parameters, Parameters(at));
+  double nll = 0;
+  uint64_t tokens = 0;
+  const int64_t sequences = data_.eval_sequences();
+  for (int64_t begin = 0; begin < sequences; begin += config_.train.batch) {
+    const int64_t count = std::min(config_.train.batch, sequences - begin);
+    MF_RETURN_IF_ERROR(data_.EvalBatch(begin, count, &lane.batch));
+    std::lock_guard computing(gate_);
+    RemoteExchange exchange(tables_, config_, pool_, gate_, at, Access::kReading, 0);
+    MF_RETURN_IF_ERROR(
+        model_.Score(*parameters, lane.batch, exchange, lane.workspace, &lane.logprobs));
+    for (const float logprob : lane.logprobs) nll -= static_cast<double>(logprob);
+    tokens += lane.logprobs.size();
+  }
+  Request evaluated = BoardRequest(Op::kEvaluated, lease);
+  evaluated.value = tokens == 0 ? std::nan("") : nll / static_cast<double>(tokens);
+  return Tell(std::move(evaluated));
+}
+
+Status Trainer::Recover(const Reply& lease) {
+  Request status;
+  status.op = Op::kStatus;
+  Client::Outcome states = client_.CallAll(std::vector<Request>(client_.servers(), status)).get();
+  if (!states.ok()) return states.status();
+  uint64_t epoch_seen = 0;
+  for (const Reply& state : *states) epoch_seen = std::max(epoch_seen, state.epoch);
+  Request recovered = BoardRequest(Op::kRecovered, lease);
+  recovered.step = 0;  // made from the seed: always common
+  if (epoch_seen >= lease.epoch) {
+    recovered.applied = false;
+    recovered.value = std::bit_cast<double>(epoch_seen);
+    return Tell(std::move(recovered));
+  }
+  Request rollback = BoardRequest(Op::kRollback, lease);
+  rollback.step = 0;
+  Client::Outcome done = client_.CallAll(std::vector<Request>(client_.servers(), rollback)).get();
+  if (!done.ok()) return done.status();
+  recovered.applied = true;
+  return Tell(std::move(recovered));
+}
+
+void Trainer::RenewLeases() {
+  std::unique_lock lock(state_mutex_);
+  while (!renewer_stops_) {
+    double shortest = 60;
+    std::vector<uint64_t> ids;
+    for (const auto& [id, seconds] : leases_) {
+      ids.push_back(id);
+      shortest = std::min(shortest, seconds);
+    }
+    // A third of the lease: two renewals may be lost.
+    wake_renewer_.wait_for(lock, std::chrono::duration<double>(shortest / 3),
+                           [this] { return renewer_stops_; });
+    for (const uint64_t id : ids) {
+      if (renewer_stops_ || !leases_.contains(id)) continue;
+      Request renew;
+      renew.op = Op::kRenew;
+      renew.lease = id;
+      // Whatever the answer is: a lease that was lost shows when the work is handed in.
+      client_.Call(0, std::move(renew));
+    }
+  }
+}
+
+}  // namespace mf

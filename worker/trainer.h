@@ -1,0 +1,103 @@
+// The training loop of one worker (DESIGN 2.5-2.7): asks the board for work and does it. Nothing here
+// decides what happens next; the board does, and any worker could do any piece of work.
+//
+// Threads: `exchange.in_flight` lanes, each with one piece of work at a time. One lane computes while the
+// others wait for servers (ComputeGate). One more thread renews the leases.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "common/client.h"
+#include "common/config.h"
+#include "common/table_client.h"
+#include "common/thread_pool.h"
+#include "worker/model.h"
+#include "worker/remote_exchange.h"
+
+namespace mf {
+
+/// Where the trainer gets its tokens: a pure function of the arguments.
+class BatchSource {
+ public:
+  virtual ~BatchSource() = default;
+  /// Micro-batch `number` (from 0) of `step` (from 1).
+  virtual Status TrainBatch(int64_t step, int64_t number, TokenBatch* batch) const = 0;
+  /// Evaluation sequences in all, and some of them.
+  virtual int64_t eval_sequences() const = 0;
+  virtual Status EvalBatch(int64_t begin, int64_t count, TokenBatch* batch) const = 0;
+};
+
+class Trainer {
+ public:
+  struct Options {
+    std::string run_id;
+    int threads = 1;
+    std::function<Status(const StepRecord&)> on_step;   // called in step order, by one thread at a time
+  };
+  /// All references outlive the trainer.
+  Trainer(const Config& config, const std::vector<TensorSpec>& tensors, const BatchSource& data,
+          Client& client, Options options);
+  ~Trainer();
+
+  /// Joins the run at all servers.
+  Status Join();
+  /// Works until the run is finished (Ok), has failed, or Stop() is called.
+  Status Run();
+  /// From any thread: no more work is asked for; Run() returns soon.
+  void Stop();
+
+  /// After Run(): the state after the last step, to read from.
+  StepRef finished() const { return finished_; }
+  TableClient& tables() { return tables_; }
+  int64_t micro_batches_done() const { return micro_batches_done_.load(); }
+
+ private:
+  struct Lane;
+  void RunLane();
+  Status Work_(const Reply& lease, Lane& lane);
+  Status TrainMicroBatch(const Reply& lease, Lane& lane);
+  Status Commit(const Reply& lease);
+  Status Evaluate(const Reply& lease, Lane& lane);
+  Status Recover(const Reply& lease);
+  Status PushDense(StepRef at, const Reply& lease, const TokenBatch& batch, const DenseTensors& gradients,
+                   std::vector<Pending>* pending);
+  Result<std::shared_ptr<const DenseTensors>> Parameters(StepRef at);
+  Status TakeRecords(const Reply& lease);
+  Status Tell(Request request);
+  void RenewLeases();
+  void Fail(const Status& status);
+
+  const Config& config_;
+  const std::vector<TensorSpec>& tensors_;
+  const BatchSource& data_;
+  Client& client_;
+  const Options options_;
+  TableClient tables_;
+  ThreadPool pool_;
+  Model model_;
+  ComputeGate gate_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<int64_t> micro_batches_done_{0};
+
+  std::mutex parameters_mutex_;
+  StepRef parameters_at_;                                // guarded by parameters_mutex_
+  std::shared_ptr<const DenseTensors> parameters_;       // guarded by parameters_mutex_
+
+  std::mutex records_mutex_;
+  uint64_t known_step_ = 0;                              // guarded by records_mutex_
+
+  std::mutex state_mutex_;
+  std::condition_variable wake_renewer_;
+  std::map<uint64_t, double> leases_;                    // guarded by state_mutex_: id -> seconds
+  Status failure_;                                       // guarded by state_mutex_
+  bool renewer_stops_ = false;                           // guarded by state_mutex_
+  StepRef finished_;                                     // guarded by state_mutex_ while lanes run
+};
+
+}  // namespace mf
