@@ -105,7 +105,8 @@ if [ -z "$data" ]; then
   fi
   echo "the King James Bible (1611, public domain; Debian package bible-kjv-text)"
 elif [ -d "$data" ]; then
-  find "$data" -type f -print0 | LC_ALL=C sort -z | xargs -0 -r cat -- > "$text.part"
+  (cd "$data" && find . -name '.?*' -prune -o -type f -print0 | LC_ALL=C sort -z |
+    xargs -0 -r cat --) > "$text.part"
   mv "$text.part" "$text"
   echo "all files of $data"
 else
