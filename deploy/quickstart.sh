@@ -136,6 +136,10 @@ headline "Training: nano, $steps steps, $shards parameter servers in one process
   --set "train.steps=$steps" --set "data.validation_ratio=$validation_ratio" \
   2>&1 | tee "$out/logs/train.log" || fail "training failed (log: $out/logs/train.log)"
 
+for file in metrics.jsonl loss.svg model.safetensors; do
+  [ -s "$out/$file" ] || fail "training ended without writing $out/$file (log: $out/logs/train.log)"
+done
+
 # --- what came out ------------------------------------------------------------------------------
 
 headline "Loss on the held-out text"
