@@ -1,0 +1,33 @@
+# shellcheck shell=bash disable=SC2034
+# The one list of Debian 12 packages this project needs; sourced, never run.
+# Used by install_packages.sh, quickstart.sh, tests/run.sh and the Dockerfile.
+
+# Compiling pserver and worker. Sorted by what they are for: tools, then libraries.
+MF_BUILD_PACKAGES=(
+  g++ cmake ninja-build ccache mold pkg-config
+  libzmq3-dev cppzmq-dev
+  capnproto libcapnp-dev
+  prometheus-cpp-dev libcivetweb-dev zlib1g-dev libcurl4-openssl-dev  # the last three: its CMake package
+  libhwy-dev libopenblas-pthread-dev
+  libtomlplusplus-dev libcli11-dev libspdlog-dev nlohmann-json3-dev
+  libsodium-dev
+)
+
+# The quickstart's text (a public-domain English book) and its order-2 model.
+MF_QUICKSTART_PACKAGES=(bible-kjv python3)
+
+# Tests, benchmarks, formatting, the PyTorch reference.
+MF_TEST_PACKAGES=(
+  libgtest-dev libgmock-dev libbenchmark-dev
+  python3 python3-numpy python3-torch
+  clang-format shellcheck
+)
+
+# What the finished programs load; for images without a compiler.
+MF_RUN_PACKAGES=(
+  libzmq5 libcapnp-0.9.2
+  libprometheus-cpp-pull1.0 libprometheus-cpp-core1.0
+  libhwy1 libopenblas0-pthread
+  libtomlplusplus3 libspdlog1.10
+  libsodium23
+)

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# What "clean" means, beyond formatting: the boxes, the fences round libraries, and sizes.
+# Prints one line per fault and exits 1 if there is any. Reads files only; runs in a second.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+faults=0
+fault() {
+  echo "clean: $*"
+  faults=$((faults + 1))
+}
+
+# cpp_files FOLDER...: C++ and CUDA sources under existing folders.
+cpp_files() {
+  local folder
+  for folder in "$@"; do
+    if [ -d "$folder" ]; then
+      find "$folder" -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \)
+    fi
+  done | LC_ALL=C sort
+}
+
+# fence RULE PATTERN ALLOWED FOLDER...: no file of the folders but ALLOWED (a regular expression on
+# whole paths) includes a header that matches PATTERN.
+fence() {
+  local rule=$1 pattern=$2 allowed=$3 hit
+  shift 3
+  while IFS= read -r hit; do
+    [ -z "$hit" ] || fault "$hit: $rule"
+  done < <(cpp_files "$@" | grep -vxE "$allowed" |
+    xargs -r grep -nHE "^[[:space:]]*#[[:space:]]*include[[:space:]]*[<\"]($pattern)" | cut -d: -f1,2)
+}
+none='-'
+
+# The boxes: pserver -> common <- worker, tests above all.
+fence "common/ includes neither pserver/ nor worker/" '(pserver|worker)/' "$none" common
+fence "pserver/ does not include worker/" 'worker/' "$none" pserver
+fence "worker/ includes pserver/ in worker/embedded.cpp only" 'pserver/' 'worker/embedded\.cpp' worker
+fence "no program includes tests/" 'tests/' "$none" common pserver worker
+
+# Libraries, each behind one file.
+boxes=(common pserver worker)
+fence "ZeroMQ is used in common/zmq_transport.cpp only" 'zmq(_addon)?\.h' \
+  'common/zmq_transport\.cpp' "${boxes[@]}"
+fence "Cap'n Proto is used in common/codec.cpp only" '(capnp|kj)/|[^">]*\.capnp\.h' \
+  'common/codec\.cpp' "${boxes[@]}"
+fence "RocksDB is used in pserver/snapshot*.cpp only" 'rocksdb/' \
+  'pserver/snapshot[a-z_]*\.cpp' "${boxes[@]}"
+fence "TOML is read in common/config*.cpp only" 'toml\+\+' 'common/config[a-z_]*\.cpp' "${boxes[@]}"
+
+# Sizes: 600 lines is too long for one reading. Headers are guarded.
+while IFS= read -r file; do
+  lines=$(wc -l < "$file")
+  [ "$lines" -le 600 ] || fault "$file: $lines lines, at most 600"
+done < <(cpp_files common pserver worker tests
+  find deploy tests -type f \( -name '*.sh' -o -name '*.py' \) | LC_ALL=C sort)
+while IFS= read -r file; do
+  grep -q '^#pragma once$' "$file" || fault "$file: no #pragma once"
+done < <(cpp_files common pserver worker tests | grep '\.h$')
+
+# Scripts, where the checker is installed.
+if command -v shellcheck > /dev/null; then
+  while IFS= read -r file; do
+    shellcheck -x "$file" || fault "$file: shellcheck"
+  done < <(find deploy tests -name '*.sh' | LC_ALL=C sort; if [ -f .ci/run ]; then echo .ci/run; fi)
+fi
+
+if [ "$faults" -gt 0 ]; then
+  echo "clean: $faults faults"
+  exit 1
+fi
+echo "clean: no fault"
