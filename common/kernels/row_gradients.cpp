@@ -1,0 +1,110 @@
+// dL/drow = sum of weight * dL/dy over the tokens that met the row (eq. 7): a column chunk of the sum
+// stays in registers while the group's tokens stream by.
+#include <algorithm>
+
+#include "common/kernels/pairs.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "common/kernels/row_gradients.cpp"
+#include "common/kernels/targets-inl.h"
+#include "hwy/foreach_target.h"
+#include "common/kernels/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mf {
+namespace HWY_NAMESPACE {
+namespace {
+
+constexpr size_t kAccumulators = 8;  // vectors of a row's gradient held in registers
+
+/// The tokens of one group.
+struct Group {
+  const uint32_t* tokens;
+  const float* weights;
+  size_t count;
+};
+
+template <size_t kCount>
+HWY_INLINE void Finish(const V32 (&sum)[kCount], bool overwrite, float* dst) {
+  for (size_t v = 0; v < kCount; ++v) {
+    float* at = dst + v * kLanes;
+    hn::StoreU(overwrite ? sum[v] : hn::Add(hn::LoadU(F32(), at), sum[v]), F32(), at);
+  }
+}
+
+/// kCount vectors at column `c`.
+template <size_t kCount>
+HWY_INLINE void AddGroup(const Group& group, size_t c, const void* dy, size_t dy_stride, bool overwrite,
+                         float* dst) {
+  V32 sum[kCount];
+  for (size_t v = 0; v < kCount; ++v) sum[v] = hn::Zero(F32());
+  for (size_t i = 0; i < group.count; ++i) {
+    const float* gradient = FloatsAt(dy, group.tokens[i] * dy_stride + c);
+    const V32 weight = hn::Set(F32(), group.weights[i]);
+    for (size_t v = 0; v < kCount; ++v) {
+      sum[v] = Fma(weight, LoadAny(gradient + v * kLanes), sum[v]);
+    }
+  }
+  Finish(sum, overwrite, dst + c);
+}
+
+/// The last columns, fewer than a step: dy is not read beyond them, dst gets zeros behind them.
+HWY_INLINE void AddGroupTail(const Group& group, size_t c, size_t columns, const void* dy,
+                             size_t dy_stride, bool overwrite, float* dst) {
+  V32 sum[kVectors];
+  for (size_t v = 0; v < kVectors; ++v) sum[v] = hn::Zero(F32());
+  for (size_t i = 0; i < group.count; ++i) {
+    const PaddedStep gradient(FloatsAt(dy, group.tokens[i] * dy_stride + c), columns);
+    const V32 weight = hn::Set(F32(), group.weights[i]);
+    for (size_t v = 0; v < kVectors; ++v) {
+      sum[v] = Fma(weight, hn::LoadU(F32(), gradient.values + v * kLanes), sum[v]);
+    }
+  }
+  Finish(sum, overwrite, dst + c);
+  // A weight that is not finite has made NaNs of the padding.
+  std::fill(dst + c + columns, dst + c + kStep, 0.0f);
+}
+
+void Accumulate(const RowGroups& groups, size_t group_begin, size_t group_end, size_t column_begin,
+                size_t column_end, const void* dy, size_t dy_stride, float* const* dst,
+                const uint8_t* first) {
+  const auto group_at = [&](size_t g) {
+    const size_t begin = groups.begin[g];
+    return Group{groups.token.data() + begin, groups.weight.data() + begin, groups.begin[g + 1] - begin};
+  };
+  // Chunks outside, so that the tokens' dy at a chunk stays in cache while every group uses it.
+  size_t c = column_begin;
+  for (; c + kAccumulators * kLanes <= column_end; c += kAccumulators * kLanes) {
+    for (size_t g = group_begin; g < group_end; ++g) {
+      AddGroup<kAccumulators>(group_at(g), c, dy, dy_stride, first[g] != 0, dst[g]);
+    }
+  }
+  for (; c + kStep <= column_end; c += kStep) {
+    for (size_t g = group_begin; g < group_end; ++g) {
+      AddGroup<kVectors>(group_at(g), c, dy, dy_stride, first[g] != 0, dst[g]);
+    }
+  }
+  if (c < column_end) {
+    for (size_t g = group_begin; g < group_end; ++g) {
+      AddGroupTail(group_at(g), c, column_end - c, dy, dy_stride, first[g] != 0, dst[g]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace mf
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mf {
+HWY_EXPORT(Accumulate);
+
+void AccumulateRows(const RowGroups& groups, size_t group_begin, size_t group_end,
+                    size_t column_begin, size_t column_end, const void* dy, size_t dy_stride,
+                    float* const* dst, const uint8_t* first) {
+  HWY_DYNAMIC_DISPATCH(Accumulate)(groups, group_begin, group_end, column_begin, column_end, dy,
+                                   dy_stride, dst, first);
+}
+}  // namespace mf
+#endif
