@@ -1,5 +1,5 @@
-// Counts of the paper's tables 1-5: operations of one forward pass over one sequence, in the paper's
-// convention (multiply-adds; a memory layer costs a number per row number read).
+// Operations of one forward pass over one sequence in the paper's convention (a multiplication with an
+// addition is one), and the size of a model.
 #pragma once
 
 #include <cstdint>
