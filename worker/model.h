@@ -62,9 +62,13 @@ class Model {
                     Workspace& workspace, std::vector<float>* logits) const;
 
  private:
+  struct Plan;  // tensor ids by role, rotary tables
+  friend class Pass;
+
   const Config& config_;
   const std::vector<TensorSpec>& tensors_;
   ThreadPool& pool_;
+  std::shared_ptr<const Plan> plan_;
 };
 
 }  // namespace mf

@@ -1,0 +1,31 @@
+// Small models, parameters and batches for the tests of the model and of its oracle.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/config.h"
+#include "common/tensors.h"
+#include "worker/model.h"
+
+namespace mf {
+
+struct ModelCase {
+  std::string name;  // usable as a test's name
+  Config config;
+};
+
+/// Both scores x probes 1 to 3 x both norms x expanding bits 0 and 2, some with a temperature other
+/// than 1; then the dense baseline with both norms.
+std::vector<ModelCase> ModelSweep(const ModelConfig& shape);
+
+/// Like a model in training rather than a new one: gains near 1, biases not 0, tables large enough that
+/// every layer matters. Indexed by tensor id, tables included.
+DenseTensors RandomParameters(const std::vector<TensorSpec>& tensors, uint64_t seed);
+
+TokenBatch RandomBatch(const Config& config, size_t sequences, size_t length, uint64_t seed);
+
+std::vector<std::vector<double>> ToDouble(const DenseTensors& values);
+
+}  // namespace mf
