@@ -102,12 +102,20 @@ Result<Config> LoadConfig(const std::string& path, const std::vector<std::string
 /// Checks ranges and relations (d == K * tau, heads divide d, ...). Called by LoadConfig.
 Status CheckConfig(const Config& config);
 
-/// Everything that decides the result of a run, as JSON with sorted keys: equal strings are equal
-/// runs. Keys: {"model": {...}, "train": {...}, ...} with every key resolved.
+/// Every key, resolved, as JSON with sorted keys: {"model": {...}, "train": {...}, ...}.
 std::string CanonicalJson(const Config& config);
+/// The same with only the keys that decide the result of a run: equal strings are equal runs, whatever
+/// their snapshots, leases, deadlines and windows.
+std::string IdentityJson(const Config& config);
+/// {"model": {...}}: what an exported file carries (DESIGN 8).
+std::string ModelJson(const Config& config);
 /// The inverse of CanonicalJson, for what arrives in a hello or stands in a safetensors file
 /// (unknown keys are errors, absent sections keep their defaults).
 Result<Config> ConfigFromJson(const std::string& json);
+
+/// "model.tau: 8 here, 7 there; ..." over all keys; empty if `a` and `b` are equal. Says why another
+/// configuration is refused: `a` is ours.
+std::string DescribeDifference(const Config& a, const Config& b);
 
 /// One row per key: name, default, allowed values, meaning; the README's table is made from this.
 std::string ConfigTableMarkdown();
