@@ -5,6 +5,7 @@
 // others wait for servers (ComputeGate). One more thread renews the leases.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <map>
@@ -17,21 +18,11 @@
 #include "common/config.h"
 #include "common/table_client.h"
 #include "common/thread_pool.h"
+#include "worker/batch_source.h"
 #include "worker/model.h"
 #include "worker/remote_exchange.h"
 
 namespace mf {
-
-/// Where the trainer gets its tokens: a pure function of the arguments.
-class BatchSource {
- public:
-  virtual ~BatchSource() = default;
-  /// Micro-batch `number` (from 0) of `step` (from 1).
-  virtual Status TrainBatch(int64_t step, int64_t number, TokenBatch* batch) const = 0;
-  /// Evaluation sequences in all, and some of them.
-  virtual int64_t eval_sequences() const = 0;
-  virtual Status EvalBatch(int64_t begin, int64_t count, TokenBatch* batch) const = 0;
-};
 
 class Trainer {
  public:

@@ -1,0 +1,22 @@
+// Reads a finished run's tensors from the servers and writes them as one safetensors file (DESIGN 8).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/config.h"
+#include "common/status.h"
+#include "common/table_client.h"
+#include "common/tensors.h"
+
+namespace mf {
+
+/// kAll: whole tensors. kTouched: tables as `<name>.rows` (u64 global rows ever updated, rising) and
+/// `<name>.values`, dense tensors whole.
+enum class ExportRows { kAll, kTouched };
+
+/// Streams the state at `at` into `path`, which appears by rename. Reading leaves no trace.
+Status Export(TableClient& tables, const Config& config, const std::vector<TensorSpec>& tensors,
+              StepRef at, ExportRows rows, const std::string& path);
+
+}  // namespace mf

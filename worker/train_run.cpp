@@ -1,0 +1,172 @@
+#include "worker/train_run.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
+#include <filesystem>
+#include <mutex>
+#include <thread>
+
+#include "common/digest.h"
+#include "common/logging.h"
+#include "worker/data.h"
+#include "worker/embedded.h"
+#include "worker/report.h"
+#include "worker/trainer.h"
+
+namespace mf {
+namespace {
+
+std::atomic<bool> g_stop{false};
+
+uint64_t MemoryBudget(uint64_t asked) {
+  if (asked != 0) return asked;
+  const uint64_t physical = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+                            static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
+  return physical / 10 * 7;
+}
+
+Status CheckFresh(const TrainOptions& options) {
+  const std::filesystem::path metrics = std::filesystem::path(options.out) / "metrics.jsonl";
+  std::error_code error;
+  if (!std::filesystem::exists(metrics, error)) return Status::Ok();
+  if (options.fresh) {
+    return Status::Invalid(options.out + ": --fresh, but a run has written metrics.jsonl there; name "
+                           "another --out or delete it");
+  }
+  // Without snapshots a run begins at step 1, and so does its file.
+  std::filesystem::remove(metrics, error);
+  return Status::Ok();
+}
+
+/// What exact updates of sparse rows will cost: how many steps a row waits between hits (DESIGN 3).
+void LogRowGaps(const Config& config, const std::vector<TensorSpec>& tensors) {
+  if (config.train.sparse_update != SparseUpdate::kExact) return;
+  const double reads = static_cast<double>(config.train.micro_batches) *
+                       static_cast<double>(config.tokens_per_micro_batch() * config.model.probes);
+  double worst = 0;
+  std::string name;
+  for (const TensorSpec& tensor : tensors) {
+    if (tensor.kind != TensorKind::kMemory) continue;
+    const double gap = 1 / -std::expm1(-reads / static_cast<double>(tensor.rows));
+    if (gap > worst) {
+      worst = gap;
+      name = tensor.name;
+    }
+  }
+  if (worst > 0) {
+    spdlog::info("sparse_update = exact: a row of {} is hit about every {:.1f} steps if buckets are even",
+                 name, worst);
+  }
+}
+
+/// Ends the trainer when a signal asked for it.
+class StopWatch {
+ public:
+  explicit StopWatch(Trainer& trainer) : thread_([this, &trainer] {
+    std::unique_lock lock(mutex_);
+    while (!done_) {
+      wake_.wait_for(lock, std::chrono::milliseconds(100));
+      if (g_stop.load()) trainer.Stop();
+    }
+  }) {}
+  ~StopWatch() {
+    {
+      std::lock_guard lock(mutex_);
+      done_ = true;
+    }
+    wake_.notify_all();
+    thread_.join();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool done_ = false;
+  std::thread thread_;
+};
+
+void Summarise(const Client& client, const Trainer& trainer, double seconds, TrainSummary* summary) {
+  if (summary == nullptr) return;
+  const Traffic& forward = client.traffic(Op::kForward);
+  const Traffic& backward = client.traffic(Op::kBackward);
+  *summary = {.micro_batches = static_cast<uint64_t>(trainer.micro_batches_done()),
+              .forward_calls = forward.calls.load(),
+              .backward_calls = backward.calls.load(),
+              .forward_sent = forward.sent_bytes.load(),
+              .forward_received = forward.received_bytes.load(),
+              .backward_sent = backward.sent_bytes.load(),
+              .backward_received = backward.received_bytes.load(),
+              .seconds = seconds};
+}
+
+}  // namespace
+
+void RequestStop() { g_stop.store(true); }
+
+Status Train(const TrainOptions& options, TrainSummary* summary) {
+  const Config& config = options.config;
+  const std::vector<TensorSpec> tensors = TensorsOf(config);
+  MF_RETURN_IF_ERROR(CheckShards(config, tensors, options.shards));
+  MF_ASSIGN_OR_RETURN(const auto data, TokenSource::Open(config, options.data, options.validation));
+  MF_RETURN_IF_ERROR(CheckFresh(options));
+  MF_ASSIGN_OR_RETURN(const auto report, RunReport::Open({.out = options.out,
+                                                          .steps = config.train.steps,
+                                                          .progress = options.progress}));
+  LogRowGaps(config, tensors);
+
+  TransportContext context;
+  MF_ASSIGN_OR_RETURN(const auto servers,
+                      EmbeddedServers::Start(context, {.shards = options.shards,
+                                                       .threads = options.server_threads,
+                                                       .memory_bytes = MemoryBudget(options.memory_bytes)}));
+  MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(context, servers->addresses()));
+  if (options.wrap_transport) transport = options.wrap_transport(std::move(transport));
+  Client client(std::move(transport), servers->addresses(),
+                {.deadline_seconds = config.exchange.deadline_seconds});
+
+  using Clock = std::chrono::steady_clock;
+  const auto seconds_since = [](Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  const int64_t tokens_per_step = config.train.micro_batches * config.tokens_per_micro_batch();
+  auto last = Clock::now();
+  const auto on_step = [&](const StepRecord& record) {
+    StepReport line;
+    line.step = static_cast<int64_t>(record.step);
+    line.loss = record.loss;
+    line.lr = record.lr;
+    line.grad_norm = record.grad_norm;
+    line.tokens = line.step * tokens_per_step;
+    line.tokens_per_second = static_cast<double>(tokens_per_step) / seconds_since(last);
+    line.dropped = record.dropped;
+    if (record.has_val_loss && std::isfinite(record.val_loss)) line.val_loss = record.val_loss;
+    last = Clock::now();
+    return report->Step(line);
+  };
+  Trainer trainer(config, tensors, *data, client,
+                  {.run_id = Sha256Hex(IdentityJson(config) + data->Digest()),
+                   .threads = options.threads,
+                   .on_step = on_step});
+  MF_RETURN_IF_ERROR(trainer.Join());
+  const auto start = Clock::now();
+  {
+    StopWatch watch(trainer);
+    const Status status = trainer.Run();
+    if (!status.ok()) {
+      (void)report->Finish();  // what was learned before the failure is worth a plot
+      return status;
+    }
+  }
+  Summarise(client, trainer, seconds_since(start), summary);
+  MF_RETURN_IF_ERROR(report->Finish());
+  if (trainer.finished().epoch == 0) return Status::Failed("stopped by a signal before the last step");
+  if (options.export_path.empty()) return Status::Ok();
+  return Export(trainer.tables(), config, tensors, trainer.finished(), options.export_rows,
+                options.export_path);
+}
+
+}  // namespace mf
