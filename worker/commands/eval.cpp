@@ -1,0 +1,62 @@
+// worker eval: the loss of an exported model on a file.
+#include <charconv>
+#include <cstdio>
+#include <memory>
+
+#include <CLI/CLI.hpp>
+
+#include "worker/commands/commands.h"
+#include "worker/commands/scorer.h"
+#include "worker/tokens.h"
+
+namespace mf {
+namespace {
+
+struct EvalFlags {
+  std::string model, data;
+  int64_t windows = 0;
+  int threads = 0;
+};
+
+Status Eval(const EvalFlags& flags) {
+  MF_ASSIGN_OR_RETURN(const auto model, LoadedModel::Open(flags.model));
+  MF_ASSIGN_OR_RETURN(const auto tokens,
+                      Tokens::Open(flags.data, model->config().model.vocabulary));
+  if (tokens->size() < 2) {
+    return Status::Invalid(flags.data + ": too short: one token has nothing to predict");
+  }
+  ThreadPool pool(ThreadsOrCores(flags.threads));
+  Scorer scorer(*model, pool);
+  double nll = 0;
+  int64_t scored = 0;
+  MF_RETURN_IF_ERROR(scorer.Score(
+      tokens->size(),
+      [&](int64_t begin, int64_t count, uint32_t* ids) { return tokens->Copy(begin, count, ids); },
+      [&](std::span<const float> logprobs) {
+        for (const float logprob : logprobs) nll -= static_cast<double>(logprob);
+        scored += static_cast<int64_t>(logprobs.size());
+      },
+      flags.windows));
+  char text[32];
+  const auto end = std::to_chars(text, text + sizeof(text), nll / static_cast<double>(scored));
+  std::printf("val_loss %s nats/token over %lld tokens\n", std::string(text, end.ptr).c_str(),
+              static_cast<long long>(scored));
+  return Status::Ok();
+}
+
+}  // namespace
+
+void AddEvalCommand(CLI::App& app, int* exit_code) {
+  auto flags = std::make_shared<EvalFlags>();
+  CLI::App* command = app.add_subcommand("eval", "The loss of an exported model on a file");
+  command->add_option("--model", flags->model, "Exported safetensors file")->required();
+  command->add_option("--data", flags->data, "Text file, directory or .bin tokens")->required();
+  command->add_option("--windows", flags->windows,
+                      "Windows of model.sequence tokens from the start; 0: the whole file")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--threads", flags->threads, "0: one per core")
+      ->check(CLI::Range(0, 1024));
+  command->callback([flags, exit_code] { *exit_code = Report(Eval(*flags)); });
+}
+
+}  // namespace mf

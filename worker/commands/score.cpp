@@ -1,0 +1,76 @@
+// worker score: the log-probability of documents, as JSON lines.
+#include <cstdio>
+#include <memory>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "worker/commands/commands.h"
+#include "worker/commands/scorer.h"
+#include "worker/tokens.h"
+
+namespace mf {
+namespace {
+
+struct ScoreFlags {
+  std::string model;
+  std::vector<std::string> texts;
+  bool per_token = false;
+  int threads = 0;
+};
+
+Status ScoreFile(const std::string& path, bool per_token, const LoadedModel& model,
+                 Scorer& scorer) {
+  MF_ASSIGN_OR_RETURN(const auto tokens, Tokens::Open(path, model.config().model.vocabulary));
+  std::vector<uint32_t> ids(static_cast<size_t>(tokens->size()));
+  MF_RETURN_IF_ERROR(tokens->Copy(0, tokens->size(), ids.data()));
+  std::vector<float> all;
+  double nll = 0;
+  MF_RETURN_IF_ERROR(scorer.Score(
+      tokens->size(),
+      [&](int64_t begin, int64_t count, uint32_t* out) {
+        std::copy_n(ids.begin() + begin, count, out);
+        return Status::Ok();
+      },
+      [&](std::span<const float> logprobs) {
+        for (const float logprob : logprobs) nll -= static_cast<double>(logprob);
+        all.insert(all.end(), logprobs.begin(), logprobs.end());
+      }));
+  nlohmann::ordered_json line;
+  line["tokens"] = all.size();
+  line["nll"] = nll;
+  if (per_token) {
+    // The first token is context only: token_ids[i] has logprobs[i].
+    line["token_ids"] = std::vector<uint32_t>(ids.begin() + 1, ids.end());
+    line["logprobs"] = all;
+  }
+  std::printf("%s\n", line.dump().c_str());
+  return Status::Ok();
+}
+
+Status ScoreAll(const ScoreFlags& flags) {
+  MF_ASSIGN_OR_RETURN(const auto model, LoadedModel::Open(flags.model));
+  ThreadPool pool(ThreadsOrCores(flags.threads));
+  Scorer scorer(*model, pool);
+  for (const std::string& path : flags.texts) {
+    MF_RETURN_IF_ERROR(ScoreFile(path, flags.per_token, *model, scorer));
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+void AddScoreCommand(CLI::App& app, int* exit_code) {
+  auto flags = std::make_shared<ScoreFlags>();
+  CLI::App* command = app.add_subcommand(
+      "score", "Log-probability of documents: a line {\"tokens\", \"nll\"} per file; its first "
+               "token is context only and not counted");
+  command->add_option("--model", flags->model, "Exported safetensors file")->required();
+  command->add_option("--text", flags->texts, "Files, each one document")->required();
+  command->add_flag("--per-token", flags->per_token, "Add token_ids and logprobs to each line");
+  command->add_option("--threads", flags->threads, "0: one per core")
+      ->check(CLI::Range(0, 1024));
+  command->callback([flags, exit_code] { *exit_code = Report(ScoreAll(*flags)); });
+}
+
+}  // namespace mf
