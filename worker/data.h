@@ -8,7 +8,7 @@
 
 #include "common/config.h"
 #include "common/status.h"
-#include "worker/model.h"
+#include "worker/batch_source.h"
 #include "worker/tokens.h"
 
 namespace mf {
@@ -30,7 +30,7 @@ class Permutation {
 /// in a permutation of the epoch's own. So every token is seen once per epoch (up to a window at the
 /// ends), in other company each time: random offsets alone would leave out 1/e of the text while
 /// repeating other parts.
-class TokenSource {
+class TokenSource final : public BatchSource {
  public:
   /// `validation` is empty, or the path of held-out data; then all of `data` is trained on. Otherwise
   /// the last data.validation_ratio of the tokens are held out.
@@ -38,13 +38,13 @@ class TokenSource {
                                                    const std::string& validation = "");
 
   /// Micro-batch `number` in [0, micro_batches) of `step` in 1..steps: train.batch sequences.
-  Status TrainBatch(int64_t step, int64_t number, TokenBatch* batch) const;
+  Status TrainBatch(int64_t step, int64_t number, TokenBatch* batch) const override;
 
   /// Sequences of one evaluation: train.eval_batches, fewer if the held-out data has fewer windows, 0
   /// if nothing is held out.
-  int64_t eval_sequences() const { return eval_sequences_; }
+  int64_t eval_sequences() const override { return eval_sequences_; }
   /// Evaluation sequences [begin, begin + count), the same ones every time.
-  Status EvalBatch(int64_t begin, int64_t count, TokenBatch* batch) const;
+  Status EvalBatch(int64_t begin, int64_t count, TokenBatch* batch) const override;
 
   int64_t train_tokens() const { return train_end_; }
   int64_t validation_tokens() const { return validation_end_ - validation_begin_; }
