@@ -118,7 +118,8 @@ class Table {
 
   template <class Field>
   void Word(std::string_view path, Field field, Choices choices, const char* meaning) {
-    Add(path, choices.Text(), meaning, [field](const Config& c) { return KeyValue(Read(field, c)); },
+    Add(path, choices.Text(), meaning,
+        [field](const Config& c) { return KeyValue(Read(field, c)); },
         [field, choices](const KeyValue& value, Config& c) {
           size_t index = 0;
           MF_RETURN_IF_ERROR(Choose(value, choices, &index));

@@ -29,6 +29,10 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    // CLI11 would only say that a command is missing.
+    if (app.get_subcommands().empty() && !app.remaining().empty()) {
+      return mf::ReportUsage("unknown command or flag " + app.remaining().front());
+    }
     return mf::ReportUsage(error.what());
   }
   return exit_code;

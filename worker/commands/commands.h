@@ -1,5 +1,5 @@
-// The subcommands of `worker`. Each function adds one to `app`; when the command line names it, it runs
-// during CLI11's parse and leaves its exit code in *exit_code.
+// The subcommands of `worker`. Each function adds one to `app`; when the command line names it, it
+// runs during CLI11's parse and leaves its exit code in *exit_code.
 #pragma once
 
 #include <string>
