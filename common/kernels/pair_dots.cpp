@@ -116,8 +116,12 @@ HWY_INLINE void GroupDots(const float* const (&rows)[kGroup], const float* const
   const V64 rounder = hn::Set(F64(), fixed.rounder);
   hn::Vec<U64> units[kGroup][kVectors64];
   V64 squares[2] = {hn::Zero(F64()), hn::Zero(F64())};
+  // Every block adds the constant's bits once to each lane: they are taken off in advance (modulo 2^64).
+  uint64_t rounder_bits;
+  std::memcpy(&rounder_bits, &fixed.rounder, sizeof(rounder_bits));
+  const auto start = hn::Set(U64(), 0 - rounder_bits * blocks.size());
   for (size_t i = 0; i < kGroup; ++i) {
-    for (size_t v = 0; v < kVectors64; ++v) units[i][v] = hn::Zero(U64());
+    for (size_t v = 0; v < kVectors64; ++v) units[i][v] = start;
   }
   for (const ColumnRange& block : blocks) {
     const size_t end = static_cast<size_t>(block.end);
@@ -141,13 +145,10 @@ HWY_INLINE void GroupDots(const float* const (&rows)[kGroup], const float* const
     for (size_t i = 0; i < kGroup; ++i) dots[i] = ExactDot(rows[i], blocks, dy, exponent);
     return;
   }
-  uint64_t rounder_bits;
-  std::memcpy(&rounder_bits, &fixed.rounder, sizeof(rounder_bits));
-  const uint64_t offset = rounder_bits * kFolded * blocks.size();
   for (size_t i = 0; i < kGroup; ++i) {
     hn::Vec<U64> sum = units[i][0];
     for (size_t v = 1; v < kVectors64; ++v) sum = hn::Add(sum, units[i][v]);
-    dots[i] = static_cast<int64_t>(hn::GetLane(hn::SumOfLanes(U64(), sum)) - offset);
+    dots[i] = static_cast<int64_t>(hn::GetLane(hn::SumOfLanes(U64(), sum)));
   }
 }
 

@@ -72,18 +72,20 @@ void Accumulate(const RowGroups& groups, size_t group_begin, size_t group_end, s
     const size_t begin = groups.begin[g];
     return Group{groups.token.data() + begin, groups.weight.data() + begin, groups.begin[g + 1] - begin};
   };
-  // Chunks outside, so that the tokens' dy at a chunk stays in cache while every group uses it.
-  size_t c = column_begin;
-  for (; c + kAccumulators * kLanes <= column_end; c += kAccumulators * kLanes) {
-    for (size_t g = group_begin; g < group_end; ++g) {
-      AddGroup<kAccumulators>(group_at(g), c, dy, dy_stride, first[g] != 0, dst[g]);
+  // Whole rows of a group at a time: runs of dy and of dst are as long as they can be, and the next
+  // group's are fetched meanwhile.
+  const size_t full_end = column_begin + (column_end - column_begin) / kStep * kStep;
+  for (size_t g = group_begin; g < group_end; ++g) {
+    const Group group = group_at(g);
+    size_t c = column_begin;
+    for (; c + kAccumulators * kLanes <= full_end; c += kAccumulators * kLanes) {
+      AddGroup<kAccumulators>(group, c, dy, dy_stride, first[g] != 0, dst[g]);
+    }
+    for (; c < full_end; c += kStep) {
+      AddGroup<kVectors>(group, c, dy, dy_stride, first[g] != 0, dst[g]);
     }
   }
-  for (; c + kStep <= column_end; c += kStep) {
-    for (size_t g = group_begin; g < group_end; ++g) {
-      AddGroup<kVectors>(group_at(g), c, dy, dy_stride, first[g] != 0, dst[g]);
-    }
-  }
+  const size_t c = full_end;
   if (c < column_end) {
     for (size_t g = group_begin; g < group_end; ++g) {
       AddGroupTail(group_at(g), c, column_end - c, dy, dy_stride, first[g] != 0, dst[g]);
