@@ -1,5 +1,5 @@
-// The float model against the double oracle: log-probabilities, logits, loss and the gradient of every
-// tensor, the tables included; and the same bits for any number of threads.
+// The float model against the double oracle: log-probabilities, logits, loss and the gradient of
+// every tensor, the tables included; and the same bits for any number of threads.
 //
 // The oracle replays the buckets that the float model chose, so that both differentiate the same
 // function; where its own choice differs, z must have been within rounding of the border.
@@ -20,9 +20,10 @@ namespace mf {
 namespace {
 
 constexpr double kEps = std::numeric_limits<float>::epsilon();
-// Relative to the largest number of a tensor. Each operation rounds by about eps; scaled scores multiply
-// what came before by sim, around 7 here, in each of the six layers that follow one another, and make
-// attention sharp. Largest seen: 286 eps for scaled scores, 12 eps for softmax and the dense baseline.
+// Relative to the largest number of a tensor. Each operation rounds by about eps; scaled scores
+// multiply what came before by sim, around 7 here, in each of the six layers that follow one
+// another, and make attention sharp. Largest seen: 286 eps for scaled scores, 12 eps for softmax
+// and the dense baseline.
 constexpr double kTolerance = 1000 * kEps;
 // z is the result of a norm over numbers that passed the blocks below.
 constexpr double kBorder = 200 * kEps;
