@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   mf::AddScoreCommand(app, &exit_code);
   mf::AddGenerateCommand(app, &exit_code);
   mf::AddFlopsCommand(app, &exit_code);
+  mf::AddOptionsCommand(app, &exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
