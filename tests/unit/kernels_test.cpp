@@ -1,5 +1,6 @@
-// The kernels against naive oracles, on shapes that leave tails everywhere, from misaligned inputs into
-// poisoned outputs; and the promise that every instruction set, cut and variant gives the same bits.
+// The kernels against naive oracles, on shapes that leave tails everywhere, from misaligned inputs
+// into poisoned outputs; and the promise that every instruction set, cut and variant gives the same
+// bits.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,10 +14,13 @@
 
 #include "common/kernels/generate.h"
 #include "common/kernels/pairs.h"
-#include "common/kernels/targets-inl.h"
 #include "common/random.h"
-#include "hwy/highway.h"
 #include "pserver/kernels/optimizer.h"
+// The kernels' choice of targets comes before Highway's headers.
+// clang-format off
+#include "common/kernels/targets-inl.h"
+#include "hwy/highway.h"
+// clang-format on
 
 namespace mf {
 namespace {
@@ -57,8 +61,8 @@ void ExpectSameBits(const std::vector<T>& a, const std::vector<T>& b, const char
   }
 }
 
-/// Runs `compute` on every instruction set that was compiled and that this CPU has; all results must
-/// have the bits of the first.
+/// Runs `compute` on every instruction set that was compiled and that this CPU has; all results
+/// must have the bits of the first.
 template <class T>
 void ExpectSameOnAllTargets(const std::function<std::vector<T>()>& compute) {
   hwy::SetSupportedTargetsForTest(0);
@@ -77,8 +81,8 @@ void ExpectSameOnAllTargets(const std::function<std::vector<T>()>& compute) {
   }
 }
 
-/// A batch over random tables. The last table row ends the table and dy has exactly `columns` a token,
-/// so that the address sanitizer sees a read too far.
+/// A batch over random tables. The last table row ends the table and dy has exactly `columns` a
+/// token, so that the address sanitizer sees a read too far.
 struct Problem {
   size_t tokens, probes, tables, columns, rows_per_table;
   std::vector<float> table;
@@ -102,7 +106,8 @@ struct Problem {
     for (size_t k = 0; k < tables; ++k) {
       for (size_t t = 0; t < tokens; ++t) {
         const uint32_t bucket = static_cast<uint32_t>(rng() % rows_per_table);
-        for (size_t j = 0; j < probes; ++j) {  // other probes flip one bit: never the same row twice
+        for (size_t j = 0; j < probes;
+             ++j) {  // other probes flip one bit: never the same row twice
           buckets[(k * probes + j) * tokens + t] = j == 0 ? bucket : bucket ^ (1u << (j - 1));
         }
       }
@@ -139,7 +144,8 @@ struct Problem {
   std::vector<ColumnRange> Blocks(size_t width = 64) const {
     std::vector<ColumnRange> blocks;
     for (size_t c = 0; c < columns; c += width) {
-      blocks.push_back({static_cast<int64_t>(c), static_cast<int64_t>(std::min(columns, c + width))});
+      blocks.push_back(
+          {static_cast<int64_t>(c), static_cast<int64_t>(std::min(columns, c + width))});
     }
     return blocks;
   }
@@ -204,8 +210,8 @@ void ForShapes(const std::function<void(const Problem&)>& body) {
     for (const size_t tokens : kTokenShapes) {
       for (size_t probes = 1; probes <= 3; ++probes) {
         const size_t tables = 1 + (columns + tokens + probes) % 9;
-        SCOPED_TRACE(testing::Message() << columns << " columns, " << tokens << " tokens, " << probes
-                                        << " probes, " << tables << " tables");
+        SCOPED_TRACE(testing::Message() << columns << " columns, " << tokens << " tokens, "
+                                        << probes << " probes, " << tables << " tables");
         body(Problem(tokens, probes, tables, columns, ++seed));
         if (testing::Test::HasFatalFailure()) return;
       }
@@ -378,7 +384,9 @@ TEST(PairDotsTest, RoundsToNearestEvenUpToTheLimit) {
 }
 
 TEST(PairDotsTest, ExponentsAndValues) {
-  const auto exponent = [](const std::vector<float>& dy) { return DotExponent(dy.data(), dy.size()); };
+  const auto exponent = [](const std::vector<float>& dy) {
+    return DotExponent(dy.data(), dy.size());
+  };
   EXPECT_EQ(exponent({}), -80);
   EXPECT_EQ(exponent({0, 0, 0}), -80);
   EXPECT_EQ(exponent({1e-30f}), -80);
@@ -674,7 +682,8 @@ TEST(AdamTest, CatchUpIsStepsWithZeroGradientBitForBit) {
           AdamStep({}, double{lr[i]}, 0.1, from + 1 + i, 0.7f, zero.data(), stepped.w.data(),
                    stepped.m.data(), stepped.v.data(), count);
         }
-        AdamCatchUp({}, lr, 0.1, from, 1, 0, caught.w.data(), caught.m.data(), caught.v.data(), count);
+        AdamCatchUp({}, lr, 0.1, from, 1, 0, caught.w.data(), caught.m.data(), caught.v.data(),
+                    count);
         ExpectSameBits(stepped.All(), caught.All(), "state");
       }
     }
