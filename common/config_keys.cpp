@@ -240,9 +240,9 @@ void AddTrainKeys(Table& t) {
 }
 
 void AddOtherKeys(Table& t) {
-  t.Integer(MF_FIELD(snapshot.every_steps), {0, 1e9}, "0: never by steps");
+  t.Integer(MF_FIELD(snapshot.every_steps), {0, 0}, "steps between snapshots; not available in this build yet");
   t.HowOnly();
-  t.Real(MF_FIELD(snapshot.every_minutes), {0, 1e6}, "0: never by time");
+  t.Real(MF_FIELD(snapshot.every_minutes), {0, 0}, "minutes between snapshots; not available in this build yet");
   t.HowOnly();
   t.Integer(MF_FIELD(snapshot.keep), {1, 1e6}, "newest common snapshots that are kept");
   t.HowOnly();
