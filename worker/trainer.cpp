@@ -128,7 +128,7 @@ void Trainer::RunLane() {
       leases_[lease.lease] = lease.lease_seconds;
       wake_renewer_.notify_all();
     }
-    const Status status = Work_(lease, lane);
+    const Status status = DoWork(lease, lane);
     {
       std::lock_guard lock(state_mutex_);
       leases_.erase(lease.lease);
@@ -139,7 +139,7 @@ void Trainer::RunLane() {
   }
 }
 
-Status Trainer::Work_(const Reply& lease, Lane& lane) {
+Status Trainer::DoWork(const Reply& lease, Lane& lane) {
   switch (lease.work) {
     case Work::kMicroBatch: return TrainMicroBatch(lease, lane);
     case Work::kCommit: return Commit(lease);

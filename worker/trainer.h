@@ -55,7 +55,7 @@ class Trainer {
  private:
   struct Lane;
   void RunLane();
-  Status Work_(const Reply& lease, Lane& lane);
+  Status DoWork(const Reply& lease, Lane& lane);
   Status TrainMicroBatch(const Reply& lease, Lane& lane);
   Status Commit(const Reply& lease);
   Status Evaluate(const Reply& lease, Lane& lane);
