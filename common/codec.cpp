@@ -88,6 +88,10 @@ std::vector<Frame> Encode(const Request& r) {
   w.setShards(r.shards);
   if (!r.text.empty()) w.setText(r.text.c_str());
   if (!r.run_id.empty()) w.setRunId(r.run_id.c_str());
+  if (!r.incarnations.empty()) {
+    auto list = w.initIncarnations(static_cast<unsigned>(r.incarnations.size()));
+    for (unsigned i = 0; i < list.size(); ++i) list.set(i, r.incarnations[i]);
+  }
   return Join(HeaderFrame(builder), r.payload);
 }
 
@@ -115,6 +119,7 @@ Result<Request> DecodeRequest(const std::vector<Frame>& message) {
     r.shards = w.getShards();
     r.text = w.getText().cStr();
     r.run_id = w.getRunId().cStr();
+    for (const uint64_t incarnation : w.getIncarnations()) r.incarnations.push_back(incarnation);
     return Status::Ok();
   });
 }

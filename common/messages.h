@@ -16,10 +16,11 @@
 //   prepare    step                         -> [f64 squares, tensor x table x block], text = not finite
 //   apply      step, lr, scale              -> applied (how the step ended)
 //   drop       step                         -> applied
-//   lease      step = last record known     -> work, step, microBatch, lease..., records
+//   lease      epoch, step = last record known, incarnations -> work, step, microBatch, lease..., records
 //   renew      lease                microBatchDone  step, microBatch, lease, value = loss sum
 //   stepEnded  step, applied, value = gradient norm, text = tensor that was not finite
-//   evaluated  step, value = val_loss       recovered  epoch, step; applied = false: value = bits of the epoch seen
+//   evaluated  step, value = val_loss       recovered  epoch, step, incarnations;
+//              applied = false: value = bits of the epoch seen
 #pragma once
 
 #include <cstdint>
@@ -62,6 +63,7 @@ struct Request {
   uint32_t shards = 0;
   std::string text;
   std::string run_id;
+  std::vector<uint64_t> incarnations;   // of all servers, as the sender knows them
   std::vector<Frame> payload;
 };
 

@@ -47,6 +47,7 @@ struct Request {
   shards @18 :UInt32;
   text @19 :Text;
   runId @20 :Text;
+  incarnations @21 :List(UInt64);
 }
 
 struct StepRecord {

@@ -191,11 +191,16 @@ Status Board::Evaluated(uint64_t epoch, uint64_t step, double val_loss, double n
 }
 
 Status Board::Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_seen, double now,
-                        Grants* grants) {
+                        Grants* grants, const std::vector<uint64_t>& incarnations) {
   if (epoch != epoch_ || phase_ != Phase::kRecover) {
     return {Code::kWrongEpoch, "recovery of epoch " + std::to_string(epoch) + " is not awaited"};
   }
   if (ok) {
+    ++recoveries_;
+    for (size_t i = 0; i < incarnations_.size() && i < incarnations.size(); ++i) {
+      if (incarnations_[i] != incarnations[i]) retired_incarnations_.insert(incarnations_[i]);
+    }
+    incarnations_ = incarnations;
     while (!records_.empty() && records_.back().step > step) records_.pop_back();
     // What is counted is as if nothing had been lost.
     drops_in_a_row_ = 0;
@@ -219,6 +224,16 @@ Status Board::Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_s
   }
   *grants = Tick(now);
   return Status::Ok();
+}
+
+Board::Meeting Board::Meet(const std::vector<uint64_t>& incarnations) const {
+  if (incarnations.empty() || incarnations_.empty() || incarnations == incarnations_) {
+    return Meeting::kKnown;
+  }
+  const bool behind = std::any_of(incarnations.begin(), incarnations.end(), [this](uint64_t i) {
+    return retired_incarnations_.contains(i);
+  });
+  return behind ? Meeting::kWorkerIsBehind : Meeting::kNewServer;
 }
 
 Board::Grants Board::NeedRecovery(double now) {

@@ -7,6 +7,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -51,8 +52,17 @@ class Board {
   Status Evaluated(uint64_t epoch, uint64_t step, double val_loss, double now, Grants* grants);
   /// All servers are at `step` finished steps of `epoch`; or (ok = false) a server reported
   /// `epoch_seen`, at or above the leased epoch, and another recovery with a higher one is needed.
+  /// `incarnations`: all servers', as the holder met them.
   Status Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_seen, double now,
-                   Grants* grants);
+                   Grants* grants, const std::vector<uint64_t>& incarnations = {});
+
+  /// What `incarnations`, the servers as a worker met them, say to the board.
+  enum class Meeting {
+    kKnown,          // those of the last recovery, or nothing is known yet
+    kWorkerIsBehind, // a server has been recovered since in a newer incarnation: say hello again
+    kNewServer,      // a server was restarted and has lost its state: NeedRecovery()
+  };
+  Meeting Meet(const std::vector<uint64_t>& incarnations) const;
   /// A server was met in an unknown incarnation, or lost: recovery is leased.
   Grants NeedRecovery(double now);
   /// Time has passed: leases end, parked asks are answered.
@@ -61,6 +71,7 @@ class Board {
   uint64_t epoch() const { return epoch_; }
   uint64_t step() const { return step_; }
   uint64_t leases_expired() const { return leases_expired_; }
+  uint64_t recoveries() const { return recoveries_; }
   bool finished() const { return phase_ == Phase::kFinished; }
   const std::vector<StepRecord>& records() const { return records_; }
 
@@ -119,6 +130,9 @@ class Board {
   int drops_in_a_row_ = 0;
   std::string failure_;
   uint64_t leases_expired_ = 0;
+  uint64_t recoveries_ = 0;
+  std::vector<uint64_t> incarnations_;       // of the servers at the last recovery
+  std::set<uint64_t> retired_incarnations_;  // known once, replaced since
 };
 
 }  // namespace mf

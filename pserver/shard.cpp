@@ -43,6 +43,15 @@ Frame FromF32(const Buffer& values, size_t count, Wire wire) {
   return buffer;
 }
 
+/// What is different in the run that `theirs` (CanonicalJson) describes.
+std::string WhyAnotherRun(const Config& ours, const std::string& theirs) {
+  const Result<Config> config = ConfigFromJson(theirs);
+  std::string difference = config.ok() ? DescribeDifference(ours, config.value()) : config.status().message();
+  if (difference.empty()) difference = "the same configuration on other data";
+  return "this server runs another training: " + difference +
+         "; use the same --config, --set and --data, or servers of your own";
+}
+
 }  // namespace
 
 struct Shard::Run {
@@ -118,7 +127,9 @@ Status Shard::Dispatch(const std::string& peer, const Request& request, double n
     case Op::kMicroBatchDone:
     case Op::kStepEnded:
     case Op::kEvaluated:
-    case Op::kRecovered: return BoardRequest(peer, request, now, answered);
+    case Op::kRecovered:
+      if (desk_ != nullptr) return desk_->Handle(peer, request, now, answered);
+      return Bad("the work board is on shard 0, this is shard " + std::to_string(options_.shard));
   }
   return Bad("unknown operation");
 }
@@ -140,13 +151,14 @@ Status Shard::Hello(const Request& request, Reply* reply) {
     run_ = std::make_unique<Run>(std::move(config));
     run_->id = request.run_id;
     if (options_.shard == 0) {
-      board_ = std::make_unique<Board>(
-          run_->config.train, run_->config.train.micro_batches * run_->config.tokens_per_micro_batch(),
-          options_.boot_count);
+      desk_ = std::make_unique<BoardDesk>(
+          run_->config, options_.boot_count, [this](const std::string& peer, Reply reply) {
+            reply.incarnation = options_.incarnation;
+            send_(peer, std::move(reply));
+          });
     }
   } else if (run_->id != request.run_id) {
-    reply->text = run_->canonical;
-    return {Code::kWrongRun, "this server runs another configuration (" + run_->id.substr(0, 12) + ")"};
+    return {Code::kWrongRun, WhyAnotherRun(run_->config, request.text)};
   }
   reply->session = next_session_++;
   sessions_.insert(reply->session);
@@ -421,80 +433,8 @@ Status Shard::Finish(const Request& request, Ended how, Reply* reply) {
   return Status::Ok();
 }
 
-Status Shard::BoardRequest(const std::string& peer, const Request& request, double now,
-                           bool* answered) {
-  if (board_ == nullptr) return Bad("the work board is on shard 0, this is shard " + std::to_string(options_.shard));
-  Board::Grants grants;
-  Status status;
-  switch (request.op) {
-    case Op::kLease: {
-      if (AskedBefore(request.session, request.id)) {
-        *answered = true;
-        break;
-      }
-      const uint64_t ticket = next_ticket_++;
-      askers_[ticket] = {peer, request.id};
-      *answered = true;
-      grants = board_->Ask(ticket, request.session, request.step, now);
-      break;
-    }
-    case Op::kRenew: status = board_->Renew(request.lease, now); break;
-    case Op::kMicroBatchDone:
-      status = board_->MicroBatchDone(request.epoch, request.step, request.micro_batch, request.value,
-                                      now, &grants);
-      break;
-    case Op::kStepEnded:
-      status = board_->StepEnded(request.epoch, request.step, request.applied, request.value,
-                                 request.text, now, &grants);
-      break;
-    case Op::kEvaluated:
-      status = board_->Evaluated(request.epoch, request.step, request.value, now, &grants);
-      break;
-    default:
-      status = board_->Recovered(request.epoch, request.step, request.applied,
-                                 std::bit_cast<uint64_t>(request.value), now, &grants);
-  }
-  SendGrants(grants);
-  return status;
-}
-
-/// A lease request that comes twice is answered once: a second grant would find nobody who wants it, and
-/// its work would wait until the lease ends.
-bool Shard::AskedBefore(uint64_t session, uint64_t request_id) {
-  const std::pair ask{session, request_id};
-  if (!asked_.insert(ask).second) return true;
-  last_asks_.push_back(ask);
-  if (last_asks_.size() > kAsksRemembered) {
-    asked_.erase(last_asks_.front());
-    last_asks_.pop_front();
-  }
-  return false;
-}
-
 void Shard::Tick(double now) {
-  if (board_ != nullptr) SendGrants(board_->Tick(now));
-}
-
-void Shard::SendGrants(const Board::Grants& grants) {
-  for (const Grant& grant : grants) {
-    const auto asker = askers_.find(grant.ticket);
-    MF_CHECK(asker != askers_.end());
-    Reply reply;
-    reply.id = asker->second.request_id;
-    reply.incarnation = options_.incarnation;
-    reply.work = grant.work;
-    reply.epoch = grant.epoch;
-    reply.step = grant.step;
-    reply.micro_batch = grant.micro_batch;
-    reply.lease = grant.lease;
-    reply.lease_seconds = grant.lease_seconds;
-    reply.lr = grant.lr;
-    reply.clip = grant.clip;
-    reply.text = grant.message;
-    reply.records = grant.records;
-    send_(asker->second.peer, std::move(reply));
-    askers_.erase(asker);
-  }
+  if (desk_ != nullptr) desk_->Tick(now);
 }
 
 }  // namespace mf

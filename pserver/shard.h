@@ -21,7 +21,7 @@
 #include "common/config.h"
 #include "common/messages.h"
 #include "common/thread_pool.h"
-#include "pserver/board.h"
+#include "pserver/board_desk.h"
 #include "pserver/commit.h"
 #include "pserver/optimizer.h"
 #include "pserver/tensor_shard.h"
@@ -47,15 +47,11 @@ class Shard {
   void Tick(double now);
 
   uint64_t requests_rejected() const { return rejected_; }
-  const Board* board() const { return board_.get(); }
+  const Board* board() const { return desk_ == nullptr ? nullptr : &desk_->board(); }
   const CommitState& commit() const { return commit_; }
 
  private:
   struct Run;      // what exists once the configuration is known
-  struct Asker {
-    std::string peer;
-    uint64_t request_id;
-  };
 
   Status Dispatch(const std::string& peer, const Request& request, double now, Reply* reply,
                   bool* answered);
@@ -69,14 +65,11 @@ class Shard {
   Status Push(const std::string& peer, const Request& request, Reply* reply, bool* answered);
   Status Prepare(const Request& request, Reply* reply);
   Status Finish(const Request& request, Ended how, Reply* reply);
-  Status BoardRequest(const std::string& peer, const Request& request, double now, bool* answered);
 
   Status CheckTensor(const Request& request, TensorKind kind, TensorShard** tensor);
   Status CheckReadStep(const Request& request) const;
   Status ReadBuckets(const Request& request, TensorShard& tensor, std::vector<uint32_t>* buckets);
   void Answer(const std::string& peer, const Request& request, const Status& status, Reply reply);
-  void SendGrants(const Board::Grants& grants);
-  bool AskedBefore(uint64_t session, uint64_t request_id);
   void BuildTables();
 
   const Options options_;
@@ -84,13 +77,9 @@ class Shard {
   const Send send_;
   CommitState commit_;
   std::unique_ptr<Run> run_;
-  std::unique_ptr<Board> board_;               // shard 0 only
+  std::unique_ptr<BoardDesk> desk_;            // shard 0 only
   std::unordered_set<uint64_t> sessions_;
   uint64_t next_session_ = 1;
-  std::map<uint64_t, Asker> askers_;           // parked lease requests by ticket
-  uint64_t next_ticket_ = 1;
-  std::deque<std::pair<uint64_t, uint64_t>> last_asks_;   // (session, request id), oldest first
-  std::set<std::pair<uint64_t, uint64_t>> asked_;         // the same ones
   uint64_t rejected_ = 0;
 };
 
