@@ -2,10 +2,20 @@
 
 #include <algorithm>
 
+#include "common/logging.h"
+
 namespace mf {
 namespace {
 
-constexpr int kTickMs = 200;  // how late a deadline may be noticed
+constexpr int kTickMs = 20;                  // how late a deadline or a repeat may be noticed
+constexpr double kRepeatSecondsMax = 10;     // the back-off ends there
+constexpr double kRollbackDeadlines = 10;    // building tables takes its time
+constexpr double kSaySecondsBetween = 5;     // between lines about a call that waits
+
+std::chrono::steady_clock::duration Seconds(double seconds) {
+  return std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+      std::chrono::duration<double>(seconds));
+}
 
 uint64_t BytesOf(const Message& message) {
   uint64_t bytes = 0;
@@ -64,13 +74,16 @@ void Client::Start(std::vector<Request> requests, size_t first_server, Callback 
   call.answered.resize(requests.size());
   call.callback = std::move(callback);
   call.start = Clock::now();
-  call.deadline = call.start + std::chrono::duration_cast<Clock::duration>(
-                                     std::chrono::duration<double>(options_.deadline_seconds));
+  call.deadline = call.start + Seconds(options_.deadline_seconds *
+                                       (call.op == Op::kRollback ? kRollbackDeadlines : 1));
+  call.resend_seconds = options_.resend_seconds;
+  call.resend = call.start + Seconds(call.resend_seconds);
   std::vector<Outgoing> outgoing;
   for (size_t i = 0; i < requests.size(); ++i) {
     requests[i].id = id;
     requests[i].session = sessions_[first_server + i].load();
     outgoing.push_back({first_server + i, Encode(requests[i])});
+    call.messages.push_back(outgoing.back().message);
     CountBytes(call.op, Direction::kSent, BytesOf(outgoing.back().message));
   }
   {
@@ -89,7 +102,7 @@ void Client::Run() {
     Message message;
     if (transport_->Receive(kTickMs, &server, &message)) OnMessage(server, message);
     if (Clock::now() >= next_tick) {
-      ExpireCalls();
+      CheckCalls();
       next_tick = Clock::now() + std::chrono::milliseconds(kTickMs);
     }
   }
@@ -123,6 +136,7 @@ void Client::OnMessage(size_t server, const Message& message) {
   CountBytes(call->second.op, Direction::kReceived, BytesOf(message));
   call->second.answered[slot] = true;
   call->second.replies[slot] = std::move(reply).value();
+  call->second.messages[slot].clear();
   if (--call->second.waiting > 0) return;
   auto node = calls_.extract(call);
   lock.unlock();
@@ -134,7 +148,8 @@ void Client::OnMessage(size_t server, const Message& message) {
   for (size_t i = 0; i < done.replies.size(); ++i) {
     const Reply& r = done.replies[i];
     if (r.code == Code::kOk) continue;
-    done.callback(Status(r.code, "server " + std::to_string(done.first_server + i) + ": " +
+    const size_t from = done.first_server + i;
+    done.callback(Status(r.code, "server " + std::to_string(from) + " (" + addresses_[from] + "): " +
                                      OpName(done.op) + ": " + r.message));
     return;
   }
@@ -148,30 +163,57 @@ void Client::CountBytes(Op op, Direction direction, uint64_t bytes) {
   if (options_.metrics != nullptr) options_.metrics->AddWireBytes(OpName(op), direction, bytes);
 }
 
-void Client::ExpireCalls() {
+std::string Client::SilentServers(const OpenCall& call) const {
+  std::string silent;
+  for (size_t i = 0; i < call.answered.size(); ++i) {
+    if (call.answered[i]) continue;
+    const size_t server = call.first_server + i;
+    silent += (silent.empty() ? "" : ", ") + std::to_string(server) + " (" + addresses_[server] + ")";
+  }
+  return silent;
+}
+
+void Client::Repeat(OpenCall& call, Clock::time_point now) {
+  for (size_t i = 0; i < call.messages.size(); ++i) {
+    if (call.answered[i]) continue;
+    queue_.push_back({call.first_server + i, call.messages[i]});
+    resends_.fetch_add(1);
+  }
+  // Jitter, so that the workers of a server that was slow do not come back together.
+  std::uniform_real_distribution<double> jitter(0.75, 1.25);
+  call.resend_seconds = std::min(kRepeatSecondsMax, 2 * call.resend_seconds);
+  call.resend = now + Seconds(call.resend_seconds * jitter(random_));
+}
+
+void Client::CheckCalls() {
   const auto now = Clock::now();
   std::vector<OpenCall> expired;
   {
     std::lock_guard lock(mutex_);
+    const OpenCall* oldest = nullptr;
     for (auto it = calls_.begin(); it != calls_.end();) {
-      if (it->second.deadline > now) {
-        ++it;
+      OpenCall& call = it->second;
+      if (call.deadline <= now) {
+        expired.push_back(std::move(call));
+        it = calls_.erase(it);
         continue;
       }
-      expired.push_back(std::move(it->second));
-      it = calls_.erase(it);
+      if (call.resend <= now) Repeat(call, now);
+      if (oldest == nullptr || call.start < oldest->start) oldest = &call;
+      ++it;
+    }
+    if (oldest != nullptr && now - std::max(oldest->start, last_said_) > Seconds(kSaySecondsBetween)) {
+      last_said_ = now;
+      spdlog::warn("waiting since {:.0f} s for {} to answer {}",
+                   std::chrono::duration<double>(now - oldest->start).count(),
+                   "server " + SilentServers(*oldest), OpName(oldest->op));
     }
   }
   for (OpenCall& call : expired) {
-    std::string silent;
-    for (size_t i = 0; i < call.answered.size(); ++i) {
-      if (call.answered[i]) continue;
-      const size_t server = call.first_server + i;
-      silent += (silent.empty() ? "" : ", ") + std::to_string(server) + " (" + addresses_[server] + ")";
-    }
-    call.callback(Status::Failed("no answer to " + std::string(OpName(call.op)) + " within " +
-                                 std::to_string(static_cast<int>(options_.deadline_seconds)) +
-                                 " s from server " + silent));
+    call.callback(Status::Failed(
+        "no answer to " + std::string(OpName(call.op)) + " within " +
+        std::to_string(static_cast<int>(std::chrono::duration<double>(now - call.start).count())) +
+        " s from server " + SilentServers(call)));
   }
 }
 

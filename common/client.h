@@ -1,6 +1,7 @@
 // Asynchronous requests to all servers at once. One thread of its own owns the transport; any number
 // of threads may call; many requests are in flight; a call completes when every server it went to has
-// answered, by future or by callback.
+// answered, by future or by callback. A request without an answer is sent again under the same id, as
+// servers do nothing twice.
 #pragma once
 
 #include <array>
@@ -11,6 +12,7 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <random>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -37,6 +39,7 @@ class Client {
 
   struct Options {
     double deadline_seconds = 60;   // after which a call fails and names the silent servers
+    double resend_seconds = 5;      // first repeat of an unanswered request; doubles, with jitter
     Metrics* metrics = nullptr;     // outlives the client; none: nothing is counted there
   };
 
@@ -55,6 +58,8 @@ class Client {
   /// The session that hello returned, stamped on every later request to that server.
   void SetSession(size_t server, uint64_t session);
 
+  /// Requests that were sent again because no answer came.
+  uint64_t resends() const { return resends_.load(); }
   const Traffic& traffic(Op op) const { return traffic_[static_cast<size_t>(op)]; }
 
  private:
@@ -62,12 +67,15 @@ class Client {
   struct OpenCall {
     Op op;
     size_t waiting = 0;             // servers that have not answered
+    std::vector<Message> messages;  // by server, for repeats; emptied when answered
     size_t first_server = 0;
     std::vector<Reply> replies;
     std::vector<bool> answered;
     Callback callback;
     Clock::time_point start;
     Clock::time_point deadline;
+    Clock::time_point resend;
+    double resend_seconds = 0;
   };
   struct Outgoing {
     size_t server;
@@ -79,7 +87,10 @@ class Client {
   void SendQueued();
   void OnMessage(size_t server, const Message& message);
   void CountBytes(Op op, Direction direction, uint64_t bytes);
-  void ExpireCalls();
+  /// Fails calls past their deadline, repeats requests that are due, says whom long calls wait for.
+  void CheckCalls();
+  void Repeat(OpenCall& call, Clock::time_point now);
+  std::string SilentServers(const OpenCall& call) const;
 
   const std::unique_ptr<ClientTransport> transport_;
   const std::vector<std::string> addresses_;
@@ -87,11 +98,14 @@ class Client {
   std::array<Traffic, kOpCount> traffic_;
   std::vector<std::atomic<uint64_t>> sessions_;
   std::atomic<uint64_t> next_id_{1};
+  std::atomic<uint64_t> resends_{0};
   std::atomic<bool> stopping_{false};
 
   std::mutex mutex_;
   std::vector<Outgoing> queue_;                    // guarded by mutex_
   std::unordered_map<uint64_t, OpenCall> calls_;      // guarded by mutex_
+  std::minstd_rand random_;                        // guarded by mutex_: jitter only
+  Clock::time_point last_said_{};                  // guarded by mutex_
   std::thread thread_;
 };
 

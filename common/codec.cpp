@@ -60,7 +60,8 @@ Result<Out> Decode(const std::vector<Frame>& message, Read read) {
 const char* OpName(Op op) {
   static constexpr const char* kNames[kOpCount] = {
       "hello", "status", "rollback", "pull",  "push",  "forward",          "backward",  "list_rows", "prepare",
-      "apply", "drop",   "lease",    "renew", "micro_batch_done", "step_ended", "evaluated", "recovered"};
+      "apply", "drop",   "lease",    "renew", "micro_batch_done", "step_ended", "evaluated", "recovered",
+      "give_back"};
   return kNames[static_cast<int>(op)];
 }
 

@@ -149,6 +149,22 @@ Status CheckConfig(const Config& config) {
                            Text(config.tokens_per_micro_batch()) + " tokens; allowed: at most " +
                            Text(kMaxTokens));
   }
+  constexpr int64_t kMaxColumns = int64_t{1} << 20;  // a row fits a chunk of server memory
+  if (std::max(4 * m.d, m.expanded()) > kMaxColumns) {
+    return Status::Invalid("model.d: a tensor would have " +
+                           Text(std::max(4 * m.d, m.expanded())) +
+                           " columns; allowed: at most " + Text(kMaxColumns));
+  }
+  constexpr int64_t kMaxDenseNumbers = int64_t{1} << 28;  // 1 GiB: one message
+  const int64_t matrix = m.projection == Projection::kDense ? 4 * m.d * m.d : 0;
+  if (std::max(m.vocabulary * m.d, matrix) > kMaxDenseNumbers) {
+    return Status::Invalid("model.vocabulary: vocabulary * d, or 4 * d * d of a dense projection, is " +
+                           Text(std::max(m.vocabulary * m.d, matrix)) +
+                           " numbers; allowed: at most " + Text(kMaxDenseNumbers));
+  }
+  if (config.train.lr * config.train.weight_decay >= 1) {
+    return Status::Invalid("train.weight_decay: lr * weight_decay must be below 1");
+  }
   return Status::Ok();
 }
 

@@ -17,7 +17,7 @@
 //   apply      step, lr, scale              -> applied (how the step ended)
 //   drop       step                         -> applied
 //   lease      epoch, step = last record known, incarnations -> work, step, microBatch, lease..., records
-//   renew      lease                microBatchDone  step, microBatch, lease, value = loss sum
+//   renew      lease   giveBack  lease   microBatchDone  step, microBatch, lease, value = loss sum
 //   stepEnded  step, applied, value = gradient norm, text = tensor that was not finite
 //   evaluated  step, value = val_loss       recovered  epoch, step, incarnations;
 //              applied = false: value = bits of the epoch seen
@@ -36,9 +36,9 @@ inline constexpr uint32_t kProtocolVersion = 1;
 
 enum class Op : uint16_t {
   kHello, kStatus, kRollback, kPull, kPush, kForward, kBackward, kListRows, kPrepare, kApply, kDrop,
-  kLease, kRenew, kMicroBatchDone, kStepEnded, kEvaluated, kRecovered,
+  kLease, kRenew, kMicroBatchDone, kStepEnded, kEvaluated, kRecovered, kGiveBack,
 };
-inline constexpr int kOpCount = 17;
+inline constexpr int kOpCount = 18;
 const char* OpName(Op op);
 
 struct Request {

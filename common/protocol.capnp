@@ -23,6 +23,7 @@ enum Op {
   stepEnded @14;
   evaluated @15;
   recovered @16;
+  giveBack @17;
 }
 
 struct Request {

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <memory>
 
 #include "common/bf16.h"
@@ -229,6 +230,7 @@ Result<TableClient::Prepared> TableClient::Prepare(StepRef at) {
   Prepared prepared;
   // Per server: [tensor][table][own block]. Canonical order: tensor, table, block over all servers.
   std::vector<size_t> position(servers(), 0);
+  const TensorSpec* not_finite = nullptr;
   for (size_t server = 0; server < servers(); ++server) {
     size_t due = 0;
     for (const TensorSpec& tensor : tensors_) {
@@ -239,7 +241,9 @@ Result<TableClient::Prepared> TableClient::Prepare(StepRef at) {
       return Status::Failed("server " + std::to_string(server) +
                             " answered prepare with a frame of the wrong size");
     }
-    if (prepared.not_finite.empty()) prepared.not_finite = reply.text;
+    // The first tensor in canonical order, whichever server names it.
+    const TensorSpec* named = FindTensor(tensors_, reply.text);
+    if (named != nullptr && (not_finite == nullptr || named->id < not_finite->id)) not_finite = named;
   }
   for (const TensorSpec& tensor : tensors_) {
     double of_tensor = 0;
@@ -253,7 +257,14 @@ Result<TableClient::Prepared> TableClient::Prepare(StepRef at) {
         }
       }
     }
-    if (!std::isfinite(of_tensor) && prepared.not_finite.empty()) prepared.not_finite = tensor.name;
+    if (!std::isfinite(of_tensor) && (not_finite == nullptr || tensor.id < not_finite->id)) {
+      not_finite = &tensor;
+    }
+  }
+  if (not_finite != nullptr) {
+    prepared.not_finite = not_finite->name;
+    // Which parts of a bad contribution were added depends on the cut; the sum says nothing.
+    prepared.squares = std::numeric_limits<double>::quiet_NaN();
   }
   return prepared;
 }

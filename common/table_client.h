@@ -66,7 +66,7 @@ class TableClient {
                                          uint64_t most);
 
   struct Prepared {
-    double squares = 0;        // the sum of all blocks' squares in canonical order
+    double squares = 0;        // the sum of all blocks' squares in canonical order; NaN if not finite
     std::string not_finite;    // the first tensor with a gradient that is not finite, or empty
   };
   Result<Prepared> Prepare(StepRef at);

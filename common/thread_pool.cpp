@@ -1,5 +1,7 @@
 #include "common/thread_pool.h"
 
+#include <algorithm>
+
 #include "common/check.h"
 
 namespace mf {
@@ -27,17 +29,18 @@ void ThreadPool::ParallelFor(size_t count, const std::function<void(size_t, int)
     return;
   }
   {
-    std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [this] { return active_ == 0; });  // a late riser of the loop before
     body_ = &body;
     count_ = count;
     next_.store(0, std::memory_order_relaxed);
-    busy_ = static_cast<int>(workers_.size());
     ++generation_;
   }
-  wake_.notify_all();
+  // No more threads than there is work: a wake-up costs more than a short body.
+  for (size_t i = 0; i < std::min(count - 1, workers_.size()); ++i) wake_.notify_one();
   RunShare(0);
   std::unique_lock lock(mutex_);
-  done_.wait(lock, [this] { return busy_ == 0; });
+  done_.wait(lock, [this] { return active_ == 0; });
 }
 
 void ThreadPool::RunShare(int thread) {
@@ -51,10 +54,11 @@ void ThreadPool::Work(int thread) {
     wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
     if (stopping_) return;
     seen = generation_;
+    ++active_;
     lock.unlock();
     RunShare(thread);
     lock.lock();
-    if (--busy_ == 0) done_.notify_one();
+    if (--active_ == 0) done_.notify_one();
   }
 }
 

@@ -37,7 +37,7 @@ class ThreadPool {
   std::condition_variable wake_;
   std::condition_variable done_;
   uint64_t generation_ = 0;        // guarded by mutex_
-  int busy_ = 0;                   // guarded by mutex_
+  int active_ = 0;                 // guarded by mutex_: threads inside a body
   bool stopping_ = false;          // guarded by mutex_
   const std::function<void(size_t, int)>* body_ = nullptr;  // set before wake_
   size_t count_ = 0;

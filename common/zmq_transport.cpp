@@ -102,7 +102,11 @@ class Socket {
     InitMessage(&message, frame);
     ReleaseToPeer();
     const int flags = ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0);
-    if (zmq_msg_send(&message, handle_, flags) >= 0) return true;
+    int sent = 0;
+    do {
+      sent = zmq_msg_send(&message, handle_, flags);
+    } while (sent < 0 && zmq_errno() == EINTR);
+    if (sent >= 0) return true;
     zmq_msg_close(&message);
     return false;
   }
@@ -122,7 +126,11 @@ class Socket {
     while (more) {
       zmq_msg_t message;
       zmq_msg_init(&message);
-      if (zmq_msg_recv(&message, handle_, ZMQ_DONTWAIT) < 0) {
+      int received = 0;
+      do {
+        received = zmq_msg_recv(&message, handle_, ZMQ_DONTWAIT);
+      } while (received < 0 && zmq_errno() == EINTR);
+      if (received < 0) {
         zmq_msg_close(&message);
         return false;
       }

@@ -106,7 +106,7 @@ bool Board::GrantMicroBatch(const Parked& parked, double now, Grant* grant) {
 }
 
 Status Board::Renew(uint64_t lease, double now) {
-  Expire(now);
+  // No Expire() first: a renewal that waited while the server was busy was in time.
   if (single_.has_value() && single_->id == lease) {
     single_->until = now + config_.lease_seconds;
     return Status::Ok();
@@ -195,6 +195,10 @@ Status Board::Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_s
   if (epoch != epoch_ || phase_ != Phase::kRecover) {
     return {Code::kWrongEpoch, "recovery of epoch " + std::to_string(epoch) + " is not awaited"};
   }
+  if (ok && step > static_cast<uint64_t>(config_.steps)) {
+    return Status::Invalid("recovery to step " + std::to_string(step) + " of a run of " +
+                           std::to_string(config_.steps));
+  }
   if (ok) {
     ++recoveries_;
     for (size_t i = 0; i < incarnations_.size() && i < incarnations.size(); ++i) {
@@ -238,6 +242,14 @@ Board::Meeting Board::Meet(const std::vector<uint64_t>& incarnations) const {
 
 Board::Grants Board::NeedRecovery(double now) {
   if (phase_ != Phase::kRecover && phase_ != Phase::kFailed) EnterPhase(Phase::kRecover);
+  return Tick(now);
+}
+
+Board::Grants Board::GiveBack(uint64_t lease, double now) {
+  if (single_.has_value() && single_->id == lease) single_.reset();
+  for (MicroBatch& micro_batch : micro_batches_) {
+    std::erase_if(micro_batch.leases, [lease](const Lease& held) { return held.id == lease; });
+  }
   return Tick(now);
 }
 
@@ -289,8 +301,8 @@ std::vector<StepRecord> Board::RecordsAfter(uint64_t step) const {
   // It waits so that a record never changes once seen, whatever happens to the evaluation's holder.
   std::vector<StepRecord> result;
   const size_t final = records_.size() - (LastRecordWaits() ? 1 : 0);
-  const auto first = std::find_if(records_.begin(), records_.end(),
-                                  [step](const StepRecord& r) { return r.step > step; });
+  const auto first = std::upper_bound(records_.begin(), records_.end(), step,
+                                      [](uint64_t s, const StepRecord& r) { return s < r.step; });
   for (size_t i = static_cast<size_t>(first - records_.begin());
        i < final && result.size() < kRecordsPerGrant; ++i) {
     result.push_back(records_[i]);

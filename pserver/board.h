@@ -43,6 +43,8 @@ class Board {
   Grants Ask(uint64_t ticket, uint64_t session, uint64_t known_step, double now);
   /// Extends a lease; kStale if it is not held any more.
   Status Renew(uint64_t lease, double now);
+  /// The holder can not do the work (a server was in recovery, say): somebody else may.
+  Grants GiveBack(uint64_t lease, double now);
   /// Every server has taken micro-batch `number`'s contributions. Repeats and second leases are ignored.
   Status MicroBatchDone(uint64_t epoch, uint64_t step, uint32_t number, double loss_sum, double now,
                         Grants* grants);

@@ -10,6 +10,7 @@ Status BoardDesk::Handle(const std::string& peer, const Request& r, double now, 
   Status status;
   switch (r.op) {
     case Op::kRenew: status = board_.Renew(r.lease, now); break;
+    case Op::kGiveBack: grants = board_.GiveBack(r.lease, now); break;
     case Op::kMicroBatchDone:
       status = board_.MicroBatchDone(r.epoch, r.step, r.micro_batch, r.value, now, &grants);
       break;

@@ -27,7 +27,8 @@ class CommitState {
     kDo,      // do it now, then nothing more to say
     kRepeat,  // it was done before: answer as then
   };
-  /// prepare(step): refused (kNotYet) unless every table's watermark is at the step's end.
+  /// prepare(step): refused (kNotYet) unless every table's watermark is at the step's end. Of the step
+  /// that ended last it is a repeat: its answer is kept until the next step is prepared.
   Result<Action> Prepare(uint64_t epoch, uint64_t step, bool all_in);
 
   struct End {

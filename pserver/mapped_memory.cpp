@@ -1,21 +1,29 @@
 #include "pserver/mapped_memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <bit>
-
-#include "common/check.h"
+#include <new>
 
 namespace mf {
 
 MappedMemory::MappedMemory(size_t bytes) : bytes_(bytes) {
   data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  MF_CHECK(data_ != MAP_FAILED);
+  if (data_ == MAP_FAILED) {
+    data_ = nullptr;
+    throw std::bad_alloc();
+  }
 }
 
 MappedMemory::~MappedMemory() {
   if (data_ != nullptr) munmap(data_, bytes_);
+}
+
+uint64_t PhysicalMemoryBytes() {
+  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+         static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
 }
 
 FloatSlots::FloatSlots(size_t width, size_t slots_per_chunk)

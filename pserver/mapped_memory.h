@@ -9,8 +9,7 @@
 
 namespace mf {
 
-/// One anonymous mapping; move-only. Aborts when the system has no memory (an over-committed page is
-/// killed by the kernel anyway; --memory is what prevents both).
+/// One anonymous mapping; move-only. std::bad_alloc when the system refuses it.
 class MappedMemory {
  public:
   MappedMemory() = default;
@@ -32,6 +31,9 @@ class MappedMemory {
   void* data_ = nullptr;
   size_t bytes_ = 0;
 };
+
+/// The machine's memory.
+uint64_t PhysicalMemoryBytes();
 
 /// Slots of `width` floats each (a multiple of 16, so rows are 64-byte aligned), numbered from 0, in
 /// chunks that never move. One writer at a time.

@@ -1,6 +1,7 @@
 // What an optimizer step does to one row, now and after missed steps (DESIGN 3, `sparse_update`).
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -16,22 +17,25 @@ class UpdateHistory {
   uint64_t count() const { return lr_.size(); }
   /// The rate of applied step i (from 1).
   double lr(uint64_t step) const { return lr_[step - 1]; }
-  /// The product of (1 - lr_i * weight_decay) over applied steps 1..count, in double.
-  double Decay(uint64_t count) const { return decay_[count]; }
+  /// The product of (1 - lr_i * weight_decay) over applied steps from+1..to. Kept as sums of logarithms
+  /// in double: products would underflow in a long run. REQUIRES lr * weight_decay < 1 (CheckConfig).
+  double Decay(uint64_t from, uint64_t to) const {
+    return from == to ? 1.0 : std::exp(log_decay_[to] - log_decay_[from]);
+  }
   void Append(double lr) {
     lr_.push_back(static_cast<float>(lr));
-    decay_.push_back(decay_.back() * (1.0 - lr * weight_decay_));
+    log_decay_.push_back(log_decay_.back() + std::log1p(-lr * weight_decay_));
   }
   void Truncate(uint64_t count) {
     lr_.resize(count);
-    decay_.resize(count + 1);
+    log_decay_.resize(count + 1);
   }
   const float* rates() const { return lr_.data(); }
 
  private:
   double weight_decay_;
   std::vector<float> lr_;
-  std::vector<double> decay_{1.0};
+  std::vector<double> log_decay_{0.0};
 };
 
 /// A row's state. m and v are null for optimizers without them.
@@ -55,7 +59,7 @@ class Optimizer {
                size_t columns) const;
   /// The factor of a row never updated at `count`.
   double UntouchedFactor(const UpdateHistory& history, bool weight_decay, uint64_t count) const {
-    return weight_decay && exact() ? history.Decay(count) : 1.0;
+    return weight_decay && exact() ? history.Decay(0, count) : 1.0;
   }
   /// Applied step `step` (from 1) on a row that is at step - 1.
   void Step(double lr, bool weight_decay, uint64_t step, float gradient_scale, const float* gradient,

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "common/thread_pool.h"
 #include "common/transport.h"
@@ -25,6 +27,7 @@ class Server {
 
  private:
   void Run();
+  void Drain();
 
   const std::unique_ptr<ServerTransport> transport_;
   std::atomic<bool> stopping_{false};
@@ -32,6 +35,7 @@ class Server {
   std::atomic<uint64_t> unsent_{0};
   ThreadPool pool_;
   Shard shard_;          // used by thread_ only
+  std::deque<std::pair<std::string, Request>> inbox_;   // used by thread_ only
   std::thread thread_;
 };
 

@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
+#include <new>
 #include <numeric>
+#include <random>
 
 #include "common/bf16.h"
 
@@ -12,7 +15,7 @@ namespace {
 
 constexpr uint64_t kRowsPerReply = 1 << 22;
 constexpr uint64_t kBytesPerReply = 1ull << 30;
-constexpr size_t kAsksRemembered = 4096;   // far more than are on their way at once
+constexpr size_t kSessionsMax = 65536;
 
 Status Bad(const std::string& what) { return Status::Invalid(what); }
 
@@ -41,6 +44,21 @@ Frame FromF32(const Buffer& values, size_t count, Wire wire) {
   Buffer buffer(count * sizeof(uint16_t));
   PackBf16(buffer.data(), values.as<float>(), count);
   return buffer;
+}
+
+/// Dense tensors are held whole: refused before the machine runs out of memory over them.
+Status CheckDenseMemory(const Config& config) {
+  double bytes = 0;
+  for (const TensorSpec& tensor : TensorsOf(config)) {
+    if (tensor.kind != TensorKind::kDense) continue;
+    constexpr double kPlanes = 4;  // w, m, v and the gradient
+    bytes += kPlanes * sizeof(float) * static_cast<double>(tensor.total_rows()) *
+             static_cast<double>(tensor.columns);
+  }
+  const double limit = static_cast<double>(PhysicalMemoryBytes());
+  if (bytes <= limit) return Status::Ok();
+  return Bad("the dense tensors of this model need " + std::to_string(bytes / 1e9) +
+             " GB, this server's machine has " + std::to_string(limit / 1e9) + " GB");
 }
 
 /// What is different in the run that `theirs` (CanonicalJson) describes.
@@ -76,7 +94,7 @@ struct Shard::Run {
   UpdateHistory history;
   RequestScratch scratch;
   std::vector<std::unique_ptr<TensorShard>> tensors;
-  Reply prepared;   // kept until the step ends
+  Reply prepared;   // kept until the next step is prepared
 };
 
 Shard::Shard(const Options& options, ThreadPool& pool, Send send)
@@ -87,7 +105,13 @@ Shard::~Shard() = default;
 void Shard::Handle(const std::string& peer, const Request& request, double now) {
   Reply reply;
   bool answered = false;
-  const Status status = Dispatch(peer, request, now, &reply, &answered);
+  Status status;
+  try {
+    status = Dispatch(peer, request, now, &reply, &answered);
+  } catch (const std::bad_alloc&) {
+    status = Status::Failed(std::string(OpName(request.op)) +
+                            ": the server has not enough memory for it; use more servers or a smaller model");
+  }
   if (!status.ok() || !answered) Answer(peer, request, status, std::move(reply));
 }
 
@@ -127,6 +151,7 @@ Status Shard::Dispatch(const std::string& peer, const Request& request, double n
     case Op::kMicroBatchDone:
     case Op::kStepEnded:
     case Op::kEvaluated:
+    case Op::kGiveBack:
     case Op::kRecovered:
       if (desk_ != nullptr) return desk_->Handle(peer, request, now, answered);
       return Bad("the work board is on shard 0, this is shard " + std::to_string(options_.shard));
@@ -146,23 +171,35 @@ Status Shard::Hello(const Request& request, Reply* reply) {
   }
   if (run_ == nullptr) {
     MF_ASSIGN_OR_RETURN(Config config, ConfigFromJson(request.text));
-    MF_RETURN_IF_ERROR(CheckConfig(config));
     MF_RETURN_IF_ERROR(CheckShards(config, TensorsOf(config), options_.shards));
+    MF_RETURN_IF_ERROR(CheckDenseMemory(config));
     run_ = std::make_unique<Run>(std::move(config));
     run_->id = request.run_id;
     if (options_.shard == 0) {
       desk_ = std::make_unique<BoardDesk>(
-          run_->config, options_.boot_count, [this](const std::string& peer, Reply reply) {
-            reply.incarnation = options_.incarnation;
-            send_(peer, std::move(reply));
+          run_->config, options_.boot_count, [this](const std::string& peer, Reply answer) {
+            answer.incarnation = options_.incarnation;
+            send_(peer, std::move(answer));
           });
     }
   } else if (run_->id != request.run_id) {
     return {Code::kWrongRun, WhyAnotherRun(run_->config, request.text)};
   }
-  reply->session = next_session_++;
-  sessions_.insert(reply->session);
+  reply->session = NewSession();
   return DoStatus(request, reply);
+}
+
+/// Sessions can not be guessed; the oldest are forgotten, and their workers say hello again.
+uint64_t Shard::NewSession() {
+  std::random_device random;
+  const uint64_t session = uint64_t{random()} << 32 | random();
+  sessions_.insert(session);
+  session_order_.push_back(session);
+  if (session_order_.size() > kSessionsMax) {
+    sessions_.erase(session_order_.front());
+    session_order_.pop_front();
+  }
+  return session;
 }
 
 Status Shard::DoStatus(const Request&, Reply* reply) {
@@ -183,8 +220,9 @@ Status Shard::Rollback(const Request& request) {
 
 void Shard::BuildTables() {
   // What fits the budget is addressed directly, the smallest tensors first (DESIGN 2.8).
-  run_->tensors.clear();
+  run_->tensors.clear();   // and stays so if memory runs out below: then the server is unavailable
   run_->history.Truncate(0);
+  run_->prepared = Reply();
   const Config& config = run_->config;
   std::vector<TensorLayout> layouts;
   for (const TensorSpec& spec : run_->specs) {
@@ -201,18 +239,25 @@ void Shard::BuildTables() {
                    [&](size_t a, size_t b) { return state_bytes(a) < state_bytes(b); });
   std::vector<Table::Storage> storage(layouts.size(), Table::Storage::kSparse);
   uint64_t left = options_.memory_bytes;
+  // Dense tensors are read and written whole: direct whatever the budget is.
   for (const size_t i : by_size) {
-    if (layouts[i].spec.kind == TensorKind::kMemory && state_bytes(i) > left) break;
+    if (layouts[i].spec.kind != TensorKind::kDense) continue;
     storage[i] = Table::Storage::kDirect;
     left -= std::min(left, state_bytes(i));
   }
-  for (size_t i = 0; i < layouts.size(); ++i) {
-    // Dense tensors are read and written whole.
-    if (layouts[i].spec.kind == TensorKind::kDense) storage[i] = Table::Storage::kDirect;
-    const TensorShard::Options options{config.model.probes, config.model.seed, storage[i]};
-    run_->tensors.push_back(std::make_unique<TensorShard>(std::move(layouts[i]), options,
-                                                          run_->optimizer, pool_, run_->scratch));
+  for (const size_t i : by_size) {
+    if (storage[i] == Table::Storage::kDirect) continue;
+    if (state_bytes(i) > left) break;
+    storage[i] = Table::Storage::kDirect;
+    left -= state_bytes(i);
   }
+  std::vector<std::unique_ptr<TensorShard>> tensors;
+  for (size_t i = 0; i < layouts.size(); ++i) {
+    const TensorShard::Options options{config.model.probes, config.model.seed, storage[i]};
+    tensors.push_back(std::make_unique<TensorShard>(std::move(layouts[i]), options, run_->optimizer,
+                                                    pool_, run_->scratch));
+  }
+  run_->tensors = std::move(tensors);
 }
 
 Status Shard::CheckTensor(const Request& request, TensorKind kind, TensorShard** tensor) {
@@ -261,6 +306,19 @@ Status Shard::ReadBuckets(const Request& request, TensorShard& tensor, std::vect
   return Status::Ok();
 }
 
+/// Contributions that wait for earlier ones are bounded by the window, as the board bounds its leases.
+Status Shard::CheckMicroBatch(const Request& request, const TensorShard& tensor) const {
+  if (request.micro_batch >= run_->micro_batches()) {
+    return Bad("micro-batch " + std::to_string(request.micro_batch) + " of " +
+               std::to_string(run_->micro_batches()));
+  }
+  if (request.micro_batch >= tensor.watermark() + static_cast<uint64_t>(run_->config.train.window)) {
+    return {Code::kNotYet, "micro-batch " + std::to_string(request.micro_batch) +
+                               " is beyond the window of " + std::to_string(run_->config.train.window)};
+  }
+  return Status::Ok();
+}
+
 Status Shard::Forward(const Request& request, Reply* reply) {
   MF_RETURN_IF_ERROR(CheckReadStep(request));
   TensorShard* tensor = nullptr;
@@ -281,10 +339,7 @@ Status Shard::Backward(const std::string& peer, const Request& request, Reply* r
   TensorShard* tensor = nullptr;
   MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kMemory, &tensor));
   MF_RETURN_IF_ERROR(CheckFrames(request, 4));
-  if (request.micro_batch >= run_->micro_batches()) {
-    return Bad("micro-batch " + std::to_string(request.micro_batch) + " of " +
-               std::to_string(run_->micro_batches()));
-  }
+  MF_RETURN_IF_ERROR(CheckMicroBatch(request, *tensor));
   Contribution c;
   MF_RETURN_IF_ERROR(ReadBuckets(request, *tensor, &c.buckets));
   const size_t count = request.tokens * tensor->layout().width();
@@ -314,10 +369,7 @@ Status Shard::Push(const std::string& peer, const Request& request, Reply* reply
   TensorShard* tensor = nullptr;
   MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kDense, &tensor));
   MF_RETURN_IF_ERROR(CheckFrames(request, 3));
-  if (request.micro_batch >= run_->micro_batches()) {
-    return Bad("micro-batch " + std::to_string(request.micro_batch) + " of " +
-               std::to_string(run_->micro_batches()));
-  }
+  MF_RETURN_IF_ERROR(CheckMicroBatch(request, *tensor));
   Contribution c;
   c.is_push = true;
   const Frame& ids = request.payload[0];
@@ -394,6 +446,7 @@ Status Shard::ListRows(const Request& request, Reply* reply) {
 }
 
 Status Shard::Prepare(const Request& request, Reply* reply) {
+  if (run_->tensors.empty()) return {Code::kUnavailable, "waits for recovery"};
   MF_ASSIGN_OR_RETURN(const auto action,
                       commit_.Prepare(request.epoch, request.step, run_->AllIn()));
   if (action == CommitState::Action::kDo) {
@@ -414,8 +467,9 @@ Status Shard::Prepare(const Request& request, Reply* reply) {
 }
 
 Status Shard::Finish(const Request& request, Ended how, Reply* reply) {
-  if (how == Ended::kApplied && !(std::isfinite(request.lr) && std::isfinite(request.scale))) {
-    return Bad("apply with a rate or scale that is not finite");
+  const auto fits_float = [](double x) { return std::abs(x) <= std::numeric_limits<float>::max(); };
+  if (how == Ended::kApplied && !(fits_float(request.lr) && fits_float(request.scale))) {
+    return Bad("apply with a rate or scale that is not a finite float");
   }
   MF_ASSIGN_OR_RETURN(const auto end, commit_.Finish(request.epoch, request.step, how));
   if (end.action == CommitState::Action::kDo) {
@@ -427,7 +481,6 @@ Status Shard::Finish(const Request& request, Ended how, Reply* reply) {
     } else {
       for (const auto& tensor : run_->tensors) tensor->ForgetStep();
     }
-    run_->prepared = Reply();
   }
   reply->applied = end.ended == Ended::kApplied;
   return Status::Ok();

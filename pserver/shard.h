@@ -68,9 +68,11 @@ class Shard {
 
   Status CheckTensor(const Request& request, TensorKind kind, TensorShard** tensor);
   Status CheckReadStep(const Request& request) const;
+  Status CheckMicroBatch(const Request& request, const TensorShard& tensor) const;
   Status ReadBuckets(const Request& request, TensorShard& tensor, std::vector<uint32_t>* buckets);
   void Answer(const std::string& peer, const Request& request, const Status& status, Reply reply);
   void BuildTables();
+  uint64_t NewSession();
 
   const Options options_;
   ThreadPool& pool_;
@@ -79,7 +81,7 @@ class Shard {
   std::unique_ptr<Run> run_;
   std::unique_ptr<BoardDesk> desk_;            // shard 0 only
   std::unordered_set<uint64_t> sessions_;
-  uint64_t next_session_ = 1;
+  std::deque<uint64_t> session_order_;         // oldest first
   uint64_t rejected_ = 0;
 };
 

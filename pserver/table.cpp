@@ -10,12 +10,14 @@
 namespace mf {
 namespace {
 constexpr size_t kScratchChunkFloats = 1 << 20;    // 4 MiB
+constexpr size_t kScratchChunksKept = 8;           // 32 MiB a table
 constexpr size_t kSparseChunkFloats = 1 << 16;     // 256 KiB a plane: little is touched in vain
 }  // namespace
 
 void ReadScratch::Reset() {
   if (index_.size() > 0) index_.Clear();
   rows_.clear();
+  if (chunks_.size() > kScratchChunksKept) chunks_.resize(kScratchChunksKept);
   chunk_ = 0;
   used_ = 0;
 }
@@ -26,14 +28,7 @@ const float* ReadScratch::Find(uint64_t row) const {
 }
 
 float* ReadScratch::Add(uint64_t row, size_t floats) {
-  index_.Insert(row);
-  float* memory = Allocate(floats);
-  rows_.push_back(memory);
-  return memory;
-}
-
-float* ReadScratch::Allocate(size_t floats) {
-  MF_CHECK(floats <= kScratchChunkFloats);
+  MF_CHECK(floats <= kScratchChunkFloats);  // CheckConfig keeps rows below that
   if (used_ + floats > kScratchChunkFloats) {
     ++chunk_;
     used_ = 0;
@@ -41,6 +36,8 @@ float* ReadScratch::Allocate(size_t floats) {
   if (chunk_ == chunks_.size()) chunks_.emplace_back(kScratchChunkFloats * sizeof(float));
   float* memory = chunks_[chunk_].as<float>() + used_;
   used_ += floats;
+  index_.Insert(row);
+  rows_.push_back(memory);
   return memory;
 }
 
@@ -117,8 +114,8 @@ const float* Table::Read(uint64_t row, bool training, const UpdateHistory& histo
     RowState copy{.w = out};
     std::memcpy(out, stored.w, layout_.stride * sizeof(float));
     if (stored.m != nullptr) {
-      copy.m = scratch.Allocate(layout_.stride);
-      copy.v = scratch.Allocate(layout_.stride);
+      copy.m = scratch.Moments(layout_.stride);
+      copy.v = copy.m + layout_.stride;
       std::memcpy(copy.m, stored.m, layout_.stride * sizeof(float));
       std::memcpy(copy.v, stored.v, layout_.stride * sizeof(float));
     }

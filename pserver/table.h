@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/buffer.h"
 #include "pserver/layout.h"
 #include "pserver/mapped_memory.h"
 #include "pserver/optimizer.h"
@@ -14,7 +15,8 @@
 
 namespace mf {
 
-/// Rows made up for one request: valid until Reset(). Reused, so that a warm server does not allocate.
+/// Rows made up for one request: valid until Reset(). Memory is reused up to a limit, so that a warm
+/// server does not allocate.
 class ReadScratch {
  public:
   void Reset();
@@ -22,7 +24,11 @@ class ReadScratch {
   const float* Find(uint64_t row) const;
   /// Uninitialised memory for `row`.
   float* Add(uint64_t row, size_t floats);
-  float* Allocate(size_t floats);
+  /// The moments that a catch-up of a scratch row needs while it runs: m and v of `floats` each.
+  float* Moments(size_t floats) {
+    if (moments_.size() < 2 * floats * sizeof(float)) moments_ = Buffer(2 * floats * sizeof(float));
+    return moments_.as<float>();
+  }
 
  private:
   RowIndex index_{UINT64_MAX};
@@ -30,6 +36,7 @@ class ReadScratch {
   std::vector<MappedMemory> chunks_;
   size_t chunk_ = 0;   // in use
   size_t used_ = 0;    // floats of it
+  Buffer moments_;
 };
 
 class Table {

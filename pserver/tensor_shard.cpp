@@ -10,7 +10,7 @@ namespace {
 
 constexpr uint64_t kFillRows = 4096;         // rows of a fill or update job
 constexpr size_t kTokensPerJob = 64;         // least tokens of a gather job
-constexpr uint64_t kCacheBytes = 1 << 20;    // a table above this does not stay in a core's cache
+constexpr uint64_t kCacheBytes = 8 << 20;    // a table above this does not stay near a core
 constexpr size_t kPrefetchAhead = 16;        // rows looked up ahead in a hash index
 
 uint64_t Total(const TensorLayout& layout) { return layout.spec.total_rows(); }
@@ -51,15 +51,16 @@ void TensorShard::Resolve(const std::vector<uint32_t>& buckets, size_t tokens, b
   });
 }
 
-std::vector<uint32_t> TensorShard::TokenOrder(const std::vector<uint32_t>& buckets, size_t tokens) {
+/// Per pair, the tokens sorted by bucket.
+std::vector<uint32_t> TensorShard::TokenOrder(const std::vector<uint32_t>& buckets,
+                                              const void* weights, size_t tokens) {
   std::vector<uint32_t> order(buckets.size());
-  pool_.ParallelFor(pairs(), [&](size_t p, int) {
-    uint32_t* own = order.data() + p * tokens;
-    const uint32_t* bucket = buckets.data() + p * tokens;
-    std::iota(own, own + tokens, 0u);
-    std::sort(own, own + tokens, [bucket](uint32_t a, uint32_t b) {
-      return bucket[a] != bucket[b] ? bucket[a] < bucket[b] : a < b;
-    });
+  pool_.ParallelFor(pairs(), [&](size_t p, int thread) {
+    RowGroups& groups = scratch_.groups[static_cast<size_t>(thread)];
+    GroupByRow(buckets.data() + p * tokens,
+               static_cast<const std::byte*>(weights) + p * tokens * sizeof(float), tokens, 1,
+               static_cast<uint64_t>(layout_.spec.rows), groups);
+    std::copy(groups.token.begin(), groups.token.end(), order.begin() + static_cast<ptrdiff_t>(p * tokens));
   });
   return order;
 }
@@ -72,7 +73,7 @@ void TensorShard::Forward(const std::vector<uint32_t>& buckets, const void* weig
   const uint64_t table_bytes = static_cast<uint64_t>(layout_.spec.rows) * layout_.stride * sizeof(float);
   // Grouping pays where a table falls out of the cache between tokens but is read more than once.
   if (table_bytes > kCacheBytes && tokens > 2 * static_cast<uint64_t>(layout_.spec.rows)) {
-    const std::vector<uint32_t> order = TokenOrder(buckets, tokens);
+    const std::vector<uint32_t> order = TokenOrder(buckets, weights, tokens);
     pool_.ParallelFor(layout_.blocks.size(), [&](size_t block, int) {
       const ColumnRange& range = layout_.blocks[block];
       GatherReduceGrouped(batch, order.data(), static_cast<size_t>(range.begin),

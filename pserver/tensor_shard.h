@@ -84,7 +84,8 @@ class TensorShard {
   void Add(const Contribution& contribution);
   void AddPairs(const Contribution& contribution);
   void AddRows(const Contribution& contribution);
-  std::vector<uint32_t> TokenOrder(const std::vector<uint32_t>& buckets, size_t tokens);
+  std::vector<uint32_t> TokenOrder(const std::vector<uint32_t>& buckets, const void* weights,
+                                   size_t tokens);
 
   const TensorLayout layout_;
   const Options options_;

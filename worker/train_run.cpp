@@ -43,6 +43,15 @@ Status CheckFresh(const TrainOptions& options) {
   return Status::Ok();
 }
 
+Status CheckExportPlace(const std::string& path) {
+  if (path.empty()) return Status::Ok();
+  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (access(folder.c_str(), W_OK) == 0 && !std::filesystem::is_directory(path, error)) return Status::Ok();
+  return Status::Invalid("--export " + path + ": cannot be written; name a file in a folder that can");
+}
+
 /// What exact updates of sparse rows will cost: how many steps a row waits between hits (DESIGN 3).
 void LogRowGaps(const Config& config, const std::vector<TensorSpec>& tensors) {
   if (config.train.sparse_update != SparseUpdate::kExact) return;
@@ -107,12 +116,20 @@ void Summarise(const Client& client, const Trainer& trainer, double seconds, Tra
 }  // namespace
 
 void RequestStop() { g_stop.store(true); }
+bool StopRequested() { return g_stop.load(); }
 
 Status Train(const TrainOptions& options, TrainSummary* summary) {
   const Config& config = options.config;
   const std::vector<TensorSpec> tensors = TensorsOf(config);
   MF_RETURN_IF_ERROR(CheckShards(config, tensors, options.shards));
   MF_ASSIGN_OR_RETURN(const auto data, TokenSource::Open(config, options.data, options.validation));
+  // What could fail after hours is tried before anything of an earlier run is touched.
+  Metrics metrics;
+  if (!options.metrics_address.empty()) {
+    MF_RETURN_IF_ERROR(metrics.Serve(options.metrics_address));
+    spdlog::info("metrics on port {}", metrics.port());
+  }
+  MF_RETURN_IF_ERROR(CheckExportPlace(options.export_path));
   MF_RETURN_IF_ERROR(CheckFresh(options));
   MF_ASSIGN_OR_RETURN(const auto report, RunReport::Open({.out = options.out,
                                                           .steps = config.train.steps,
@@ -126,11 +143,6 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
                                                        .memory_bytes = MemoryBudget(options.memory_bytes)}));
   MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(context, servers->addresses()));
   if (options.wrap_transport) transport = options.wrap_transport(std::move(transport));
-  Metrics metrics;
-  if (!options.metrics_address.empty()) {
-    MF_RETURN_IF_ERROR(metrics.Serve(options.metrics_address));
-    spdlog::info("metrics on port {}", metrics.port());
-  }
   Client client(std::move(transport), servers->addresses(),
                 {.deadline_seconds = config.exchange.deadline_seconds, .metrics = &metrics});
 

@@ -48,5 +48,6 @@ Status Train(const TrainOptions& options, TrainSummary* summary = nullptr);
 
 /// Asks a Train() in progress to end; async-signal-safe.
 void RequestStop();
+bool StopRequested();
 
 }  // namespace mf

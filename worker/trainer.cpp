@@ -7,10 +7,13 @@
 #include <cstring>
 #include <thread>
 
+#include "common/logging.h"
+
 namespace mf {
 namespace {
 
 constexpr auto kRetryPause = std::chrono::milliseconds(50);
+constexpr double kIdleSeconds = 60;    // between looks of the renewer when nothing is leased
 constexpr double kNormEpsilon = 1e-6;  // torch.nn.utils.clip_grad_norm_
 
 Request BoardRequest(Op op, const Reply& lease) {
@@ -29,7 +32,8 @@ bool WorkIsOver(const Status& status) {
     case Code::kStale:
     case Code::kNotYet:
     case Code::kWrongEpoch:
-    case Code::kUnavailable: return true;
+    case Code::kUnavailable:
+    case Code::kNotJoined: return true;
     default: return false;
   }
 }
@@ -65,6 +69,7 @@ Trainer::Trainer(const Config& config, const std::vector<TensorSpec>& tensors, c
 Trainer::~Trainer() = default;
 
 Status Trainer::Join() {
+  std::lock_guard lock(join_mutex_);
   std::vector<Request> hellos(client_.servers());
   for (size_t server = 0; server < hellos.size(); ++server) {
     hellos[server].op = Op::kHello;
@@ -75,8 +80,10 @@ Status Trainer::Join() {
   }
   Client::Outcome outcome = client_.CallAll(std::move(hellos)).get();
   if (!outcome.ok()) return outcome.status();
+  incarnations_.clear();
   for (size_t server = 0; server < outcome->size(); ++server) {
     client_.SetSession(server, (*outcome)[server].session);
+    incarnations_.push_back((*outcome)[server].incarnation);
   }
   return Status::Ok();
 }
@@ -103,40 +110,65 @@ void Trainer::Fail(const Status& status) {
   stopping_.store(true);
 }
 
+Result<Reply> Trainer::AskForWork() {
+  Request ask;
+  ask.op = Op::kLease;
+  {
+    std::lock_guard lock(records_mutex_);
+    ask.epoch = known_epoch_;
+    ask.step = known_step_;
+  }
+  {
+    std::lock_guard lock(join_mutex_);
+    ask.incarnations = incarnations_;
+  }
+  Client::Outcome outcome = client_.Call(0, std::move(ask)).get();
+  if (!outcome.ok()) return outcome.status();
+  return std::move((*outcome)[0]);
+}
+
 void Trainer::RunLane() {
   Lane lane;
   while (!stopping_.load()) {
-    Request ask;
-    ask.op = Op::kLease;
-    {
-      std::lock_guard lock(records_mutex_);
-      ask.step = known_step_;
-    }
-    Client::Outcome outcome = client_.Call(0, std::move(ask)).get();
-    if (!outcome.ok()) return Fail(outcome.status());
-    const Reply& lease = (*outcome)[0];
-    if (const Status taken = TakeRecords(lease); !taken.ok()) return Fail(taken);
-    if (lease.work == Work::kWait) continue;
-    if (lease.work == Work::kFailed) return Fail(Status::Failed(lease.text));
-    if (lease.work == Work::kFinished) {
-      std::lock_guard lock(state_mutex_);
-      finished_ = {lease.epoch, static_cast<uint64_t>(config_.train.steps)};
-      return;
-    }
-    {
-      std::lock_guard lock(state_mutex_);
-      leases_[lease.lease] = lease.lease_seconds;
-      wake_renewer_.notify_all();
-    }
-    const Status status = DoWork(lease, lane);
-    {
-      std::lock_guard lock(state_mutex_);
-      leases_.erase(lease.lease);
+    Result<Reply> lease = AskForWork();
+    Status status = lease.ok() ? TakeRecords(*lease) : lease.status();
+    if (status.ok()) {
+      if (lease->work == Work::kWait) continue;
+      if (lease->work == Work::kFailed) return Fail(Status::Failed(lease->text));
+      if (lease->work == Work::kFinished) {
+        if (!lease->records.empty()) continue;  // there may be more
+        std::lock_guard lock(state_mutex_);
+        finished_ = {lease->epoch, static_cast<uint64_t>(config_.train.steps)};
+        return;
+      }
+      status = WorkUnderLease(*lease, lane);
     }
     if (status.ok()) continue;
     if (!WorkIsOver(status)) return Fail(status);
+    spdlog::info("going on after: {}", status.message());
     std::this_thread::sleep_for(kRetryPause);
+    if (status.code() == Code::kNotJoined) {
+      // A server was restarted, and does not know us any more.
+      if (const Status joined = Join(); !joined.ok()) return Fail(joined);
+    }
   }
+}
+
+/// Does the work while the lease is renewed; what could not be done is given back.
+Status Trainer::WorkUnderLease(const Reply& lease, Lane& lane) {
+  {
+    std::lock_guard lock(state_mutex_);
+    leases_[lease.lease] = lease.lease_seconds;
+    leases_changed_ = true;
+  }
+  wake_renewer_.notify_all();
+  const Status status = DoWork(lease, lane);
+  {
+    std::lock_guard lock(state_mutex_);
+    leases_.erase(lease.lease);
+  }
+  if (!status.ok() && WorkIsOver(status)) client_.Call(0, BoardRequest(Op::kGiveBack, lease));
+  return status;
 }
 
 Status Trainer::DoWork(const Reply& lease, Lane& lane) {
@@ -151,6 +183,11 @@ Status Trainer::DoWork(const Reply& lease, Lane& lane) {
 
 Status Trainer::TakeRecords(const Reply& lease) {
   std::lock_guard lock(records_mutex_);
+  if (lease.epoch != known_epoch_) {
+    // The run was rolled back: steps come again, and are then the ones that count.
+    known_epoch_ = lease.epoch;
+    known_step_ = 0;
+  }
   for (const StepRecord& record : lease.records) {
     if (record.step <= known_step_) continue;  // another lane was told, too
     known_step_ = record.step;
@@ -187,7 +224,7 @@ Result<std::shared_ptr<const DenseTensors>> Trainer::Parameters(StepRef at) {
   return parameters_;
 }
 
-Status Trainer::PushDense(StepRef at, const Reply& lease, const TokenBatch& batch,
+void Trainer::PushDense(StepRef at, const Reply& lease, const TokenBatch& batch,
                           const DenseTensors& gradients, std::vector<Pending>* pending) {
   for (const TensorSpec& tensor : tensors_) {
     if (tensor.kind != TensorKind::kDense) continue;
@@ -205,7 +242,6 @@ Status Trainer::PushDense(StepRef at, const Reply& lease, const TokenBatch& batc
     }
     pending->push_back(tables_.Push(at, lease.micro_batch, tensor, rows, {}, values.data()));
   }
-  return Status::Ok();
 }
 
 Status Trainer::TrainMicroBatch(const Reply& lease, Lane& lane) {
@@ -224,7 +260,7 @@ Status Trainer::TrainMicroBatch(const Reply& lease, Lane& lane) {
     MF_RETURN_IF_ERROR(model_.Train(*parameters, lane.batch, 1.0 / tokens_per_step,
                                     wrapped ? *wrapped : exchange, lane.workspace, &loss_sum,
                                     &lane.gradients));
-    MF_RETURN_IF_ERROR(PushDense(at, lease, lane.batch, lane.gradients, &pushes));
+    PushDense(at, lease, lane.batch, lane.gradients, &pushes);
     MF_RETURN_IF_ERROR(exchange.Finish());
   }
   for (Pending& push : pushes) MF_RETURN_IF_ERROR(push.Wait());
@@ -280,6 +316,7 @@ Status Trainer::Recover(const Reply& lease) {
   uint64_t epoch_seen = 0;
   for (const Reply& state : *states) epoch_seen = std::max(epoch_seen, state.epoch);
   Request recovered = BoardRequest(Op::kRecovered, lease);
+  for (const Reply& state : *states) recovered.incarnations.push_back(state.incarnation);
   recovered.step = 0;  // made from the seed: always common
   if (epoch_seen >= lease.epoch) {
     recovered.applied = false;
@@ -297,17 +334,15 @@ Status Trainer::Recover(const Reply& lease) {
 void Trainer::RenewLeases() {
   std::unique_lock lock(state_mutex_);
   while (!renewer_stops_) {
-    double shortest = 60;
-    std::vector<uint64_t> ids;
-    for (const auto& [id, seconds] : leases_) {
-      ids.push_back(id);
-      shortest = std::min(shortest, seconds);
+    double shortest = kIdleSeconds;
+    for (const auto& [id, seconds] : leases_) shortest = std::min(shortest, seconds);
+    // A third of the lease: two renewals may be lost. A new lease may be shorter than the wait.
+    leases_changed_ = false;
+    if (wake_renewer_.wait_for(lock, std::chrono::duration<double>(shortest / 3),
+                               [this] { return renewer_stops_ || leases_changed_; })) {
+      continue;
     }
-    // A third of the lease: two renewals may be lost.
-    wake_renewer_.wait_for(lock, std::chrono::duration<double>(shortest / 3),
-                           [this] { return renewer_stops_; });
-    for (const uint64_t id : ids) {
-      if (renewer_stops_ || !leases_.contains(id)) continue;
+    for (const auto& [id, seconds] : leases_) {
       Request renew;
       renew.op = Op::kRenew;
       renew.lease = id;

@@ -55,15 +55,17 @@ class Trainer {
  private:
   struct Lane;
   void RunLane();
+  Status WorkUnderLease(const Reply& lease, Lane& lane);
   Status DoWork(const Reply& lease, Lane& lane);
   Status TrainMicroBatch(const Reply& lease, Lane& lane);
   Status Commit(const Reply& lease);
   Status Evaluate(const Reply& lease, Lane& lane);
   Status Recover(const Reply& lease);
-  Status PushDense(StepRef at, const Reply& lease, const TokenBatch& batch, const DenseTensors& gradients,
-                   std::vector<Pending>* pending);
+  void PushDense(StepRef at, const Reply& lease, const TokenBatch& batch, const DenseTensors& gradients,
+                 std::vector<Pending>* pending);
   Result<std::shared_ptr<const DenseTensors>> Parameters(StepRef at);
   Status TakeRecords(const Reply& lease);
+  Result<Reply> AskForWork();
   Status Tell(Request request);
   void RenewLeases();
   void Fail(const Status& status);
@@ -85,12 +87,17 @@ class Trainer {
   std::shared_ptr<const DenseTensors> parameters_;       // guarded by parameters_mutex_
 
   std::mutex records_mutex_;
+  uint64_t known_epoch_ = 0;                             // guarded by records_mutex_
   uint64_t known_step_ = 0;                              // guarded by records_mutex_
+
+  std::mutex join_mutex_;
+  std::vector<uint64_t> incarnations_;                   // guarded by join_mutex_: of the servers
 
   std::mutex state_mutex_;
   std::condition_variable wake_renewer_;
   std::map<uint64_t, double> leases_;                    // guarded by state_mutex_: id -> seconds
   Status failure_;                                       // guarded by state_mutex_
+  bool leases_changed_ = false;                          // guarded by state_mutex_
   bool renewer_stops_ = false;                           // guarded by state_mutex_
   StepRef finished_;                                     // guarded by state_mutex_ while lanes run
 };

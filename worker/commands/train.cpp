@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 
 #include "worker/commands/commands.h"
@@ -25,8 +27,8 @@ struct TrainFlags {
 
 /// The first signal ends the run cleanly, the second one at once.
 void OnSignal(int signal) {
+  if (StopRequested()) _exit(128 + signal);
   RequestStop();
-  std::signal(signal, SIG_DFL);
 }
 
 Status Run(const TrainFlags& flags) {
