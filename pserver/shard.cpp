@@ -401,7 +401,9 @@ Status Shard::Prepare(const Request& request, Reply* reply) {
 }
 
 Status Shard::Finish(const Request& request, Ended how, Reply* reply) {
-  if (how == Ended::kApplied && !(std::isfinite(request.lr) && std::isfinite(request.scale))) {
+  // As floats, which is what the optimizers compute with.
+  if (how == Ended::kApplied && !(std::isfinite(static_cast<float>(request.lr)) &&
+                                  std::isfinite(static_cast<float>(request.scale)))) {
     return Bad("apply with a rate or scale that is not finite");
   }
   MF_ASSIGN_OR_RETURN(const auto end, commit_.Finish(request.epoch, request.step, how));
