@@ -22,12 +22,12 @@ void Optimizer::CatchUp(const UpdateHistory& history, bool weight_decay, uint64_
                         RowState row, size_t columns) const {
   if (from == to || !exact()) return;
   if (config_.optimizer == OptimizerKind::kSgd) {
-    const double factor = weight_decay ? history.Decay(to) / history.Decay(from) : 1.0;
+    const double factor = weight_decay ? history.DecayBetween(from, to) : 1.0;
     ScaleInto(row.w, row.w, static_cast<float>(factor), columns);
     return;
   }
   const uint64_t steps = std::min(to - from, kStepsOneByOne);
-  const double rest = weight_decay ? history.Decay(to) / history.Decay(from + steps) : 1.0;
+  const double rest = weight_decay ? history.DecayBetween(from + steps, to) : 1.0;
   AdamCatchUp(SettingsOf(config_), std::span(history.rates() + from, steps), decay(weight_decay), from,
               rest, to - from - steps, row.w, row.m, row.v, columns);
 }

@@ -1,6 +1,7 @@
 // What an optimizer step does to one row, now and after missed steps (DESIGN 3, `sparse_update`).
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -18,6 +19,15 @@ class UpdateHistory {
   double lr(uint64_t step) const { return lr_[step - 1]; }
   /// The product of (1 - lr_i * weight_decay) over applied steps 1..count, in double.
   double Decay(uint64_t count) const { return decay_[count]; }
+  /// The same over applied steps from + 1..to. A quotient of prefix products, unless these have left
+  /// the range of a double (long runs with a high decay; a step whose rate is 1 / decay).
+  double DecayBetween(uint64_t from, uint64_t to) const {
+    const auto in_range = [](double x) { return std::abs(x) > 1e-250 && std::abs(x) < 1e250; };
+    if (in_range(decay_[from]) && in_range(decay_[to])) return decay_[to] / decay_[from];
+    double product = 1;
+    for (uint64_t i = from; i < to; ++i) product *= 1.0 - double{lr_[i]} * weight_decay_;
+    return product;
+  }
   void Append(double lr) {
     lr_.push_back(static_cast<float>(lr));
     decay_.push_back(decay_.back() * (1.0 - lr * weight_decay_));
