@@ -144,8 +144,11 @@ Status Shard::Hello(const Request& request, Reply* reply) {
           options_.boot_count);
     }
   } else if (run_->id != request.run_id) {
-    reply->text = run_->canonical;
-    return {Code::kWrongRun, "this server runs another configuration (" + run_->id.substr(0, 12) + ")"};
+    const Result<Config> theirs = ConfigFromJson(request.text);
+    const std::string difference =
+        theirs.ok() ? DescribeDifference(run_->config, theirs.value()) : std::string();
+    return {Code::kWrongRun, "this server runs another run: " +
+                                 (difference.empty() ? "other data" : difference)};
   }
   reply->session = next_session_++;
   sessions_.insert(reply->session);

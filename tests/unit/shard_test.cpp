@@ -332,6 +332,22 @@ TEST(Shard, AnswersNothingBeforeRecovery) {
   server.RunStep(1, 1e-2);
 }
 
+// Goal: who comes with another run learns what is different.
+TEST(Shard, NamesWhatAnotherRunHasDifferent) {
+  ShardHarness server(ShardConfig());
+  Request hello = server.Hello();
+  hello.run_id = "another";
+  EXPECT_NE(server.Send(hello).message.find("data"), std::string::npos);
+  Config other = ShardConfig();
+  other.train.lr = 0.125;
+  hello.text = CanonicalJson(other);
+  const Reply refused = server.Send(hello);
+  EXPECT_EQ(refused.code, Code::kWrongRun);
+  EXPECT_NE(refused.message.find("train.lr: 0.003 here, 0.125 there"), std::string::npos)
+      << refused.message;
+  EXPECT_EQ(refused.session, 0u);
+}
+
 // Goal: a rollback puts the tables back to what the seed makes and forgets the open step; the same
 // rollback again does nothing.
 TEST(Shard, RollbackRestoresTheStart) {
