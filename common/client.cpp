@@ -55,23 +55,23 @@ std::future<Client::Outcome> Client::Call(size_t server, Request request) {
 
 void Client::Start(std::vector<Request> requests, size_t first_server, Callback callback) {
   const uint64_t id = next_id_.fetch_add(1);
-  Traffic& traffic = traffic_[static_cast<size_t>(requests[0].op)];
-  traffic.calls.fetch_add(1, std::memory_order_relaxed);
-  Call_ call;
+  traffic_[static_cast<size_t>(requests[0].op)].calls.fetch_add(1, std::memory_order_relaxed);
+  OpenCall call;
   call.op = requests[0].op;
   call.waiting = requests.size();
   call.first_server = first_server;
   call.replies.resize(requests.size());
   call.answered.resize(requests.size());
   call.callback = std::move(callback);
-  call.deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(
+  call.start = Clock::now();
+  call.deadline = call.start + std::chrono::duration_cast<Clock::duration>(
                                      std::chrono::duration<double>(options_.deadline_seconds));
   std::vector<Outgoing> outgoing;
   for (size_t i = 0; i < requests.size(); ++i) {
     requests[i].id = id;
     requests[i].session = sessions_[first_server + i].load();
     outgoing.push_back({first_server + i, Encode(requests[i])});
-    traffic.sent_bytes.fetch_add(BytesOf(outgoing.back().message), std::memory_order_relaxed);
+    CountBytes(call.op, Direction::kSent, BytesOf(outgoing.back().message));
   }
   {
     std::lock_guard lock(mutex_);
@@ -120,14 +120,17 @@ void Client::OnMessage(size_t server, const Message& message) {
   if (call == calls_.end()) return;  // answered already: a duplicate
   const size_t slot = server - call->second.first_server;
   if (slot >= call->second.answered.size() || call->second.answered[slot]) return;
-  traffic_[static_cast<size_t>(call->second.op)].received_bytes.fetch_add(
-      BytesOf(message), std::memory_order_relaxed);
+  CountBytes(call->second.op, Direction::kReceived, BytesOf(message));
   call->second.answered[slot] = true;
   call->second.replies[slot] = std::move(reply).value();
   if (--call->second.waiting > 0) return;
   auto node = calls_.extract(call);
   lock.unlock();
-  Call_& done = node.mapped();
+  OpenCall& done = node.mapped();
+  if (options_.metrics != nullptr) {
+    options_.metrics->ObserveRequest(
+        OpName(done.op), std::chrono::duration<double>(Clock::now() - done.start).count());
+  }
   for (size_t i = 0; i < done.replies.size(); ++i) {
     const Reply& r = done.replies[i];
     if (r.code == Code::kOk) continue;
@@ -138,9 +141,16 @@ void Client::OnMessage(size_t server, const Message& message) {
   done.callback(std::move(done.replies));
 }
 
+void Client::CountBytes(Op op, Direction direction, uint64_t bytes) {
+  Traffic& traffic = traffic_[static_cast<size_t>(op)];
+  (direction == Direction::kSent ? traffic.sent_bytes : traffic.received_bytes)
+      .fetch_add(bytes, std::memory_order_relaxed);
+  if (options_.metrics != nullptr) options_.metrics->AddWireBytes(OpName(op), direction, bytes);
+}
+
 void Client::ExpireCalls() {
   const auto now = Clock::now();
-  std::vector<Call_> expired;
+  std::vector<OpenCall> expired;
   {
     std::lock_guard lock(mutex_);
     for (auto it = calls_.begin(); it != calls_.end();) {
@@ -152,7 +162,7 @@ void Client::ExpireCalls() {
       it = calls_.erase(it);
     }
   }
-  for (Call_& call : expired) {
+  for (OpenCall& call : expired) {
     std::string silent;
     for (size_t i = 0; i < call.answered.size(); ++i) {
       if (call.answered[i]) continue;

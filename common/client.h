@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "common/messages.h"
+#include "common/metrics.h"
 #include "common/transport.h"
 
 namespace mf {
@@ -36,6 +37,7 @@ class Client {
 
   struct Options {
     double deadline_seconds = 60;   // after which a call fails and names the silent servers
+    Metrics* metrics = nullptr;     // outlives the client; none: nothing is counted there
   };
 
   Client(std::unique_ptr<ClientTransport> transport, std::vector<std::string> addresses,
@@ -57,13 +59,14 @@ class Client {
 
  private:
   using Clock = std::chrono::steady_clock;
-  struct Call_ {
+  struct OpenCall {
     Op op;
     size_t waiting = 0;             // servers that have not answered
     size_t first_server = 0;
     std::vector<Reply> replies;
     std::vector<bool> answered;
     Callback callback;
+    Clock::time_point start;
     Clock::time_point deadline;
   };
   struct Outgoing {
@@ -75,6 +78,7 @@ class Client {
   void Run();
   void SendQueued();
   void OnMessage(size_t server, const Message& message);
+  void CountBytes(Op op, Direction direction, uint64_t bytes);
   void ExpireCalls();
 
   const std::unique_ptr<ClientTransport> transport_;
@@ -87,7 +91,7 @@ class Client {
 
   std::mutex mutex_;
   std::vector<Outgoing> queue_;                    // guarded by mutex_
-  std::unordered_map<uint64_t, Call_> calls_;      // guarded by mutex_
+  std::unordered_map<uint64_t, OpenCall> calls_;      // guarded by mutex_
   std::thread thread_;
 };
 

@@ -1,5 +1,6 @@
 #include "common/config.h"
 
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string_view>
@@ -46,10 +47,11 @@ Result<toml::table> ParseToml(const std::string& text, const std::string& where)
 }
 
 Status ReadFile(const std::string& path, Config& config) {
+  std::error_code error;
   std::ifstream in(path, std::ios::binary);
   std::ostringstream text;
   if (in) text << in.rdbuf();
-  if (!in || in.bad()) {
+  if (!in || !std::filesystem::is_regular_file(path, error)) {
     return Status::Invalid(path + ": can not read this configuration file; give an existing file");
   }
   MF_ASSIGN_OR_RETURN(const toml::table root, ParseToml(text.str(), path));

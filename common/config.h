@@ -1,5 +1,6 @@
 // The configuration of a run: one struct per TOML section, the same words as the keys (DESIGN 4).
-// Everything is parsed, resolved and checked here, once; nothing else reads TOML or the environment.
+// Everything is parsed, resolved and checked here, once; nothing else reads TOML or the
+// environment.
 #pragma once
 
 #include <cstdint>
@@ -95,8 +96,8 @@ struct Config {
 };
 
 /// Reads a TOML file (empty path: defaults only), then applies `overrides` ("section.key=value", a
-/// TOML value, a bare word is a string), then resolves and checks. Errors name the file, the key and
-/// what is allowed (Code::kInvalid).
+/// TOML value, a bare word is a string), then resolves and checks. Errors name the file, the key
+/// and what is allowed (Code::kInvalid).
 Result<Config> LoadConfig(const std::string& path, const std::vector<std::string>& overrides);
 
 /// Checks ranges and relations (d == K * tau, heads divide d, ...). Called by LoadConfig.
@@ -104,8 +105,8 @@ Status CheckConfig(const Config& config);
 
 /// Every key, resolved, as JSON with sorted keys: {"model": {...}, "train": {...}, ...}.
 std::string CanonicalJson(const Config& config);
-/// The same with only the keys that decide the result of a run: equal strings are equal runs, whatever
-/// their snapshots, leases, deadlines and windows.
+/// The same with only the keys that decide the result of a run: equal strings are equal runs,
+/// whatever their snapshots, leases, deadlines and windows.
 std::string IdentityJson(const Config& config);
 /// {"model": {...}}: what an exported file carries (DESIGN 8).
 std::string ModelJson(const Config& config);
@@ -113,8 +114,8 @@ std::string ModelJson(const Config& config);
 /// (unknown keys are errors, absent sections keep their defaults).
 Result<Config> ConfigFromJson(const std::string& json);
 
-/// "model.tau: 8 here, 7 there; ..." over all keys; empty if `a` and `b` are equal. Says why another
-/// configuration is refused: `a` is ours.
+/// "model.tau: 8 here, 7 there; ..." over all keys; empty if `a` and `b` are equal. Says why
+/// another configuration is refused: `a` is ours.
 std::string DescribeDifference(const Config& a, const Config& b);
 
 /// One row per key: name, default, allowed values, meaning; the README's table is made from this.

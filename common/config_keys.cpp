@@ -118,7 +118,8 @@ class Table {
 
   template <class Field>
   void Word(std::string_view path, Field field, Choices choices, const char* meaning) {
-    Add(path, choices.Text(), meaning, [field](const Config& c) { return KeyValue(Read(field, c)); },
+    Add(path, choices.Text(), meaning,
+        [field](const Config& c) { return KeyValue(Read(field, c)); },
         [field, choices](const KeyValue& value, Config& c) {
           size_t index = 0;
           MF_RETURN_IF_ERROR(Choose(value, choices, &index));
@@ -239,9 +240,9 @@ void AddTrainKeys(Table& t) {
 }
 
 void AddOtherKeys(Table& t) {
-  t.Integer(MF_FIELD(snapshot.every_steps), {0, 1e9}, "0: never by steps");
+  t.Integer(MF_FIELD(snapshot.every_steps), {0, 0}, "steps between snapshots; not available in this build yet");
   t.HowOnly();
-  t.Real(MF_FIELD(snapshot.every_minutes), {0, 1e6}, "0: never by time");
+  t.Real(MF_FIELD(snapshot.every_minutes), {0, 0}, "minutes between snapshots; not available in this build yet");
   t.HowOnly();
   t.Integer(MF_FIELD(snapshot.keep), {1, 1e6}, "newest common snapshots that are kept");
   t.HowOnly();

@@ -1,6 +1,6 @@
-// The table of all configuration keys. Parsing, checking, JSON and the README's table are all made from
-// it, so that a key is written once. TOML and JSON are turned into KeyValue first: neither format's
-// library is seen here.
+// The table of all configuration keys. Parsing, checking, JSON and the README's table are all made
+// from it, so that a key is written once. TOML and JSON are turned into KeyValue first: neither
+// format's library is seen here.
 #pragma once
 
 #include <cstdint>

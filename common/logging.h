@@ -10,7 +10,8 @@
 
 namespace mf {
 
-/// `level` is trace, debug, info, warn, error or off. Called once by main, before other threads start.
+/// `level` is trace, debug, info, warn, error or off. Called once by main, before other threads
+/// start.
 Status SetUpLogging(const std::string& level);
 
 }  // namespace mf

@@ -1,7 +1,9 @@
 #include "common/metrics.h"
 
 #include <prometheus/counter.h>
+#include <prometheus/exposer.h>
 #include <prometheus/family.h>
+#include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
@@ -22,7 +24,22 @@ prometheus::Histogram::BucketBoundaries RequestBuckets() {
 }  // namespace
 
 struct Metrics::State {
-  prometheus::Registry registry;
+  // Shared with the exposer, which scrapes it from its own threads.
+  std::shared_ptr<prometheus::Registry> shared = std::make_shared<prometheus::Registry>();
+  prometheus::Registry& registry = *shared;
+  std::unique_ptr<prometheus::Exposer> exposer;
+  prometheus::Gauge& step =
+      prometheus::BuildGauge().Name("mf_step").Help("Last finished step").Register(registry).Add({});
+  prometheus::Gauge& loss = prometheus::BuildGauge()
+                                .Name("mf_train_loss")
+                                .Help("Mean loss of the last step, nats per token")
+                                .Register(registry)
+                                .Add({});
+  prometheus::Counter& tokens = prometheus::BuildCounter()
+                                    .Name("mf_train_tokens_total")
+                                    .Help("Tokens of finished steps")
+                                    .Register(registry)
+                                    .Add({});
   prometheus::Family<prometheus::Counter>& wire_bytes =
       prometheus::BuildCounter()
           .Name("mf_wire_bytes_total")
@@ -54,6 +71,28 @@ void Metrics::AddRejected(const std::string& reason) {
 
 void Metrics::ObserveRequest(const std::string& op, double seconds) {
   state_->request_seconds.Add({{"op", op}}, RequestBuckets()).Observe(seconds);
+}
+
+void Metrics::StepEnded(uint64_t step, double loss, uint64_t tokens) {
+  state_->step.Set(static_cast<double>(step));
+  state_->loss.Set(loss);
+  state_->tokens.Increment(static_cast<double>(tokens));
+}
+
+Status Metrics::Serve(const std::string& address) {
+  try {
+    constexpr size_t kThreads = 1;
+    state_->exposer = std::make_unique<prometheus::Exposer>(address, kThreads);
+  } catch (const std::exception& e) {
+    return Status::Invalid("cannot serve metrics on " + address + ": " + e.what() +
+                           "; give --metrics a free host:port");
+  }
+  state_->exposer->RegisterCollectable(state_->shared);
+  return Status::Ok();
+}
+
+int Metrics::port() const {
+  return state_->exposer == nullptr ? 0 : state_->exposer->GetListeningPorts().at(0);
 }
 
 uint64_t Metrics::WireBytes(const std::string& op, Direction direction) const {

@@ -6,6 +6,8 @@
 #include <memory>
 #include <string>
 
+#include "common/status.h"
+
 namespace mf {
 
 enum class Direction { kSent, kReceived };
@@ -23,6 +25,15 @@ class Metrics {
   void AddRejected(const std::string& reason);
   /// mf_request_seconds{op}, a histogram
   void ObserveRequest(const std::string& op, double seconds);
+
+  /// mf_step, mf_train_loss, mf_train_tokens_total: a training step of `tokens` tokens has ended.
+  void StepEnded(uint64_t step, double loss, uint64_t tokens);
+
+  /// Serves GET /metrics on "host:port" (port 0: any) until destroyed. kInvalid if it can not listen
+  /// there. Call once.
+  Status Serve(const std::string& address);
+  /// The port Serve() listens on.
+  int port() const;
 
   /// The counters read back; 0 if nothing was added.
   uint64_t WireBytes(const std::string& op, Direction direction) const;

@@ -55,7 +55,8 @@ class SafetensorsWriter {
   std::vector<char> buffer_;  // small appends are gathered
 };
 
-/// A mapped file, checked completely (headers, types, sizes, offsets) before anything is handed out.
+/// A mapped file, checked completely (headers, types, sizes, offsets) before anything is handed
+/// out.
 class SafetensorsReader {
  public:
   struct Tensor {

@@ -56,8 +56,8 @@ Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
     const std::string& config_json) {
   std::unique_ptr<SafetensorsWriter> writer(new SafetensorsWriter);
   writer->path_ = path;
-  // Beside the final name, so that the rename stays inside one file system; the process id keeps two
-  // writers of the same export apart.
+  // Beside the final name, so that the rename stays inside one file system; the process id keeps
+  // two writers of the same export apart.
   writer->temporary_ = path + ".partial-" + std::to_string(getpid());
   writer->fd_ = open(writer->temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (writer->fd_ < 0) {

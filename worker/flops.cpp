@@ -12,8 +12,8 @@ FlopsReport Flops(const Config& config, int64_t sequence) {
     report.parameters += numbers;
     if (tensor.kind == TensorKind::kMemory) report.table_bytes += 4 * numbers;
   }
-  // The paper's own count, 6 K d a token for the three memory layers of a block (whose rows have 3d,
-  // about d, and d numbers), against 12 d^2 for the fully connected ones.
+  // The paper's own count, 6 K d a token for the three memory layers of a block (whose rows have
+  // 3d, about d, and d numbers), against 12 d^2 for the fully connected ones.
   report.block_flops_without_attention = m.projection == Projection::kMemory
                                              ? 6 * m.K * m.probes * sequence * m.d
                                              : 12 * sequence * m.d * m.d;

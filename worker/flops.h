@@ -1,5 +1,5 @@
-// Operations of one forward pass over one sequence in the paper's convention (a multiplication with an
-// addition is one), and the size of a model.
+// Operations of one forward pass over one sequence in the paper's convention (a multiplication with
+// an addition is one), and the size of a model.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// A model from an exported safetensors file: its configuration and dense tensors in memory, its tables
-// left in the mapped file, so that a model larger than memory can be used.
+// A model from an exported safetensors file: its configuration and dense tensors in memory, its
+// tables left in the mapped file, so that a model larger than memory can be used.
 #pragma once
 
 #include <memory>

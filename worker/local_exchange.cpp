@@ -10,8 +10,8 @@ namespace mf {
 namespace {
 
 constexpr size_t kLanes = 16;  // kernels read rows in units of 16 columns
-// Tokens of one piece of work: enough to reuse rows of small tables in cache, small enough that padded
-// copies of the rows (16 tokens of 128 tables of 4 KiB) stay near 8 MiB.
+// Tokens of one piece of work: enough to reuse rows of small tables in cache, small enough that
+// padded copies of the rows (16 tokens of 128 tables of 4 KiB) stay near 8 MiB.
 constexpr size_t kTokensPerRange = 64;
 constexpr size_t kTokensPerPaddedRange = 16;
 

@@ -25,10 +25,15 @@ int main(int argc, char** argv) {
   mf::AddScoreCommand(app, &exit_code);
   mf::AddGenerateCommand(app, &exit_code);
   mf::AddFlopsCommand(app, &exit_code);
+  mf::AddOptionsCommand(app, &exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    // CLI11 would only say that a command is missing.
+    if (app.get_subcommands().empty() && !app.remaining().empty()) {
+      return mf::ReportUsage("unknown command or flag " + app.remaining().front());
+    }
     return mf::ReportUsage(error.what());
   }
   return exit_code;

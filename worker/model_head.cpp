@@ -1,5 +1,5 @@
-// The final norm, the classifier and the loss. Logits of a large vocabulary would be the largest tensor
-// of all, so they exist for a slice of tokens at a time.
+// The final norm, the classifier and the loss. Logits of a large vocabulary would be the largest
+// tensor of all, so they exist for a slice of tokens at a time.
 #include <algorithm>
 
 #include "worker/backend/matmul.h"

@@ -40,7 +40,8 @@ Status Pass::ForwardMemoryBlock(const BlockIds& ids, BlockActivations& block, fl
   return Status::Ok();
 }
 
-/// From dy [T][out] of a memory layer to dx [T][in] of the norm before it; `residual` is added to dx.
+/// From dy [T][out] of a memory layer to dx [T][in] of the norm before it; `residual` is added to
+/// dx.
 Status Pass::BackwardLayer(const NormIds& norm, const ProjectionIds& layer, const Hashes& hashes,
                            const float* x, const Buffer& dy, const float* residual, float* dx,
                            DenseTensors* gradients) {

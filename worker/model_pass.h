@@ -1,6 +1,6 @@
-// Inside the model: one forward or backward pass over one micro-batch. Every step is a loop on the pool
-// that ends before the next begins; calls of the exchange happen between loops, so that the pool is free
-// for other micro-batches while this one waits for the servers.
+// Inside the model: one forward or backward pass over one micro-batch. Every step is a loop on the
+// pool that ends before the next begins; calls of the exchange happen between loops, so that the
+// pool is free for other micro-batches while this one waits for the servers.
 #pragma once
 
 #include <vector>
@@ -18,8 +18,8 @@ class Pass {
   /// Embedding and all blocks: fills state.blocks and state.x.
   Status Forward();
 
-  /// Final norm and classifier over slices of tokens; log p(target) of every token to state.nll with
-  /// the sign changed.
+  /// Final norm and classifier over slices of tokens; log p(target) of every token to state.nll
+  /// with the sign changed.
   void Score();
   /// The same with gradients: dL/d(output of the last block) to state.dx, final norm and head to
   /// `gradients`.

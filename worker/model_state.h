@@ -21,7 +21,8 @@ struct NormIds {
   int bias = -1;
 };
 
-/// Tensor ids of a memory layer or of a fully connected layer: `weight` is the tables or the matrix.
+/// Tensor ids of a memory layer or of a fully connected layer: `weight` is the tables or the
+/// matrix.
 struct ProjectionIds {
   size_t in = 0;
   size_t out = 0;

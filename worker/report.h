@@ -25,19 +25,19 @@ struct StepReport {
   std::optional<double> val_loss;
 };
 
-/// One line of JSON without the line break; keys in the order of the struct, numbers in the shortest
-/// form that reads back the same, null for what is not finite.
+/// One line of JSON without the line break; keys in the order of the struct, numbers in the
+/// shortest form that reads back the same, null for what is not finite.
 std::string JsonLine(const StepReport& report);
 
-/// The lines of a metrics.jsonl by rising step. Where a step stands several times (after a rollback)
-/// the last line counts; lines that are cut are left out.
+/// The lines of a metrics.jsonl by rising step. Where a step stands several times (after a
+/// rollback) the last line counts; lines that are cut are left out.
 std::vector<StepReport> ReadMetrics(const std::string& path);
 
 /// Whole file `path` from `bytes`, by rename of a temporary file beside it.
 Status WriteFileByRename(const std::string& path, const std::string& bytes);
 
-/// Writes OUT/metrics.jsonl as steps end and shows progress: a bar that redraws itself if `progress` is
-/// a terminal, otherwise a plain line now and then. Used by one thread.
+/// Writes OUT/metrics.jsonl as steps end and shows progress: a bar that redraws itself if
+/// `progress` is a terminal, otherwise a plain line now and then. Used by one thread.
 class RunReport {
  public:
   struct Options {

@@ -37,9 +37,9 @@ size_t Utf8Length(const std::string& text, size_t at) {
   return length;
 }
 
-/// The position of what makes this binary data, or npos for text. A NUL byte never is text. Otherwise
-/// a tenth of the bytes may be control characters or not UTF-8: text in Latin-1 passes, compressed
-/// data does not.
+/// The position of what makes this binary data, or npos for text. A NUL byte never is text.
+/// Otherwise a tenth of the bytes may be control characters or not UTF-8: text in Latin-1 passes,
+/// compressed data does not.
 size_t BinaryAt(const std::string& text) {
   size_t strange = 0, first = std::string::npos;
   for (size_t at = 0; at < text.size();) {

@@ -28,8 +28,8 @@ class Tokens {
   Tokens& operator=(const Tokens&) = delete;
 
   int64_t size() const { return size_; }
-  /// Copies ids [begin, begin + count), which must exist. kInvalid for one above the vocabulary: files
-  /// too large to be checked when they are opened are checked here.
+  /// Copies ids [begin, begin + count), which must exist. kInvalid for one above the vocabulary:
+  /// files too large to be checked when they are opened are checked here.
   Status Copy(int64_t begin, int64_t count, uint32_t* ids) const;
 
  private:

@@ -12,6 +12,7 @@
 
 #include "common/digest.h"
 #include "common/logging.h"
+#include "common/metrics.h"
 #include "worker/data.h"
 #include "worker/embedded.h"
 #include "worker/report.h"
@@ -125,8 +126,13 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
                                                        .memory_bytes = MemoryBudget(options.memory_bytes)}));
   MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(context, servers->addresses()));
   if (options.wrap_transport) transport = options.wrap_transport(std::move(transport));
+  Metrics metrics;
+  if (!options.metrics_address.empty()) {
+    MF_RETURN_IF_ERROR(metrics.Serve(options.metrics_address));
+    spdlog::info("metrics on port {}", metrics.port());
+  }
   Client client(std::move(transport), servers->addresses(),
-                {.deadline_seconds = config.exchange.deadline_seconds});
+                {.deadline_seconds = config.exchange.deadline_seconds, .metrics = &metrics});
 
   using Clock = std::chrono::steady_clock;
   const auto seconds_since = [](Clock::time_point start) {
@@ -145,6 +151,7 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     line.dropped = record.dropped;
     if (record.has_val_loss && std::isfinite(record.val_loss)) line.val_loss = record.val_loss;
     last = Clock::now();
+    metrics.StepEnded(record.step, record.loss, static_cast<uint64_t>(tokens_per_step));
     return report->Step(line);
   };
   Trainer trainer(config, tensors, *data, client,

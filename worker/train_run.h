@@ -27,6 +27,7 @@ struct TrainOptions {
   bool fresh = false;                 // refuse an `out` that holds a run
   std::string export_path;            // empty: none
   ExportRows export_rows = ExportRows::kAll;
+  std::string metrics_address;        // "host:port" of /metrics; empty: not served
   std::FILE* progress = nullptr;
   /// Tests put a misbehaving transport around the real one here.
   std::function<std::unique_ptr<ClientTransport>(std::unique_ptr<ClientTransport>)> wrap_transport;

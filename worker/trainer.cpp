@@ -128,7 +128,7 @@ void Trainer::RunLane() {
       leases_[lease.lease] = lease.lease_seconds;
       wake_renewer_.notify_all();
     }
-    const Status status = Work_(lease, lane);
+    const Status status = DoWork(lease, lane);
     {
       std::lock_guard lock(state_mutex_);
       leases_.erase(lease.lease);
@@ -139,7 +139,7 @@ void Trainer::RunLane() {
   }
 }
 
-Status Trainer::Work_(const Reply& lease, Lane& lane) {
+Status Trainer::DoWork(const Reply& lease, Lane& lane) {
   switch (lease.work) {
     case Work::kMicroBatch: return TrainMicroBatch(lease, lane);
     case Work::kCommit: return Commit(lease);
@@ -219,8 +219,11 @@ Status Trainer::TrainMicroBatch(const Reply& lease, Lane& lane) {
   {
     std::lock_guard computing(gate_);
     RemoteExchange exchange(tables_, config_, pool_, gate_, at, Access::kTraining, lease.micro_batch);
-    MF_RETURN_IF_ERROR(model_.Train(*parameters, lane.batch, 1.0 / tokens_per_step, exchange,
-                                    lane.workspace, &loss_sum, &lane.gradients));
+    std::unique_ptr<Exchange> wrapped;
+    if (options_.wrap_exchange) wrapped = options_.wrap_exchange(exchange, at, lease.micro_batch);
+    MF_RETURN_IF_ERROR(model_.Train(*parameters, lane.batch, 1.0 / tokens_per_step,
+                                    wrapped ? *wrapped : exchange, lane.workspace, &loss_sum,
+                                    &lane.gradients));
     MF_RETURN_IF_ERROR(PushDense(at, lease, lane.batch, lane.gradients, &pushes));
     MF_RETURN_IF_ERROR(exchange.Finish());
   }

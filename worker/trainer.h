@@ -30,6 +30,10 @@ class Trainer {
     std::string run_id;
     int threads = 1;
     std::function<Status(const StepRecord&)> on_step;   // called in step order, by one thread at a time
+    /// Tests look at what goes through the exchange of a training micro-batch by wrapping it. Called by
+    /// the lane that holds the compute gate.
+    std::function<std::unique_ptr<Exchange>(Exchange& inner, StepRef at, uint32_t micro_batch)>
+        wrap_exchange = {};
   };
   /// All references outlive the trainer.
   Trainer(const Config& config, const std::vector<TensorSpec>& tensors, const BatchSource& data,
@@ -51,7 +55,7 @@ class Trainer {
  private:
   struct Lane;
   void RunLane();
-  Status Work_(const Reply& lease, Lane& lane);
+  Status DoWork(const Reply& lease, Lane& lane);
   Status TrainMicroBatch(const Reply& lease, Lane& lane);
   Status Commit(const Reply& lease);
   Status Evaluate(const Reply& lease, Lane& lane);

@@ -1,11 +1,14 @@
 // Whole-vector checks and sums on bytes from the network.
 #include "common/kernels/pairs.h"
 
+// The order of these matters: targets, then this file once per target.
+// clang-format off
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "common/kernels/elementwise.cpp"
 #include "common/kernels/targets-inl.h"
 #include "hwy/foreach_target.h"
 #include "common/kernels/simd-inl.h"
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace mf {

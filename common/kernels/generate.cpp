@@ -8,11 +8,14 @@
 
 #include "common/random.h"
 
+// The order of these matters: targets, then this file once per target.
+// clang-format off
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "common/kernels/generate.cpp"
 #include "common/kernels/targets-inl.h"
 #include "hwy/foreach_target.h"
 #include "common/kernels/simd-inl.h"
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace mf {
@@ -41,8 +44,8 @@ HWY_INLINE Words PhiloxQuads(uint64_t key, uint64_t row, uint32_t quad) {
 #else
 /// Ten rounds on quads in the low halves of 64-bit lanes. The high halves hold remains of products:
 /// a product reads low halves only, and nothing else moves bits downwards before the end.
-HWY_INLINE void PhiloxRounds(uint64_t key, uint64_t row, hn::Vec<hn::RepartitionToWide<U32>> quad,
-                             hn::Vec<hn::RepartitionToWide<U32>> (&c)[4]) {
+HWY_INLINE void PhiloxRounds(uint64_t key, uint64_t row, hn::Vec<hn::RepartitionToWide<U32> > quad,
+                             hn::Vec<hn::RepartitionToWide<U32> > (&c)[4]) {
   const hn::RepartitionToWide<U32> d64;
   const U32 d32;
   const auto multiply0 = hn::Set(d32, 0xD2511F53u), multiply1 = hn::Set(d32, 0xCD9E8D57u);
@@ -72,14 +75,16 @@ HWY_INLINE Words PhiloxQuads(uint64_t key, uint64_t row, uint32_t quad) {
   PhiloxRounds(key, row, hn::ShiftRight<32>(quads), odd);
   Words out;
   for (size_t i = 0; i < 4; ++i) {
-    out.word[i] = hn::OddEven(hn::BitCast(d32, hn::ShiftLeft<32>(odd[i])), hn::BitCast(d32, even[i]));
+    out.word[i] =
+        hn::OddEven(hn::BitCast(d32, hn::ShiftLeft<32>(odd[i])), hn::BitCast(d32, even[i]));
   }
   return out;
 }
 #endif
 
-/// ln y for normal y > 0: y = 2^k * m with m in [1/sqrt 2, sqrt 2), ln m = 2 atanh((m - 1) / (m + 1)).
-/// The series to the 9th power leaves 2^-28 of the result. Exact zero at 1, and few ulp around it.
+/// ln y for normal y > 0: y = 2^k * m with m in [1/sqrt 2, sqrt 2), ln m = 2 atanh((m - 1) / (m +
+/// 1)). The series to the 9th power leaves 2^-28 of the result. Exact zero at 1, and few ulp around
+/// it.
 HWY_INLINE V32 LogNormal(V32 y) {
   const I32 di;
   // Subtracting the bits of 1/sqrt 2 makes the exponent field step where the mantissa passes it.
@@ -96,8 +101,8 @@ HWY_INLINE V32 LogNormal(V32 y) {
   return Fma(hn::ConvertTo(F32(), k), Constant(0.693147180559945309), log_m);
 }
 
-/// sqrt(-2 ln u) for u = (word + 1) * 2^-32. Near 1 u itself would lose what matters in a float: there
-/// 1 - u = ~word * 2^-32 is kept, and ln u = ln y + (u - y) / y with y = u rounded.
+/// sqrt(-2 ln u) for u = (word + 1) * 2^-32. Near 1 u itself would lose what matters in a float:
+/// there 1 - u = ~word * 2^-32 is kept, and ln u = ln y + (u - y) / y with y = u rounded.
 HWY_INLINE V32 Radius(VU32 word) {
   const I32 di;
   const auto bits = hn::BitCast(di, word);
@@ -113,7 +118,8 @@ HWY_INLINE V32 Radius(VU32 word) {
 }
 
 /// cos and sin of 2 pi * word * 2^-32: the nearest quarter turn is taken off in integers, which is
-/// exact; the rest is within pi/4, where the Taylor series to the 8th and 9th power are good to 3e-8.
+/// exact; the rest is within pi/4, where the Taylor series to the 8th and 9th power are good to
+/// 3e-8.
 HWY_INLINE void CosSin(VU32 word, V32& cosine, V32& sine) {
   const U32 du;
   const I32 di;
@@ -130,8 +136,8 @@ HWY_INLINE void CosSin(VU32 word, V32& cosine, V32& sine) {
   c = Fma(c, a2, Constant(-0.5));
   c = Fma(c, a2, Constant(1.0));
   // An odd quarter swaps them; cos is negative in quarters 1 and 2, sin in 2 and 3.
-  const auto swap = hn::MaskFromVec(hn::BitCast(
-      F32(), hn::BroadcastSignBit(hn::BitCast(di, hn::ShiftLeft<31>(quarter)))));
+  const auto swap = hn::MaskFromVec(
+      hn::BitCast(F32(), hn::BroadcastSignBit(hn::BitCast(di, hn::ShiftLeft<31>(quarter)))));
   const auto sign = hn::Set(du, 0x80000000u);
   const auto sine_sign = hn::And(hn::ShiftLeft<30>(quarter), sign);
   const auto cosine_sign = hn::Xor(sine_sign, hn::ShiftLeft<31>(quarter));

@@ -1,5 +1,5 @@
-// Pairs of a table sorted by row: a counting sort where the table is not much larger than the batch, a
-// radix sort otherwise. Both keep the order of tokens inside a row.
+// Pairs of a table sorted by row: a counting sort where the table is not much larger than the
+// batch, a radix sort otherwise. Both keep the order of tokens inside a row.
 #include <algorithm>
 #include <bit>
 #include <utility>

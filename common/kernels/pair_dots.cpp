@@ -1,21 +1,26 @@
 // dL/dweight = <row, dL/dy> in fixed point (DESIGN 2.3), several pairs at a time.
 //
-// Rounding x * 2^(40 - e) to an integer takes no conversion instruction: adding 1.5 * 2^52 * 2^(e - 40)
-// to the double x leaves no bits below 2^(e - 40), rounded to nearest-even by the addition itself, and
-// the bits of the sum, as an integer, are those of the constant plus the wanted number. This is right
-// for |x| < 2^(e + 11), that is for integers below 2^51; the sum of the squares of all x of a group of
-// pairs shows whether one may be larger (or not finite), and then the group is done again one number at
-// a time, by the definition.
+// Rounding x * 2^(40 - e) to an integer takes no conversion instruction: 1.5 * 2^52 * 2^(e - 40)
+// added to the double x leaves no bits below 2^(e - 40), rounded to nearest-even by the addition
+// itself, and the bits of the sum, as an integer, are those of the constant plus the wanted number.
+// This is right for |x| < 2^(e + 11), that is for integers below 2^51; the sum of the squares of
+// all x of a group of pairs shows whether one may be larger (or not finite), and then the group is
+// done again one number at a time, by the definition.
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 
-#include "common/buffer.h"
+#include "common/kernels/pair_order-inl.h"
 #include "common/kernels/pairs.h"
 
+// The order of these matters: targets, then this file once per target.
+// clang-format off
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "common/kernels/pair_dots.cpp"
 #include "common/kernels/targets-inl.h"
 #include "hwy/foreach_target.h"
 #include "common/kernels/simd-inl.h"
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace mf {
@@ -40,8 +45,8 @@ HWY_INLINE void Fold(const V32 (&lanes)[kVectors], V64 (&out)[kVectors64]) {
 #else
   const hn::Half<F32> half;
   if constexpr (kVectors == 1) {
-    out[0] = hn::PromoteTo(F64(), hn::Add(hn::LowerHalf(half, lanes[0]),
-                                          hn::UpperHalf(half, lanes[0])));
+    out[0] =
+        hn::PromoteTo(F64(), hn::Add(hn::LowerHalf(half, lanes[0]), hn::UpperHalf(half, lanes[0])));
   } else {
     for (size_t v = 0; v < kVectors / 2; ++v) {
       const V32 sum = hn::Add(lanes[v], lanes[v + kVectors / 2]);
@@ -81,7 +86,8 @@ HWY_INLINE void BlockLanes(const float* const (&rows)[kCount], const ColumnRange
 }
 
 /// The definition, a number at a time: for sums that the fast way can not hold.
-int64_t ExactDot(const float* row, std::span<const ColumnRange> blocks, const void* dy, int exponent) {
+int64_t ExactDot(const float* row, std::span<const ColumnRange> blocks, const void* dy,
+                 int exponent) {
   constexpr double kLimit = 0x1p53;
   const double scale = std::ldexp(1.0, 40 - exponent);
   int64_t dot = 0;
@@ -102,10 +108,11 @@ int64_t ExactDot(const float* row, std::span<const ColumnRange> blocks, const vo
 
 /// What rounds a double to the fixed point of a token.
 struct FixedPoint {
-  double rounder;         // 1.5 * 2^52 units
-  double squares_limit;   // a sum of squares below this has no part of 2^51 units or more
+  double rounder;        // 1.5 * 2^52 units
+  double squares_limit;  // a sum of squares below this has no part of 2^51 units or more
   explicit FixedPoint(int exponent)
-      : rounder(std::ldexp(1.5, 12 + exponent)), squares_limit(std::ldexp(1.0, 21 + 2 * exponent)) {}
+      : rounder(std::ldexp(1.5, 12 + exponent)),
+        squares_limit(std::ldexp(1.0, 21 + 2 * exponent)) {}
 };
 
 /// The dots of kGroup pairs of one token over `blocks`, `next` being fetched meanwhile.
@@ -116,13 +123,20 @@ HWY_INLINE void GroupDots(const float* const (&rows)[kGroup], const float* const
   const V64 rounder = hn::Set(F64(), fixed.rounder);
   hn::Vec<U64> units[kGroup][kVectors64];
   V64 squares[2] = {hn::Zero(F64()), hn::Zero(F64())};
+  // Every block adds the constant's bits once to each lane: they are taken off in advance, which
+  // wraps, so that the final numbers are small and their sum over lanes does not.
+  uint64_t rounder_bits;
+  std::memcpy(&rounder_bits, &fixed.rounder, sizeof(rounder_bits));
+  const auto start = hn::Set(U64(), 0 - rounder_bits * blocks.size());
   for (size_t i = 0; i < kGroup; ++i) {
-    for (size_t v = 0; v < kVectors64; ++v) units[i][v] = hn::Zero(U64());
+    for (size_t v = 0; v < kVectors64; ++v) units[i][v] = start;
   }
   for (const ColumnRange& block : blocks) {
     const size_t end = static_cast<size_t>(block.end);
     for (size_t i = 0; i < kGroup; ++i) {
-      for (size_t c = static_cast<size_t>(block.begin); c < end; c += kLine) PrefetchLine(next[i] + c);
+      for (size_t c = static_cast<size_t>(block.begin); c < end; c += kLine) {
+        PrefetchLine(next[i] + c);
+      }
     }
     V32 sums[kGroup][kVectors];
     BlockLanes(rows, block, dy, sums);
@@ -141,13 +155,10 @@ HWY_INLINE void GroupDots(const float* const (&rows)[kGroup], const float* const
     for (size_t i = 0; i < kGroup; ++i) dots[i] = ExactDot(rows[i], blocks, dy, exponent);
     return;
   }
-  uint64_t rounder_bits;
-  std::memcpy(&rounder_bits, &fixed.rounder, sizeof(rounder_bits));
-  const uint64_t offset = rounder_bits * kFolded * blocks.size();
   for (size_t i = 0; i < kGroup; ++i) {
     hn::Vec<U64> sum = units[i][0];
     for (size_t v = 1; v < kVectors64; ++v) sum = hn::Add(sum, units[i][v]);
-    dots[i] = static_cast<int64_t>(hn::GetLane(hn::SumOfLanes(U64(), sum)) - offset);
+    dots[i] = static_cast<int64_t>(hn::GetLane(hn::SumOfLanes(U64(), sum)));
   }
 }
 
@@ -168,10 +179,10 @@ struct DotsCall {
   int64_t* dots;
 };
 
-/// One group and token; stores, or adds to what earlier blocks left.
+/// One group and token.
 HWY_INLINE void DotsOfToken(const DotsCall& call, size_t pair, size_t token,
-                            const float* const (&rows)[kGroup], const float* const (&next)[kGroup],
-                            bool add) {
+                            const float* const (&rows)[kGroup],
+                            const float* const (&next)[kGroup]) {
   const size_t count = std::min(kGroup, call.batch.pairs - pair);
   int64_t dots[kGroup];
   if (call.exponents[token] == kNotFinite) {
@@ -181,11 +192,11 @@ HWY_INLINE void DotsOfToken(const DotsCall& call, size_t pair, size_t token,
               call.exponents[token], dots);
   }
   for (size_t i = 0; i < count; ++i) {
-    int64_t& out = call.dots[(pair + i) * call.batch.tokens + token];
-    out = add ? AddDots(out, dots[i]) : dots[i];
+    call.dots[(pair + i) * call.batch.tokens + token] = dots[i];
   }
 }
 
+/// A token at a time: for tables that do not stay in cache.
 void TokenMajor(const DotsCall& call, size_t token_begin, size_t token_end) {
   const float* buffers[2][kGroup];
   size_t turn = 0;
@@ -195,53 +206,32 @@ void TokenMajor(const DotsCall& call, size_t token_begin, size_t token_end) {
       const bool wraps = pair + kGroup >= call.batch.pairs;
       const size_t next_token = std::min(wraps ? token + 1 : token, token_end - 1);
       LoadRows(call.batch, wraps ? 0 : pair + kGroup, next_token, buffers[turn ^ 1]);
-      DotsOfToken(call, pair, token, buffers[turn], buffers[turn ^ 1], false);
+      DotsOfToken(call, pair, token, buffers[turn], buffers[turn ^ 1]);
       turn ^= 1;
     }
   }
 }
 
-void TableMajor(const DotsCall& call, size_t token_begin, size_t token_end, size_t slice) {
-  for (size_t first = 0; first < call.blocks.size(); first += slice) {
-    DotsCall part = call;
-    part.blocks = call.blocks.subspan(first, std::min(slice, call.blocks.size() - first));
-    for (size_t pair = 0; pair < call.batch.pairs; pair += kGroup) {
-      const float* buffers[2][kGroup];
-      size_t turn = 0;
-      LoadRows(call.batch, pair, token_begin, buffers[0]);
-      for (size_t token = token_begin; token < token_end; ++token) {
-        LoadRows(call.batch, pair, std::min(token + 1, token_end - 1), buffers[turn ^ 1]);
-        DotsOfToken(part, pair, token, buffers[turn], buffers[turn ^ 1], first != 0);
-        turn ^= 1;
-      }
+/// A group of tables at a time, which stay in cache while all tokens use them.
+void TableMajor(const DotsCall& call, size_t token_begin, size_t token_end) {
+  for (size_t pair = 0; pair < call.batch.pairs; pair += kGroup) {
+    const float* buffers[2][kGroup];
+    size_t turn = 0;
+    LoadRows(call.batch, pair, token_begin, buffers[0]);
+    for (size_t token = token_begin; token < token_end; ++token) {
+      LoadRows(call.batch, pair, std::min(token + 1, token_end - 1), buffers[turn ^ 1]);
+      DotsOfToken(call, pair, token, buffers[turn], buffers[turn ^ 1]);
+      turn ^= 1;
     }
   }
-}
-
-HWY_INLINE size_t TableBytes(const PairBatch& batch, size_t token_begin, size_t token_end) {
-  const float* const* rows = batch.rows;
-  uintptr_t low = reinterpret_cast<uintptr_t>(rows[token_begin]), high = low;
-  for (size_t t = token_begin + 1; t < token_end; ++t) {
-    low = std::min(low, reinterpret_cast<uintptr_t>(rows[t]));
-    high = std::max(high, reinterpret_cast<uintptr_t>(rows[t]));
-  }
-  return high - low;
 }
 
 void DotTokens(const PairBatch& batch, size_t token_begin, size_t token_end,
                std::span<const ColumnRange> blocks, const void* dy, size_t dy_stride,
                const int8_t* exponents, int64_t* dots) {
   const DotsCall call{batch, blocks, dy, dy_stride, exponents, dots};
-  // As in GatherReduce: a group's tables, or slices of them, in the second-level cache if they fit.
-  constexpr size_t kCacheBytes = size_t{1} << 20;
-  constexpr size_t kSliceColumnsMin = 128;
-  const size_t columns = static_cast<size_t>(blocks.back().end - blocks.front().begin);
-  const size_t group_bytes = kGroup * TableBytes(batch, token_begin, token_end);
-  const size_t slices = std::max<size_t>(1, columns / kSliceColumnsMin);
-  if (group_bytes <= kCacheBytes) {
-    TableMajor(call, token_begin, token_end, blocks.size());
-  } else if (group_bytes / slices <= kCacheBytes) {
-    TableMajor(call, token_begin, token_end, (blocks.size() + slices - 1) / slices);
+  if (GroupStaysInCache(batch, token_begin, token_end, kGroup)) {
+    TableMajor(call, token_begin, token_end);
   } else {
     TokenMajor(call, token_begin, token_end);
   }
@@ -290,8 +280,8 @@ void PairDots(const PairBatch& batch, size_t token_begin, size_t token_end,
     }
     return;
   }
-  HWY_DYNAMIC_DISPATCH(DotTokens)(batch, token_begin, token_end, blocks, dy, dy_stride, exponents,
-                                  dots);
+  HWY_DYNAMIC_DISPATCH(DotTokens)
+  (batch, token_begin, token_end, blocks, dy, dy_stride, exponents, dots);
 }
 
 float DotValue(int64_t dot, int8_t exponent) {
@@ -304,7 +294,8 @@ int8_t DotExponent(const float* dy, size_t columns) {
   const double sum = HWY_DYNAMIC_DISPATCH(SumAbsolute)(dy, columns);
   if (!(sum <= 0x1p127)) return kNotFinite;
   int exponent = 0;
-  const double fraction = std::frexp(sum, &exponent);  // sum = fraction * 2^exponent, 1/2 <= fraction
+  const double fraction =
+      std::frexp(sum, &exponent);  // sum = fraction * 2^exponent, 1/2 <= fraction
   if (sum == 0) return kExponentMin;
   if (fraction == 0.5) --exponent;  // a power of two is its own ceiling
   return static_cast<int8_t>(std::max(exponent, kExponentMin));

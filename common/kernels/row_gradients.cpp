@@ -1,14 +1,17 @@
-// dL/drow = sum of weight * dL/dy over the tokens that met the row (eq. 7): a column chunk of the sum
-// stays in registers while the group's tokens stream by.
+// dL/drow = sum of weight * dL/dy over the tokens that met the row (eq. 7): a column chunk of the
+// sum stays in registers while the group's tokens stream by.
 #include <algorithm>
 
 #include "common/kernels/pairs.h"
 
+// The order of these matters: targets, then this file once per target.
+// clang-format off
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "common/kernels/row_gradients.cpp"
 #include "common/kernels/targets-inl.h"
 #include "hwy/foreach_target.h"
 #include "common/kernels/simd-inl.h"
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace mf {
@@ -34,8 +37,8 @@ HWY_INLINE void Finish(const V32 (&sum)[kCount], bool overwrite, float* dst) {
 
 /// kCount vectors at column `c`.
 template <size_t kCount>
-HWY_INLINE void AddGroup(const Group& group, size_t c, const void* dy, size_t dy_stride, bool overwrite,
-                         float* dst) {
+HWY_INLINE void AddGroup(const Group& group, size_t c, const void* dy, size_t dy_stride,
+                         bool overwrite, float* dst) {
   V32 sum[kCount];
   for (size_t v = 0; v < kCount; ++v) sum[v] = hn::Zero(F32());
   for (size_t i = 0; i < group.count; ++i) {
@@ -70,20 +73,23 @@ void Accumulate(const RowGroups& groups, size_t group_begin, size_t group_end, s
                 const uint8_t* first) {
   const auto group_at = [&](size_t g) {
     const size_t begin = groups.begin[g];
-    return Group{groups.token.data() + begin, groups.weight.data() + begin, groups.begin[g + 1] - begin};
+    return Group{groups.token.data() + begin, groups.weight.data() + begin,
+                 groups.begin[g + 1] - begin};
   };
-  // Chunks outside, so that the tokens' dy at a chunk stays in cache while every group uses it.
-  size_t c = column_begin;
-  for (; c + kAccumulators * kLanes <= column_end; c += kAccumulators * kLanes) {
-    for (size_t g = group_begin; g < group_end; ++g) {
-      AddGroup<kAccumulators>(group_at(g), c, dy, dy_stride, first[g] != 0, dst[g]);
+  // Whole rows of a group at a time: runs of dy and of dst are as long as they can be, and the next
+  // group's are fetched meanwhile.
+  const size_t full_end = column_begin + (column_end - column_begin) / kStep * kStep;
+  for (size_t g = group_begin; g < group_end; ++g) {
+    const Group group = group_at(g);
+    size_t c = column_begin;
+    for (; c + kAccumulators * kLanes <= full_end; c += kAccumulators * kLanes) {
+      AddGroup<kAccumulators>(group, c, dy, dy_stride, first[g] != 0, dst[g]);
+    }
+    for (; c < full_end; c += kStep) {
+      AddGroup<kVectors>(group, c, dy, dy_stride, first[g] != 0, dst[g]);
     }
   }
-  for (; c + kStep <= column_end; c += kStep) {
-    for (size_t g = group_begin; g < group_end; ++g) {
-      AddGroup<kVectors>(group_at(g), c, dy, dy_stride, first[g] != 0, dst[g]);
-    }
-  }
+  const size_t c = full_end;
   if (c < column_end) {
     for (size_t g = group_begin; g < group_end; ++g) {
       AddGroupTail(group_at(g), c, column_end - c, dy, dy_stride, first[g] != 0, dst[g]);
@@ -103,8 +109,8 @@ HWY_EXPORT(Accumulate);
 void AccumulateRows(const RowGroups& groups, size_t group_begin, size_t group_end,
                     size_t column_begin, size_t column_end, const void* dy, size_t dy_stride,
                     float* const* dst, const uint8_t* first) {
-  HWY_DYNAMIC_DISPATCH(Accumulate)(groups, group_begin, group_end, column_begin, column_end, dy,
-                                   dy_stride, dst, first);
+  HWY_DYNAMIC_DISPATCH(Accumulate)
+  (groups, group_begin, group_end, column_begin, column_end, dy, dy_stride, dst, first);
 }
 }  // namespace mf
 #endif

@@ -1,5 +1,6 @@
-// What the kernels share: 16 floats as an array of vectors, loads from any alignment, tails that are
-// padded through a 16-float temporary. Included once per instruction set (no include guard as such).
+// What the kernels share: 16 floats as an array of vectors, loads from any alignment, tails that
+// are padded through a 16-float temporary. Included once per instruction set (no include guard as
+// such).
 #if defined(MF_COMMON_KERNELS_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MF_COMMON_KERNELS_SIMD_INL_H_
 #undef MF_COMMON_KERNELS_SIMD_INL_H_

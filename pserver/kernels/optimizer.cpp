@@ -1,9 +1,10 @@
-// Optimizer steps over a row. Which operations are fused is part of the result, so it is written out:
+// Optimizer steps over a row. Which operations are fused is part of the result, so it is written
+// out:
 //   m' = (1 - b1) * g (+) b1 * m            v' = ((1 - b2) * g) * g (+) b2 * v
 //   w' = w * decay (-) rate * (m' / (sqrt(v') * c (+) eps))
 // (+) and (-) end a fused multiply-add. decay = 1 - lr * wd, rate = lr / (1 - b1^step) and
-// c = 1 / sqrt(1 - b2^step) are computed in double and rounded once. sqrt and / are IEEE, so a lane's
-// result depends on nothing but the lane.
+// c = 1 / sqrt(1 - b2^step) are computed in double and rounded once. sqrt and / are IEEE, so a
+// lane's result depends on nothing but the lane.
 #include "pserver/kernels/optimizer.h"
 
 #include <algorithm>
@@ -11,11 +12,14 @@
 
 #include "common/check.h"
 
+// The order of these matters: targets, then this file once per target.
+// clang-format off
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "pserver/kernels/optimizer.cpp"
 #include "common/kernels/targets-inl.h"
 #include "hwy/foreach_target.h"
 #include "common/kernels/simd-inl.h"
+// clang-format on
 
 #ifndef MF_PSERVER_KERNELS_OPTIMIZER_ONCE_
 #define MF_PSERVER_KERNELS_OPTIMIZER_ONCE_
@@ -31,9 +35,9 @@ struct AdamConstants {
 
 /// What does.
 struct AdamScalars {
-  float decay;           // 1 - lr * weight decay
-  float rate;            // lr / (1 - beta1^step)
-  float inverse_root;    // 1 / sqrt(1 - beta2^step)
+  float decay;         // 1 - lr * weight decay
+  float rate;          // lr / (1 - beta1^step)
+  float inverse_root;  // 1 / sqrt(1 - beta2^step)
 };
 
 }  // namespace
@@ -57,8 +61,7 @@ struct AdamVectors {
 
 /// w' from finished m' and v'.
 HWY_INLINE V32 Move(const AdamVectors& constants, const AdamScalars& step, V32 w, V32 m, V32 v) {
-  const V32 denominator =
-      Fma(hn::Sqrt(v), hn::Set(F32(), step.inverse_root), constants.eps);
+  const V32 denominator = Fma(hn::Sqrt(v), hn::Set(F32(), step.inverse_root), constants.eps);
   return FmaNegated(hn::Set(F32(), step.rate), hn::Div(m, denominator),
                     hn::Mul(w, hn::Set(F32(), step.decay)));
 }
@@ -81,8 +84,8 @@ void Adam(const AdamConstants& settings, const AdamScalars& step, float gradient
 
 /// The same with a gradient of zero, steps inside: a fused multiply-add with a product of +0 is an
 /// addition of +0 (which is not nothing: it turns -0 into +0).
-void CatchUp(const AdamConstants& settings, const AdamScalars* steps, size_t step_count, float rest_w,
-             float rest_m, float rest_v, float* w, float* m, float* v, size_t count) {
+void CatchUp(const AdamConstants& settings, const AdamScalars* steps, size_t step_count,
+             float rest_w, float rest_m, float rest_v, float* w, float* m, float* v, size_t count) {
   constexpr size_t kUnroll = kStep / kLanes < 2 ? 2 : kStep / kLanes;
   const AdamVectors constants(settings);
   const V32 zero = hn::Zero(F32());
@@ -165,8 +168,8 @@ struct BiasCorrection {
   double first = 0, inverse_root = 0;
 };
 
-/// Rows that catch up do so over the same last few hundred steps, and a power costs as much as a step
-/// of 64 columns: each thread keeps the last ones it computed.
+/// Rows that catch up do so over the same last few hundred steps, and a power costs as much as a
+/// step of 64 columns: each thread keeps the last ones it computed.
 const BiasCorrection& CorrectionAt(const AdamSettings& settings, uint64_t step) {
   constexpr size_t kKept = 512;
   static thread_local BiasCorrection kept[kKept];
@@ -196,29 +199,30 @@ AdamConstants ConstantsOf(const AdamSettings& settings) {
 void AdamStep(const AdamSettings& settings, double lr, double decay, uint64_t step,
               float gradient_scale, const float* gradient, float* w, float* m, float* v,
               size_t count) {
-  HWY_DYNAMIC_DISPATCH(Adam)(ConstantsOf(settings), ScalarsAt(settings, lr, decay, step),
-                             gradient_scale, gradient, w, m, v, count);
+  HWY_DYNAMIC_DISPATCH(Adam)
+  (ConstantsOf(settings), ScalarsAt(settings, lr, decay, step), gradient_scale, gradient, w, m, v,
+   count);
 }
 
-void AdamCatchUp(const AdamSettings& settings, std::span<const float> lr, double decay, uint64_t from,
-                 double rest_decay, uint64_t rest_steps, float* w, float* m, float* v,
-                 size_t count) {
+void AdamCatchUp(const AdamSettings& settings, std::span<const float> lr, double decay,
+                 uint64_t from, double rest_decay, uint64_t rest_steps, float* w, float* m,
+                 float* v, size_t count) {
   MF_CHECK(lr.size() <= kCatchUpMax);
   AdamScalars steps[kCatchUpMax];
   for (size_t i = 0; i < lr.size(); ++i) {
     steps[i] = ScalarsAt(settings, double{lr[i]}, decay, from + 1 + i);
   }
   const double rest = static_cast<double>(rest_steps);
-  HWY_DYNAMIC_DISPATCH(CatchUp)(ConstantsOf(settings), steps, lr.size(),
-                                static_cast<float>(rest_decay),
-                                static_cast<float>(std::pow(settings.beta1, rest)),
-                                static_cast<float>(std::pow(settings.beta2, rest)), w, m, v, count);
+  HWY_DYNAMIC_DISPATCH(CatchUp)
+  (ConstantsOf(settings), steps, lr.size(), static_cast<float>(rest_decay),
+   static_cast<float>(std::pow(settings.beta1, rest)),
+   static_cast<float>(std::pow(settings.beta2, rest)), w, m, v, count);
 }
 
 void SgdStep(double lr, double decay, float gradient_scale, const float* gradient, float* w,
              size_t count) {
-  HWY_DYNAMIC_DISPATCH(Sgd)(static_cast<float>(1 - lr * decay), static_cast<float>(lr),
-                            gradient_scale, gradient, w, count);
+  HWY_DYNAMIC_DISPATCH(Sgd)
+  (static_cast<float>(1 - lr * decay), static_cast<float>(lr), gradient_scale, gradient, w, count);
 }
 
 void ScaleInto(float* dst, const float* src, float factor, size_t count) {

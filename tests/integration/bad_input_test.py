@@ -1,7 +1,8 @@
-"""Goal: whatever is wrong with the input of `worker`, it exits with 2 and says so in one line on stderr
-that names the thing. Usage: bad_input_test.py PATH_OF_WORKER"""
+"""Goal: whatever is wrong with the input of `worker`, it exits with 2 and says so in one line on
+stderr that names the thing. Usage: bad_input_test.py PATH_OF_WORKER"""
 
 import json
+import math
 import os
 import struct
 import subprocess
@@ -69,8 +70,8 @@ class BadInput(unittest.TestCase):
         return self.path(name)
 
     def run_worker(self, *arguments):
-        return subprocess.run([WORKER, *arguments], capture_output=True, text=True, timeout=120,
-                              errors="replace", check=False)
+        return subprocess.run([WORKER, *arguments], capture_output=True, timeout=120, check=False,
+                              encoding="utf-8", errors="replace")
 
     def refused(self, arguments, *named):
         result = self.run_worker(*arguments)
@@ -169,7 +170,8 @@ class BadInput(unittest.TestCase):
         self.refused([*arguments, self.path("none")], "none", "No such file")
         self.refused([*arguments, self.folder.name], "not a safetensors file")
         self.refused([*arguments, self.data], "data.txt", "not a safetensors file")
-        bad = self.write("tau.safetensors", safetensors(tensors, config.replace('"tau": 4', '"tau": 0')))
+        no_tau = config.replace('"tau": 4', '"tau": 0')
+        bad = self.write("tau.safetensors", safetensors(tensors, no_tau))
         self.refused([*arguments, bad], "tau.safetensors", "model.tau")
         del tensors["head.weight"]
         bad = self.write("head.safetensors", safetensors(tensors, config))
@@ -188,7 +190,18 @@ class BadInput(unittest.TestCase):
         self.assertEqual(line["tokens"], len(line["logprobs"]))
         with open(self.data, "rb") as file:
             self.assertEqual(line["token_ids"], list(file.read())[1:])
+        # A model of zeros holds all 257 tokens to be equally likely.
+        self.assertAlmostEqual(line["nll"] / line["tokens"], math.log(257), places=4)
         self.assertAlmostEqual(line["nll"], -sum(line["logprobs"]), places=3)
+        result = self.run_worker("eval", "--model", model, "--data", self.data, "--windows", "2")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        name, loss, rest = result.stdout.split(" ", 2)
+        self.assertEqual((name, rest), ("val_loss", "nats/token over 32 tokens\n"))
+        self.assertAlmostEqual(float(loss), math.log(257), places=4)
+        result = self.run_worker("generate", "--model", model, "--prompt", "caf\u00e9 ",
+                                 "--tokens", "40", "--temperature", "0")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertTrue(result.stdout.startswith("caf\u00e9 "), result.stdout)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ Exit status: 0 all within the limit, 1 not, 2 bad input.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -20,6 +21,19 @@ import torch
 
 import memoryformer
 import tensorfile
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a comparison found; true if it passed."""
+
+    passed: bool
+    worst: float  # error of the worst tensor, or difference of the worst loss
+    flips: int    # (token, table) places with another bucket, explained by a tie
+    places: int   # of how many
+
+    def __bool__(self) -> bool:
+        return self.passed
 
 
 def relative_error(dumped: np.ndarray, reference: np.ndarray) -> float:
@@ -45,8 +59,8 @@ def tokens_of(dump: dict[str, np.ndarray], prefix: str) -> tuple[torch.Tensor, t
 
 
 def compare(directory: Path, limit: float = 1e-4, tolerance: float = 1e-5,
-            verbose: bool = True) -> bool:
-    """True if every dumped tensor is within `limit` of the reference. Prints a table."""
+            verbose: bool = True) -> Outcome:
+    """Passes if every dumped tensor is within `limit` of the reference. Prints a table."""
     model = memoryformer.MemoryFormer.load(directory / "model.safetensors")
     dump, _ = tensorfile.read(directory / "dump.safetensors")
     indices = memoryformer.Indices(indices_of(dump), tolerance)
@@ -61,9 +75,11 @@ def compare(directory: Path, limit: float = 1e-4, tolerance: float = 1e-5,
 
     failures = []
     rows = []
+    worst = 0.0
     for name, reference in expected.items():
         error = relative_error(dump[name], reference) if name in dump else float("inf")
         good = error <= limit
+        worst = max(worst, error)
         if not good:
             failures.append(name)
         note = "ok" if good else "FAILED" if name in dump else "MISSING"
@@ -78,7 +94,7 @@ def compare(directory: Path, limit: float = 1e-4, tolerance: float = 1e-5,
         if unknown:
             print(f"unknown tensors in the dump: {unknown}")
         print(f"{len(rows) - len(failures)} passed, {len(failures) + len(unknown)} failed")
-    return not failures and not unknown
+    return Outcome(not failures and not unknown, worst, indices.flips, indices.places)
 
 
 def main() -> int:

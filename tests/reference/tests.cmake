@@ -1,3 +1,12 @@
-# The PyTorch reference (MF_PYTHON: tests/CMakeLists.txt).
+# The PyTorch reference (MF_PYTHON: tests/CMakeLists.txt), and the whole system against it.
 add_test(NAME reference_selftest COMMAND ${MF_PYTHON} -B ${CMAKE_CURRENT_LIST_DIR}/selftest.py)
 set_tests_properties(reference_selftest PROPERTIES LABELS reference)
+
+add_executable(reference_dump ${CMAKE_CURRENT_LIST_DIR}/reference_dump.cpp)
+target_link_libraries(reference_dump PRIVATE mf_worker CLI11::CLI11)
+# One program that runs all variants on so many servers: importing torch takes longer than a variant.
+foreach(shards 1 2 3)
+  add_test(NAME reference_system_${shards} COMMAND ${MF_PYTHON} -B
+    ${CMAKE_CURRENT_LIST_DIR}/system_test.py $<TARGET_FILE:reference_dump> --shards ${shards})
+  set_tests_properties(reference_system_${shards} PROPERTIES LABELS reference SKIP_RETURN_CODE 77)
+endforeach()

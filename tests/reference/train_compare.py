@@ -23,7 +23,7 @@ import torch
 
 import memoryformer
 import tensorfile
-from compare import indices_of, tokens_of
+from compare import Outcome, indices_of, tokens_of
 
 
 def micro_batches_of(dump: dict[str, np.ndarray], step: int) -> int:
@@ -38,8 +38,8 @@ def micro_batches_of(dump: dict[str, np.ndarray], step: int) -> int:
 
 
 def run_step(model: memoryformer.MemoryFormer, dump: dict[str, np.ndarray], step: int,
-             tolerance: float) -> tuple[float, int]:
-    """Accumulates the gradients of a step's mean loss; returns (loss, indices that were ties)."""
+             tolerance: float) -> tuple[float, int, int]:
+    """Accumulates the gradients of a step's mean loss; returns (loss, indices that were ties, of all)."""
     inputs, targets = tokens_of(dump, f"tokens.{step}")
     count = micro_batches_of(dump, step)
     if inputs.shape[0] % count:
@@ -47,7 +47,7 @@ def run_step(model: memoryformer.MemoryFormer, dump: dict[str, np.ndarray], step
     prefix = f"indices.{step}."
     base = min((int(name[len(prefix):].split(".")[0]) for name in dump if name.startswith(prefix)),
                default=0)
-    total, flips = 0.0, 0
+    total, flips, places = 0.0, 0, 0
     for number, (x, y) in enumerate(zip(inputs.chunk(count), targets.chunk(count))):
         given = indices_of(dump, f"{prefix}{base + number}.")
         indices = memoryformer.Indices(given, tolerance)
@@ -56,11 +56,12 @@ def run_step(model: memoryformer.MemoryFormer, dump: dict[str, np.ndarray], step
         loss.backward()
         total += float(loss.detach())
         flips += indices.flips
-    return total, flips
+        places += indices.places
+    return total, flips, places
 
 
-def train_compare(directory: Path, options: argparse.Namespace, verbose: bool = True) -> bool:
-    """True if loss and gradient norm of every step are within the limits. Prints a table."""
+def train_compare(directory: Path, options: argparse.Namespace, verbose: bool = True) -> Outcome:
+    """Passes if loss and gradient norm of every step are within the limits. Prints a table."""
     model = memoryformer.MemoryFormer.load(directory / "init.safetensors")
     dump, _ = tensorfile.read(directory / "steps.safetensors")
     decayed = model.config.decayed()
@@ -71,14 +72,15 @@ def train_compare(directory: Path, options: argparse.Namespace, verbose: bool = 
           "weight_decay": 0.0}],
         lr=0.0, betas=tuple(options.betas), eps=options.eps)
 
-    failed = 0
+    failed, worst, ties, places = 0, 0.0, 0, 0
     if verbose:
         print(f"{'step':>4} {'lr':>10} {'loss':>12} {'reference':>12} {'difference':>11} "
               f"{'grad norm':>11} {'reference':>11} {'ties':>5}")
     steps = len(dump["loss"])
     for step in range(1, steps + 1):
         optimizer.zero_grad(set_to_none=False)
-        loss, flips = run_step(model, dump, step, options.tolerance)
+        loss, flips, seen = run_step(model, dump, step, options.tolerance)
+        ties, places = ties + flips, places + seen
         norm = float(torch.nn.utils.clip_grad_norm_(list(model.parameters.values()), options.clip))
         rate = float(dump["lr"][step - 1])
         for group in optimizer.param_groups:
@@ -88,12 +90,13 @@ def train_compare(directory: Path, options: argparse.Namespace, verbose: bool = 
         good = (abs(dumped - loss) <= options.limit
                 and abs(dumped_norm - norm) <= options.norm_limit * norm)
         failed += not good
+        worst = max(worst, abs(dumped - loss))
         if verbose:
             print(f"{step:4} {rate:10.3e} {dumped:12.6f} {loss:12.6f} {dumped - loss:11.2e} "
                   f"{dumped_norm:11.5f} {norm:11.5f} {flips:5}{'' if good else '  FAILED'}")
     if verbose:
         print(f"{steps - failed} passed, {failed} failed")
-    return failed == 0 and steps > 0
+    return Outcome(failed == 0 and steps > 0, worst, ties, places)
 
 
 def parser() -> argparse.ArgumentParser:

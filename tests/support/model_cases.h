@@ -20,8 +20,8 @@ struct ModelCase {
 /// than 1; then the dense baseline with both norms.
 std::vector<ModelCase> ModelSweep(const ModelConfig& shape);
 
-/// Like a model in training rather than a new one: gains near 1, biases not 0, tables large enough that
-/// every layer matters. Indexed by tensor id, tables included.
+/// Like a model in training rather than a new one: gains near 1, biases not 0, tables large enough
+/// that every layer matters. Indexed by tensor id, tables included.
 DenseTensors RandomParameters(const std::vector<TensorSpec>& tensors, uint64_t seed);
 
 TokenBatch RandomBatch(const Config& config, size_t sequences, size_t length, uint64_t seed);

@@ -1,5 +1,5 @@
-// Parts of the oracle: the formulas of DESIGN section 3 in double, one plain loop each. Written from the
-// formulas, not from worker/, so that a mistake would have to be made twice to go unseen.
+// Parts of the oracle: the formulas of DESIGN section 3 in double, one plain loop each. Written
+// from the formulas, not from worker/, so that a mistake would have to be made twice to go unseen.
 #pragma once
 
 #include <cstddef>
@@ -66,8 +66,8 @@ struct HashOptions {
 struct HashResult {
   std::vector<uint32_t> buckets;
   std::vector<double> weights;
-  /// [K][tokens]: how far z is from choosing other buckets, the smallest |z_i| or the gap between the
-  /// last magnitude that is flipped and the next one.
+  /// [K][tokens]: how far z is from choosing other buckets, the smallest |z_i| or the gap between
+  /// the last magnitude that is flipped and the next one.
   std::vector<double> border;
 };
 /// The buckets that z [tokens][K * bits] chooses, and their weights.

@@ -1,5 +1,5 @@
-// Goal: every way a configuration can be wrong is refused with one line that names key and remedy, and
-// the forms that are made from the table of keys agree with each other.
+// Goal: every way a configuration can be wrong is refused with one line that names key and remedy,
+// and the forms that are made from the table of keys agree with each other.
 #include "common/config.h"
 
 #include <fstream>
@@ -99,6 +99,7 @@ TEST(Config, NamesFileAndLine) {
     EXPECT_EQ(bad.status().message().find('\n'), std::string::npos);
   }
   EXPECT_FALSE(LoadConfig("/nonexistent/x.toml", {}).ok());
+  EXPECT_FALSE(LoadConfig(testing::TempDir(), {}).ok());
 }
 
 TEST(Config, JsonRoundTrip) {

@@ -1,5 +1,5 @@
-// Goal: batches are a pure function of their numbers, cover the training tokens evenly and never touch
-// held-out ones; unusable data is refused by name.
+// Goal: batches are a pure function of their numbers, cover the training tokens evenly and never
+// touch held-out ones; unusable data is refused by name.
 #include "worker/data.h"
 
 #include <filesystem>
@@ -179,7 +179,8 @@ TEST_F(Data, RefusesUnusableData) {
   ExpectRefused(folder_ + "/in", "tokens.bin");
   std::string bin(200, '\0');
   bin[61] = 3;  // position 30 is 768
-  ExpectRefused(Write("above.bin", bin), "token id 768 at position 30 is above the vocabulary of 257");
+  ExpectRefused(Write("above.bin", bin),
+                "token id 768 at position 30 is above the vocabulary of 257");
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The float model against the double oracle: log-probabilities, logits, loss and the gradient of every
-// tensor, the tables included; and the same bits for any number of threads.
+// The float model against the double oracle: log-probabilities, logits, loss and the gradient of
+// every tensor, the tables included; and the same bits for any number of threads.
 //
 // The oracle replays the buckets that the float model chose, so that both differentiate the same
 // function; where its own choice differs, z must have been within rounding of the border.
@@ -7,8 +7,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <thread>
 
 #include "tests/support/model_cases.h"
 #include "tests/support/naive_exchange.h"
@@ -18,9 +20,10 @@ namespace mf {
 namespace {
 
 constexpr double kEps = std::numeric_limits<float>::epsilon();
-// Relative to the largest number of a tensor. Each operation rounds by about eps; scaled scores multiply
-// what came before by sim, around 7 here, in each of the six layers that follow one another, and make
-// attention sharp. Largest seen: 286 eps for scaled scores, 12 eps for softmax and the dense baseline.
+// Relative to the largest number of a tensor. Each operation rounds by about eps; scaled scores
+// multiply what came before by sim, around 7 here, in each of the six layers that follow one
+// another, and make attention sharp. Largest seen: 286 eps for scaled scores, 12 eps for softmax
+// and the dense baseline.
 constexpr double kTolerance = 1000 * kEps;
 // z is the result of a norm over numbers that passed the blocks below.
 constexpr double kBorder = 200 * kEps;
@@ -162,10 +165,159 @@ TEST_P(ModelTest, SameBitsForAnyThreads) {
 INSTANTIATE_TEST_SUITE_P(Sweep, ModelTest, testing::ValuesIn(ModelSweep(SmallShape())),
                          [](const auto& entry) { return entry.param.name; });
 
-TEST(ModelBatchTest, RefusesWhatDoesNotFit) {
+/// Nano, where a product has several tiles and attention several query tiles.
+TEST(ModelSizeTest, NanoHasTheSameBitsForAnyThreads) {
+  Config config;
+  Fixture fixture(config);
+  fixture.batch = RandomBatch(config, 2, 256, 5);
+  const FloatRun one = fixture.Run(1);
+  const FloatRun many = fixture.Run(3);
+  EXPECT_EQ(one.loss_sum, many.loss_sum);
+  EXPECT_EQ(one.last_logits, many.last_logits);
+  EXPECT_EQ(one.gradients, many.gradients);
+}
+
+/// Logits of 64 MiB and more are made in slices of tokens: here 4 slices, the last one short.
+TEST(ModelSizeTest, VocabularyInSlices) {
   Config config;
   config.model = SmallShape();
+  config.model.layers = 1;
+  config.model.vocabulary = 200001;
   Fixture fixture(config);
+  fixture.parameters = RandomParameters(fixture.tensors, 7);
+  const FloatRun run = fixture.Run(2);
+  for (const char* name : {"head.weight", "final_norm.weight", "blocks.0.m2.bias"}) {
+    const TensorSpec* tensor = FindTensor(fixture.tensors, name);
+    ASSERT_NE(tensor, nullptr);
+    double sum = 0;
+    for (const float g : run.gradients[tensor->id]) sum += std::abs(static_cast<double>(g));
+    EXPECT_TRUE(std::isfinite(sum) && sum > 0) << name;
+  }
+  // Every token's dlogits add up to zero, so the columns of the head's gradient do too.
+  const size_t d = static_cast<size_t>(config.model.d);
+  const std::vector<float>& dhead = run.gradients[FindTensor(fixture.tensors, "head.weight")->id];
+  for (size_t c = 0; c < d; ++c) {
+    double sum = 0;
+    double size = 0;
+    for (size_t v = c; v < dhead.size(); v += d) {
+      sum += static_cast<double>(dhead[v]);
+      size += std::abs(static_cast<double>(dhead[v]));
+    }
+    EXPECT_LT(std::abs(sum), 100 * kEps * size);
+  }
+}
+
+Config SmallConfig() {
+  Config config;
+  config.model = SmallShape();
+  return config;
+}
+
+TEST(ModelUseTest, WorkspaceForgetsTheLastBatch) {
+  for (const Projection projection : {Projection::kMemory, Projection::kDense}) {
+    Config config = SmallConfig();
+    config.model.projection = projection;
+    Fixture fixture(config);
+    ThreadPool pool(1);
+    const Model model(fixture.config, fixture.tensors, pool);
+    const TokenBatch small = RandomBatch(config, 2, 9, 21);
+    DenseTensors first;
+    for (const bool warm : {false, true}) {
+      NaiveExchange exchange(fixture.tensors, fixture.parameters);
+      Model::Workspace workspace;
+      DenseTensors gradients;
+      double loss = 0;
+      if (warm) {
+        ASSERT_TRUE(model.Train(fixture.parameters, fixture.batch, 1, exchange, workspace, &loss,
+                                &gradients).ok());
+        exchange.Clear();
+      }
+      ASSERT_TRUE(model.Train(fixture.parameters, small, 1, exchange, workspace, &loss,
+                              &gradients).ok());
+      if (warm) {
+        EXPECT_EQ(first, gradients);
+      } else {
+        first = gradients;
+      }
+    }
+  }
+}
+
+TEST(ModelUseTest, ManyMicroBatchesAtOnce) {
+  Fixture fixture(SmallConfig());
+  ThreadPool pool(2);
+  const Model model(fixture.config, fixture.tensors, pool);
+  constexpr size_t kAtOnce = 3;
+  std::vector<DenseTensors> gradients(kAtOnce);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < kAtOnce; ++i) {
+    threads.emplace_back([&, i] {
+      NaiveExchange exchange(fixture.tensors, fixture.parameters);
+      Model::Workspace workspace;
+      double loss = 0;
+      EXPECT_TRUE(model.Train(fixture.parameters, fixture.batch, 1, exchange, workspace, &loss,
+                              &gradients[i]).ok());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(gradients[0], gradients[1]);
+  EXPECT_EQ(gradients[0], gradients[2]);
+}
+
+/// Fails at the n-th call.
+class FailingExchange : public NaiveExchange {
+ public:
+  FailingExchange(const Fixture& fixture, int calls)
+      : NaiveExchange(fixture.tensors, fixture.parameters), calls_(calls) {}
+  Status Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) override {
+    if (calls_-- == 0) return Status(Code::kStale, "the step has ended");
+    return NaiveExchange::Forward(tensor, hashes, y);
+  }
+  Status Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
+                  float* dweights) override {
+    if (calls_-- == 0) return Status(Code::kStale, "the step has ended");
+    return NaiveExchange::Backward(tensor, hashes, dy, dweights);
+  }
+
+ private:
+  int calls_;
+};
+
+TEST(ModelUseTest, ErrorsOfTheExchangeComeBack) {
+  Fixture fixture(SmallConfig());
+  ThreadPool pool(1);
+  const Model model(fixture.config, fixture.tensors, pool);
+  Model::Workspace workspace;
+  DenseTensors gradients;
+  double loss = 0;
+  for (int calls = 0; calls <= 12; ++calls) {  // two blocks, three layers, forward and backward
+    FailingExchange exchange(fixture, calls);
+    EXPECT_EQ(model.Train(fixture.parameters, fixture.batch, 1, exchange, workspace, &loss,
+                          &gradients).code(),
+              calls < 12 ? Code::kStale : Code::kOk);
+  }
+}
+
+TEST(ModelUseTest, NotANumberReachesLossAndGradients) {
+  for (const Score score : {Score::kSoftmax, Score::kScaled}) {
+    Config config = SmallConfig();
+    config.model.score = score;
+    Fixture fixture(config);
+    const TensorSpec* gain = FindTensor(fixture.tensors, "blocks.0.norm1.weight");
+    fixture.parameters[gain->id][3] = std::numeric_limits<float>::quiet_NaN();
+    const FloatRun run = fixture.Run(1);
+    EXPECT_TRUE(std::isnan(run.loss_sum));
+    for (const TensorSpec& tensor : fixture.tensors) {
+      const auto& gradient = run.gradients[tensor.id];
+      EXPECT_TRUE(std::any_of(gradient.begin(), gradient.end(), [](float g) {
+        return !std::isfinite(g);
+      })) << tensor.name;
+    }
+  }
+}
+
+TEST(ModelUseTest, RefusesWhatDoesNotFit) {
+  Fixture fixture(SmallConfig());
   ThreadPool pool(1);
   const Model model(fixture.config, fixture.tensors, pool);
   NaiveExchange exchange(fixture.tensors, DenseTensors(fixture.tensors.size()));

@@ -1,8 +1,9 @@
-// Every operation of the CPU backend, forward and backward, against the double formulas of the oracle,
-// over odd shapes: below, at and beyond a vector, a chunk of 64 tokens, a tile of queries.
+// Every operation of the CPU backend, forward and backward, against the double formulas of the
+// oracle, over odd shapes: below, at and beyond a vector, a chunk of 64 tokens, a tile of queries.
 //
-// Tolerances are multiples of eps relative to the largest expected number, stated beside each test; sums
-// over n numbers in float lanes err by about sqrt(n) eps, and cancellation is what the rest pays for.
+// Tolerances are multiples of eps relative to the largest expected number, stated beside each test;
+// sums over n numbers in float lanes err by about sqrt(n) eps, and cancellation is what the rest
+// pays for.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -57,7 +58,8 @@ TEST(NormTest, ForwardAndBackward) {
       const size_t rows = 5;
       const bool layer = kind == NormKind::kLayerNorm;
       std::vector<float> x = Random(rows * width, 1);
-      for (size_t i = 0; i < width; ++i) x[width + i] = 1e-3f * x[width + i] + 0.01f;  // eps matters
+      // One row so small that eps matters.
+      for (size_t i = 0; i < width; ++i) x[width + i] = 1e-3f * x[width + i] + 0.01f;
       const std::vector<float> gain = Random(width, 2);
       const std::vector<float> bias = Random(width, 3);
       const std::vector<float> dy = Random(rows * width, 4);
@@ -214,7 +216,8 @@ TEST(EmbeddingTest, ForwardAndBackward) {
   for (const size_t width : {1, 31, 32, 33, 100}) {
     const EmbeddingShape shape{.tokens = 131, .vocabulary = 7, .width = width};
     std::vector<uint32_t> ids(shape.tokens);
-    for (size_t t = 0; t < ids.size(); ++t) ids[t] = static_cast<uint32_t>(t * t % 6);  // 6 is unused
+    // Token 6 does not occur.
+    for (size_t t = 0; t < ids.size(); ++t) ids[t] = static_cast<uint32_t>(t * t % 6);
     const std::vector<float> matrix = Random(7 * width, 1);
     const std::vector<float> dx = Random(shape.tokens * width, 2);
     std::vector<float> x(dx.size()), dmatrix(matrix.size(), 9);

@@ -1,8 +1,8 @@
 // The oracle against central differences of its own loss: every kind of tensor, both scores, one to
 // three probes, both norms, with and without expanding bits, and the dense baseline.
 //
-// Bucket indices are constants of the gradient, so a parameter whose step changes a bucket somewhere has
-// no derivative to compare with; such points are left out and counted.
+// Bucket indices are constants of the gradient, so a parameter whose step changes a bucket
+// somewhere has no derivative to compare with; such points are left out and counted.
 #include "tests/support/oracle.h"
 
 #include <gtest/gtest.h>
@@ -114,8 +114,8 @@ TEST_P(OracleTest, AgreesWithCentralDifferences) {
     }
   }
   EXPECT_LT(excluded, points / 5);
-  std::printf("worst relative error %.1e; %zu of %zu points excluded for changing a bucket\n", worst,
-              excluded, points);
+  std::printf("worst relative error %.1e; %zu of %zu points excluded for changing a bucket\n",
+              worst, excluded, points);
 }
 
 TEST_P(OracleTest, ReplayOfTheOwnChoiceChangesNothing) {

@@ -1,4 +1,5 @@
-// Goal: metrics.jsonl reads back exactly, survives kills and rollbacks, and the plot is well-formed.
+// Goal: metrics.jsonl reads back exactly, survives kills and rollbacks, and the plot is
+// well-formed.
 #include "worker/report.h"
 
 #include <cmath>

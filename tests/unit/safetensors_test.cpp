@@ -1,5 +1,5 @@
-// Goal: a written file reads back bit for bit, its bytes are reproducible, it appears only when it is
-// complete, and no damaged file gets past the reader.
+// Goal: a written file reads back bit for bit, its bytes are reproducible, it appears only when it
+// is complete, and no damaged file gets past the reader.
 #include "common/safetensors.h"
 
 #include <filesystem>

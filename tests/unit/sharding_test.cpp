@@ -1,5 +1,5 @@
-// Goal: blocks and shards partition the columns of every width, in the order and sizes that the wire
-// format and the kernels rely on.
+// Goal: blocks and shards partition the columns of every width, in the order and sizes that the
+// wire format and the kernels rely on.
 #include "common/sharding.h"
 
 #include <gtest/gtest.h>

@@ -79,8 +79,8 @@ void ForwardTile(const AttentionShape& shape, const Tile& tile, const float* q, 
   }
 }
 
-/// Tiles are taken from the last to the first: the last one has all keys and overwrites dK and dV, the
-/// others add to it, in this order always.
+/// Tiles are taken from the last to the first: the last one has all keys and overwrites dK and dV,
+/// the others add to it, in this order always.
 void BackwardTile(const AttentionShape& shape, const Tile& tile, const AttentionSaved& saved,
                   const float* dout, float* scratch, float* dq) {
   const size_t d = shape.width();

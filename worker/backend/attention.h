@@ -1,5 +1,5 @@
-// Causal multi-head attention. Scores live in tiles of 64 queries, so sequence x sequence numbers are
-// never in memory; what is behind the diagonal is not computed except inside the diagonal tile.
+// Causal multi-head attention. Scores live in tiles of 64 queries, so sequence x sequence numbers
+// are never in memory; what is behind the diagonal is not computed except inside the diagonal tile.
 #pragma once
 
 #include <cstddef>
@@ -24,8 +24,8 @@ struct AttentionShape {
 /// Scratch by thread of the pool; grows when needed.
 using ThreadScratch = std::vector<std::vector<float>>;
 
-/// out [tokens][d] from qkv [tokens][3d], queries and keys already rotated. log_sums [tokens][heads]
-/// is what the backward pass needs.
+/// out [tokens][d] from qkv [tokens][3d], queries and keys already rotated. log_sums
+/// [tokens][heads] is what the backward pass needs.
 void AttentionForward(const AttentionShape& shape, const float* qkv, ThreadPool& pool,
                       ThreadScratch& scratch, float* out, float* log_sums);
 

@@ -1,5 +1,5 @@
-// Loops over tokens in chunks of 64. A sum over tokens (gains, biases) is one partial sum per chunk,
-// added in chunk order, so that it does not depend on the number of threads (DESIGN 2.3).
+// Loops over tokens in chunks of 64. A sum over tokens (gains, biases) is one partial sum per
+// chunk, added in chunk order, so that it does not depend on the number of threads (DESIGN 2.3).
 #pragma once
 
 #include <algorithm>

@@ -18,8 +18,8 @@ struct EmbeddingShape {
 void EmbeddingForward(const EmbeddingShape& shape, const float* matrix, const uint32_t* ids,
                       ThreadPool& pool, float* x);
 
-/// dmatrix [vocabulary][width], overwritten: rows of dx [tokens][width] added in token order, zero for
-/// tokens that do not occur.
+/// dmatrix [vocabulary][width], overwritten: rows of dx [tokens][width] added in token order, zero
+/// for tokens that do not occur.
 void EmbeddingBackward(const EmbeddingShape& shape, const uint32_t* ids, const float* dx,
                        ThreadPool& pool, float* dmatrix);
 

@@ -12,8 +12,8 @@ HWY_BEFORE_NAMESPACE();
 namespace mf::HWY_NAMESPACE {
 namespace {
 
-// erfc(u) exp(u^2) = t * sum of c_i t^i with t = 1 / (1 + u / 2): a Chebyshev fit on t in (0, 1] of our
-// own, error 8e-9 of t, below half an ulp of the result near 1. Highest power first.
+// erfc(u) exp(u^2) = t * sum of c_i t^i with t = 1 / (1 + u / 2): a Chebyshev fit on t in (0, 1] of
+// our own, error 8e-9 of t, below half an ulp of the result near 1. Highest power first.
 constexpr float kErfc[] = {0.04535133662f,  -0.2455800363f, 0.5168995401f,  -0.4824747605f,
                            0.1518851796f,   -0.06795827531f, 0.09582719939f, 0.1749485963f,
                            0.2469135612f,   0.2820928673f,  0.2820947997f};

@@ -14,8 +14,8 @@ HWY_BEFORE_NAMESPACE();
 namespace mf::HWY_NAMESPACE {
 namespace {
 
-// A vector holds one number of several tokens: lane = token. Numbers of one token are `width` apart, so
-// they are gathered; everything that is written per pair is contiguous (pair-major).
+// A vector holds one number of several tokens: lane = token. Numbers of one token are `width`
+// apart, so they are gathered; everything that is written per pair is contiguous (pair-major).
 using Ints = hn::RebindToSigned<Floats>;
 using IntVector = hn::Vec<Ints>;
 constexpr size_t kMaxBits = 32;
@@ -156,8 +156,21 @@ void Forward(const HashParameters& hash, const float* z, size_t begin, size_t co
   }
 }
 
-/// What the pairs of a table put on dz. With g_b = dL/dw_b, s the signs of z and e_i = exp(-2|z_i|/t):
-/// s_i - tanh(z_i/t) = s_i * 2 e_i / (1 + e_i) for a bucket that keeps bit i, and
+/// The inverse of GatherIndex. Lanes beyond the last token repeat its place with a zero gradient and
+/// must not be written.
+HWY_INLINE void Scatter(Vector value, IntVector rows, size_t count, size_t stride, float* to) {
+  const Floats d;
+  if (count == hn::Lanes(d)) {
+    hn::ScatterIndex(value, d, to, rows);
+    return;
+  }
+  HWY_ALIGN float lanes[kMaxLanes];
+  hn::Store(value, d, lanes);
+  for (size_t lane = 0; lane < count; ++lane) to[lane * stride] = lanes[lane];
+}
+
+/// What the pairs of a table put on dz. With g_b = dL/dw_b, s the signs of z and e_i =
+/// exp(-2|z_i|/t): s_i - tanh(z_i/t) = s_i * 2 e_i / (1 + e_i) for a bucket that keeps bit i, and
 /// -s_i - tanh(z_i/t) = -s_i * 2 / (1 + e_i) for the one that flips it: no cancellation anywhere.
 struct PairSums {
   Vector plain;     // scaled: sum of g_b p_b, the part p_b * s_b,i
@@ -213,14 +226,7 @@ void Backward(const HashParameters& hash, const float* z, size_t begin, size_t c
         value = hn::Add(value, hn::NegMulAdd(two, here.plain, all.plain));
         const auto negative = hn::RebindMask(d, hn::Eq(hn::And(bucket.index, bit), hn::Zero(di)));
         value = hn::IfThenElse(negative, hn::Neg(value), value);
-        // Lanes beyond the last token repeat it with a zero weight and must not be written.
-        if (tokens == lanes) {
-          hn::ScatterIndex(value, d, dz + at + i, rows);
-        } else {
-          HWY_ALIGN float part[kMaxLanes];
-          hn::Store(value, d, part);
-          for (size_t n = 0; n < tokens; ++n) dz[at + i + n * hash.width()] = part[n];
-        }
+        Scatter(value, rows, tokens, hash.width(), dz + at + i);
       }
     }
   }

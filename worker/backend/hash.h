@@ -28,8 +28,8 @@ Hashes MakeHashes(const HashParameters& hash, size_t tokens);
 void HashRows(const HashParameters& hash, const float* z, size_t begin, size_t count,
               const Hashes& out);
 
-/// dz [count][width] = gradient of z through the weights, the indices being constants. `z` as given to
-/// HashRows, dweights [pairs][tokens] of all tokens. Overwrites dz.
+/// dz [count][width] = gradient of z through the weights, the indices being constants. `z` as given
+/// to HashRows, dweights [pairs][tokens] of all tokens. Overwrites dz.
 void HashBackwardRows(const HashParameters& hash, const float* z, size_t begin, size_t count,
                       size_t tokens, const float* dweights, float* dz);
 

@@ -1,5 +1,6 @@
-// Matrix products. Results must not depend on the number of threads (DESIGN 2.3), so a product is cut
-// into tiles of the output that its shape alone decides, each one a single-threaded OpenBLAS call.
+// Matrix products. Results must not depend on the number of threads (DESIGN 2.3), so a product is
+// cut into tiles of the output that its shape alone decides, each one a single-threaded OpenBLAS
+// call.
 #pragma once
 
 #include <cstddef>

@@ -72,7 +72,7 @@ void BackwardRow(const NormParameters& norm, const float* x, const float* dy, co
   for (size_t i = 0; i < norm.width; i += lanes) {
     const size_t count = std::min(lanes, norm.width - i);
     const Vector xhat = hn::Mul(hn::Sub(LoadPart(d, x + i, count), mean), rstd);
-    const Vector dyv = LoadPart(d, dy + i, count);  // zero in a tail, so that nothing is added there
+    const Vector dyv = LoadPart(d, dy + i, count);  // zero beyond a tail: nothing is added there
     const Vector g = hn::Mul(dyv, LoadPart(d, norm.gain + i, count));
     sum_g = hn::Add(sum_g, g);
     sum_gx = hn::MulAdd(g, xhat, sum_gx);

@@ -1,5 +1,5 @@
-// Rotary position embedding, GPT-NeoX half rotation: of the first 2 * pairs numbers of a head, number i
-// is rotated with number pairs + i by the angle position * 10000^(-i / pairs).
+// Rotary position embedding, GPT-NeoX half rotation: of the first 2 * pairs numbers of a head,
+// number i is rotated with number pairs + i by the angle position * 10000^(-i / pairs).
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// The subcommands of `worker`. Each function adds one to `app`; when the command line names it, it runs
-// during CLI11's parse and leaves its exit code in *exit_code.
+// The subcommands of `worker`. Each function adds one to `app`; when the command line names it, it
+// runs during CLI11's parse and leaves its exit code in *exit_code.
 #pragma once
 
 #include <string>
@@ -17,6 +17,7 @@ void AddEvalCommand(CLI::App& app, int* exit_code);
 void AddScoreCommand(CLI::App& app, int* exit_code);
 void AddGenerateCommand(CLI::App& app, int* exit_code);
 void AddFlopsCommand(CLI::App& app, int* exit_code);
+void AddOptionsCommand(CLI::App& app, int* exit_code);
 
 /// Says what went wrong, one line on stderr, and returns the exit code: 0, 1 or 2.
 int Report(const Status& status);

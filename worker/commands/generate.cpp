@@ -23,8 +23,8 @@ struct GenerateFlags {
   int threads = 0;
 };
 
-/// The token that `unit` in [0, 1) picks from softmax(logits / temperature); the likeliest (ties: the
-/// lowest id) at temperature 0.
+/// The token that `unit` in [0, 1) picks from softmax(logits / temperature); the likeliest (ties:
+/// the lowest id) at temperature 0.
 uint32_t Sample(const std::vector<float>& logits, double temperature, double unit) {
   const auto best = std::max_element(logits.begin(), logits.end());
   if (temperature == 0) return static_cast<uint32_t>(best - logits.begin());

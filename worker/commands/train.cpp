@@ -14,7 +14,7 @@ namespace mf {
 namespace {
 
 struct TrainFlags {
-  std::string config, data, validation, out, export_path, rows = "all";
+  std::string config, data, validation, out, export_path, metrics, rows = "all";
   std::vector<std::string> overrides;
   int64_t steps = 0;
   std::string seed;
@@ -52,6 +52,7 @@ Status Run(const TrainFlags& flags) {
   options.fresh = flags.fresh;
   options.export_path = flags.export_path;
   options.export_rows = flags.rows == "touched" ? ExportRows::kTouched : ExportRows::kAll;
+  options.metrics_address = flags.metrics;
   options.progress = stderr;
   std::signal(SIGINT, OnSignal);
   std::signal(SIGTERM, OnSignal);
@@ -78,6 +79,7 @@ void AddTrainCommand(CLI::App& app, int* exit_code) {
       ->check(CLI::Range(0, 1024));
   command->add_option("--memory", flags->memory,
                       "Bytes for tables addressed directly; 0: 70% of the machine's");
+  command->add_option("--metrics", flags->metrics, "Serve /metrics on HOST:PORT");
   command->add_flag("--fresh", flags->fresh, "Refuse an --out that holds a run");
   command->add_option("--export", flags->export_path, "Write the trained model: FILE.safetensors");
   command->add_option("--rows", flags->rows, "What to export of the tables")
