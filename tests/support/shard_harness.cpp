@@ -1,0 +1,215 @@
+#include "tests/support/shard_harness.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <numeric>
+#include <random>
+
+#include "common/bf16.h"
+#include "common/check.h"
+#include "common/kernels/pairs.h"
+
+namespace mf {
+namespace {
+
+/// Random numbers of one tensor in one micro-batch: the same in every harness.
+std::mt19937_64 RandomOf(const TensorSpec& spec, uint64_t data, uint32_t micro_batch) {
+  return std::mt19937_64((data * 64 + micro_batch) * 1024 + spec.id);
+}
+
+std::vector<float> RandomFloats(std::mt19937_64& random, size_t count) {
+  std::vector<float> values(count);
+  for (float& value : values) {
+    value = static_cast<float>(static_cast<double>(random() % 20'001) / 1e4 - 1);
+  }
+  return values;
+}
+
+}  // namespace
+
+Config ShardConfig() {
+  Config config;
+  config.model.d = 32;
+  config.model.K = 8;
+  config.model.tau = 4;
+  config.model.expand_bits = 1;
+  config.model.layers = 1;
+  config.model.heads = 2;
+  config.model.sequence = 8;
+  config.model.vocabulary = 20;
+  config.train.micro_batches = 3;
+  config.train.batch = 2;
+  config.train.steps = 1000;
+  config.exchange.mode = ExchangeMode::kPushdown;
+  return config;
+}
+
+std::vector<uint32_t> Bits(const std::vector<float>& values) {
+  std::vector<uint32_t> bits(values.size());
+  for (size_t i = 0; i < values.size(); ++i) bits[i] = std::bit_cast<uint32_t>(values[i]);
+  return bits;
+}
+
+ShardHarness::ShardHarness(const Config& config, const Options& options)
+    : config_(config), specs_(TensorsOf(config)), pool_(options.threads) {
+  shard_ = std::make_unique<Shard>(
+      Shard::Options{.memory_bytes = options.memory_bytes}, pool_,
+      [this](const std::string& peer, Reply reply) { sent_.emplace_back(peer, std::move(reply)); });
+  if (!options.recover) return;
+  const Reply hello = Send(Hello());
+  MF_CHECK(hello.code == Code::kOk);
+  session = hello.session;
+  MF_CHECK(Send(Rollback(epoch, 0)).code == Code::kOk);
+}
+
+const TensorSpec& ShardHarness::spec(const std::string& name) const {
+  const TensorSpec* found = FindTensor(specs_, name);
+  MF_CHECK(found != nullptr);
+  return *found;
+}
+
+Reply ShardHarness::Send(Request request) {
+  request.id = next_id_++;
+  const size_t before = sent_.size();
+  shard_->Handle("peer", request, 0);
+  MF_CHECK(sent_.size() == before + 1);
+  MF_CHECK(sent_.back().second.id == request.id);
+  return sent_.back().second;
+}
+
+Request ShardHarness::Make(Op op) const {
+  Request request;
+  request.op = op;
+  request.session = session;
+  request.epoch = epoch;
+  request.step = shard_->commit().step();
+  return request;
+}
+
+Request ShardHarness::Hello() const {
+  Request request;
+  request.op = Op::kHello;
+  request.shards = 1;
+  request.run_id = "the run";
+  request.text = CanonicalJson(config_);
+  return request;
+}
+
+Request ShardHarness::Rollback(uint64_t to_epoch, uint64_t step) const {
+  Request request = Make(Op::kRollback);
+  request.epoch = to_epoch;
+  request.step = step;
+  return request;
+}
+
+Request ShardHarness::Forward(const TensorSpec& spec, uint64_t data, uint32_t micro_batch) const {
+  Request request = Make(Op::kForward);
+  request.tensor = spec.id;
+  request.training = true;
+  request.micro_batch = micro_batch;
+  request.tokens = static_cast<uint32_t>(config_.tokens_per_micro_batch());
+  std::mt19937_64 random = RandomOf(spec, data, micro_batch);
+  const size_t tables = static_cast<size_t>(spec.tables);
+  const uint64_t rows = static_cast<uint64_t>(spec.rows);
+  std::vector<uint8_t> buckets;
+  for (size_t i = 0; i < tables * request.tokens; ++i) {
+    // Small buckets are hit often, large ones rarely: rows with all kinds of gaps.
+    buckets.push_back(static_cast<uint8_t>(random() % (1 + random() % rows)));
+  }
+  request.payload = {FrameOf(buckets), FrameOf(RandomFloats(random, buckets.size()))};
+  return request;
+}
+
+Request ShardHarness::Backward(const TensorSpec& spec, uint64_t data, uint32_t micro_batch) const {
+  Request request = Forward(spec, data, micro_batch);
+  request.op = Op::kBackward;
+  const size_t columns = static_cast<size_t>(spec.columns);
+  std::mt19937_64 random = RandomOf(spec, data + 1'000'000, micro_batch);
+  std::vector<float> dy = RandomFloats(random, request.tokens * columns);
+  std::vector<uint16_t> narrow(dy.size());
+  PackBf16(narrow.data(), dy.data(), dy.size());
+  const bool bf16 = config_.exchange.wire == Wire::kBf16;
+  if (bf16) UnpackBf16(dy.data(), narrow.data(), dy.size());  // exponents are of what is sent
+  std::vector<int8_t> exponents;
+  for (size_t t = 0; t < request.tokens; ++t) {
+    exponents.push_back(DotExponent(dy.data() + t * columns, columns));
+  }
+  request.payload.push_back(bf16 ? FrameOf(narrow) : FrameOf(dy));
+  request.payload.push_back(FrameOf(exponents));
+  return request;
+}
+
+Request ShardHarness::Push(const TensorSpec& spec, uint64_t data, uint32_t micro_batch) const {
+  Request request = Make(Op::kPush);
+  request.tensor = spec.id;
+  request.micro_batch = micro_batch;
+  std::mt19937_64 random = RandomOf(spec, data, micro_batch);
+  std::vector<uint64_t> rows;
+  size_t count = spec.total_rows();
+  if (spec.name == "embed.weight") {
+    for (uint64_t row = 0; row < spec.total_rows(); ++row) {
+      if (random() % (row + 2) < 2) rows.push_back(row);
+    }
+    count = rows.size();
+  } else {
+    request.row_count = count;
+  }
+  request.payload = {FrameOf(rows), Frame(),
+                     FrameOf(RandomFloats(random, count * static_cast<size_t>(spec.columns)))};
+  return request;
+}
+
+Request ShardHarness::PullAll(const TensorSpec& spec) const {
+  Request request = Make(Op::kPull);
+  request.tensor = spec.id;
+  request.step = shard_->commit().finished();
+  request.row_count = spec.total_rows();
+  request.payload = {Frame()};
+  return request;
+}
+
+void ShardHarness::MicroBatch(uint64_t data, uint32_t micro_batch) {
+  for (const TensorSpec& spec : specs_) {
+    if (spec.kind == TensorKind::kMemory) {
+      ASSERT_EQ(Send(Forward(spec, data, micro_batch)).code, Code::kOk) << spec.name;
+      ASSERT_EQ(Send(Backward(spec, data, micro_batch)).code, Code::kOk) << spec.name;
+    } else {
+      ASSERT_EQ(Send(Push(spec, data, micro_batch)).code, Code::kOk) << spec.name;
+    }
+  }
+}
+
+Reply ShardHarness::End(double lr, bool apply) {
+  Reply prepared = Send(Make(Op::kPrepare));
+  EXPECT_EQ(prepared.code, Code::kOk) << prepared.message;
+  Request end = Make(apply ? Op::kApply : Op::kDrop);
+  end.lr = static_cast<float>(lr);
+  end.scale = 0.5;
+  const Reply ended = Send(end);
+  EXPECT_EQ(ended.code, Code::kOk) << ended.message;
+  EXPECT_EQ(ended.applied, apply);
+  return prepared;
+}
+
+Reply ShardHarness::RunStep(uint64_t data, double lr, bool apply) {
+  for (uint32_t i = 0; i < config_.train.micro_batches; ++i) MicroBatch(data, i);
+  return End(lr, apply);
+}
+
+std::vector<uint32_t> ShardHarness::State() {
+  std::vector<uint32_t> state;
+  for (const TensorSpec& spec : specs_) {
+    const Reply reply = Send(PullAll(spec));
+    EXPECT_EQ(reply.code, Code::kOk) << spec.name << ": " << reply.message;
+    if (reply.code != Code::kOk) return {};
+    for (size_t i = 0; i < reply.payload[0].size() / sizeof(uint32_t); ++i) {
+      state.push_back(LoadUnaligned<uint32_t>(reply.payload[0].data(), i));
+    }
+  }
+  return state;
+}
+
+}  // namespace mf
