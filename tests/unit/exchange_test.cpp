@@ -99,13 +99,14 @@ TEST(ExchangeModesTest, PullAndPushdownAgree) {
       EXPECT_NEAR(pushdown.micro_batch.loss_sum, pull.micro_batch.loss_sum,
                   kAgreement * pushdown.micro_batch.loss_sum);
       for (const TensorSpec& tensor : TensorsOf(config)) {
+        SCOPED_TRACE(tensor.name);
         const uint32_t id = tensor.id;
-        EXPECT_LT(
-            RelativeDifference(pushdown.micro_batch.gradients[id], pull.micro_batch.gradients[id]),
-            kAgreement)
-            << tensor.name;
-        EXPECT_LT(RelativeDifference(pushdown.updates[id], pull.updates[id]), kAgreement)
-            << tensor.name;
+        // Gradients of dense tensors come from the worker, all others are seen in the updates.
+        if (tensor.kind == TensorKind::kDense) {
+          const auto& ours = pushdown.micro_batch.gradients[id];
+          EXPECT_LT(RelativeDifference(ours, pull.micro_batch.gradients[id]), kAgreement);
+        }
+        EXPECT_LT(RelativeDifference(pushdown.updates[id], pull.updates[id]), kAgreement);
       }
     }
   }
@@ -334,7 +335,6 @@ TEST(ExchangeTrainingTest, LossesOfPullAndPushdownStayTogether) {
     double last = 0;
     for (size_t i = 190; i < 200; ++i) last += run.reports()[i].loss / 10;
     EXPECT_LT(last, 0.6 * run.reports()[0].loss);  // it learns at all
-    std::printf("loss %.9f\n", last);
     losses[mode == ExchangeMode::kPull] = last;
   }
   EXPECT_NEAR(losses[0], losses[1], 0.01 * losses[0]);
