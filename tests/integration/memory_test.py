@@ -122,7 +122,7 @@ class Memory(unittest.TestCase):
     def test_tiny(self):
         settings = ["model.vocabulary=257", "model.sequence=256", "train.batch=1"]
         arguments = [word for setting in settings for word in ("--set", setting)]
-        peak = self.train("tiny", TINY, "--steps", "4", *arguments)
+        peak = self.train("tiny", TINY, "--steps", "3", *arguments)
         model = {"d": 512, "K": 64, "tau": 8, "expand_bits": 2, "layers": 6}
         numbers = sum(rows * columns for rows, columns in memory_layers(model))
         numbers += 2 * 257 * 512  # embedding and head; gains and biases are nothing beside them
