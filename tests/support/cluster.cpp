@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <utility>
 
 namespace mf {
 namespace {
@@ -22,10 +23,10 @@ T Must(Result<T> result) {
 /// Passes everything on and notes which buckets were read.
 class RecordingExchange final : public Exchange {
  public:
-  RecordingExchange(Exchange& inner, size_t tensors) : inner_(inner), buckets(tensors) {}
+  RecordingExchange(Exchange& inner, size_t tensors) : inner_(inner), buckets_(tensors) {}
 
   Status Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) override {
-    std::vector<uint32_t>& seen = buckets[tensor.id];
+    std::vector<uint32_t>& seen = buckets_[tensor.id];
     seen.resize(hashes.pairs * hashes.tokens);
     for (size_t i = 0; i < seen.size(); ++i) {
       switch (hashes.index_bytes) {
@@ -46,11 +47,11 @@ class RecordingExchange final : public Exchange {
     return inner_.Backward(tensor, hashes, dy, dweights);
   }
 
+  SeenBuckets Take() { return std::move(buckets_); }
+
  private:
   Exchange& inner_;
-
- public:
-  SeenBuckets buckets;
+  SeenBuckets buckets_;
 };
 
 }  // namespace
@@ -127,7 +128,7 @@ Cluster::MicroBatch Cluster::Train(const TokenBatch& batch, double loss_scale) {
     if (tensor.kind != TensorKind::kDense) continue;
     Must(tables_->PushWhole(open_, 0, tensor, result.gradients[tensor.id].data()).Wait());
   }
-  result.buckets = std::move(exchange.buckets);
+  result.buckets = exchange.Take();
   return result;
 }
 
