@@ -10,15 +10,15 @@ ExchangeMode CheaperMode(const Config& config, const TensorSpec& tensor) {
   const double tokens = static_cast<double>(config.tokens_per_micro_batch());
   const double rows = static_cast<double>(tensor.rows);
   const double pairs = static_cast<double>(tensor.tables * config.model.probes);
-  const double width = static_cast<double>(tensor.columns) *
-                       (config.exchange.wire == Wire::kBf16 ? 2.0 : 4.0);
+  const double columns = static_cast<double>(tensor.columns);
+  const double number = config.exchange.wire == Wire::kBf16 ? 2 : 4;
   const double index = tensor.index_bytes();
-  const double pushdown = tokens * (2 * pairs * (index + 4) + 1 + 2 * width + 8 * pairs);
+  const double pushdown = tokens * (2 * pairs * (index + 4) + 1 + 2 * columns * number + 8 * pairs);
   const double reads = tokens * static_cast<double>(config.model.probes);
   const double distinct =
       static_cast<double>(tensor.tables) * rows * -std::expm1(-reads / rows);
-  // A row id each way and a hit count with the gradient; the values each way.
-  const double pull = distinct * (8 + 8 + 4 + 2 * width);
+  // A row id each way and a hit count with the gradient; the values each way, as f32 on any wire.
+  const double pull = distinct * (8 + 8 + 4 + 2 * columns * 4);
   return pull < pushdown ? ExchangeMode::kPull : ExchangeMode::kPushdown;
 }
 

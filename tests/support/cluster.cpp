@@ -1,0 +1,154 @@
+#include "tests/support/cluster.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <utility>
+
+namespace mf {
+namespace {
+
+void Must(const Status& status) {
+  if (status.ok()) return;
+  std::fprintf(stderr, "cluster: %s\n", status.message().c_str());
+  std::abort();
+}
+
+template <class T>
+T Must(Result<T> result) {
+  Must(result.status());
+  return std::move(result).value();
+}
+
+/// Passes everything on and notes which buckets were read.
+class RecordingExchange final : public Exchange {
+ public:
+  RecordingExchange(Exchange& inner, size_t tensors) : inner_(inner), buckets_(tensors) {}
+
+  Status Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) override {
+    std::vector<uint32_t>& seen = buckets_[tensor.id];
+    seen.resize(hashes.pairs * hashes.tokens);
+    for (size_t i = 0; i < seen.size(); ++i) {
+      switch (hashes.index_bytes) {
+        case 1:
+          seen[i] = hashes.indices.as<uint8_t>()[i];
+          break;
+        case 2:
+          seen[i] = hashes.indices.as<uint16_t>()[i];
+          break;
+        default:
+          seen[i] = hashes.indices.as<uint32_t>()[i];
+      }
+    }
+    return inner_.Forward(tensor, hashes, y);
+  }
+  Status Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
+                  float* dweights) override {
+    return inner_.Backward(tensor, hashes, dy, dweights);
+  }
+
+  SeenBuckets Take() { return std::move(buckets_); }
+
+ private:
+  Exchange& inner_;
+  SeenBuckets buckets_;
+};
+
+}  // namespace
+
+Cluster::Cluster(const Config& config, const Options& options)
+    : config_(config),
+      tensors_(TensorsOf(config_)),
+      pool_(options.threads),
+      model_(config_, tensors_, pool_) {
+  Must(CheckConfig(config_));
+  Must(CheckShards(config_, tensors_, options.shards));
+  servers_ = Must(EmbeddedServers::Start(context_, {.shards = options.shards,
+                                                    .threads = options.server_threads,
+                                                    .memory_bytes = options.memory_bytes}));
+  client_ = std::make_unique<Client>(Must(ConnectZmq(context_, servers_->addresses())),
+                                     servers_->addresses(), Client::Options{});
+  tables_ = std::make_unique<TableClient>(*client_, config_, tensors_);
+  Join();
+}
+
+void Cluster::Join() {
+  std::vector<Request> hellos(client_->servers());
+  for (size_t server = 0; server < hellos.size(); ++server) {
+    hellos[server].op = Op::kHello;
+    hellos[server].shard = static_cast<uint32_t>(server);
+    hellos[server].shards = static_cast<uint32_t>(hellos.size());
+    hellos[server].run_id = "cluster";
+    hellos[server].text = CanonicalJson(config_);
+  }
+  const std::vector<Reply> replies = Must(client_->CallAll(std::move(hellos)).get());
+  for (size_t server = 0; server < replies.size(); ++server) {
+    client_->SetSession(server, replies[server].session);
+  }
+  // What the first worker of a run does with its `recover` lease.
+  Request rollback;
+  rollback.op = Op::kRollback;
+  rollback.epoch = 1;
+  rollback.step = 0;
+  Must(client_->CallAll(std::vector<Request>(client_->servers(), rollback)).get().status());
+  open_ = {1, 1};
+}
+
+DenseTensors Cluster::Read() {
+  DenseTensors values(tensors_.size());
+  for (const TensorSpec& tensor : tensors_) {
+    values[tensor.id].resize(tensor.total_rows() * static_cast<size_t>(tensor.columns));
+    Must(tables_->PullRange(finished(), tensor, 0, tensor.total_rows(), values[tensor.id].data())
+             .Wait());
+  }
+  return values;
+}
+
+void Cluster::Write(const DenseTensors& values) {
+  DenseTensors gradients = Read();
+  for (const TensorSpec& tensor : tensors_) {
+    std::vector<float>& gradient = gradients[tensor.id];
+    for (size_t i = 0; i < gradient.size(); ++i) gradient[i] -= values[tensor.id][i];
+    Must(tables_->PushWhole(open_, 0, tensor, gradient.data()).Wait());
+  }
+  EndStep(1);
+}
+
+Cluster::MicroBatch Cluster::Train(const TokenBatch& batch, double loss_scale) {
+  const DenseTensors parameters = Read();
+  MicroBatch result;
+  Model::Workspace workspace;
+  std::lock_guard computing(gate_);
+  RemoteExchange remote(*tables_, config_, pool_, gate_, open_, Access::kTraining, 0);
+  RecordingExchange exchange(remote, tensors_.size());
+  Must(model_.Train(parameters, batch, loss_scale, exchange, workspace, &result.loss_sum,
+                    &result.gradients));
+  Must(remote.Finish());
+  for (const TensorSpec& tensor : tensors_) {
+    if (tensor.kind != TensorKind::kDense) continue;
+    Must(tables_->PushWhole(open_, 0, tensor, result.gradients[tensor.id].data()).Wait());
+  }
+  result.buckets = exchange.Take();
+  return result;
+}
+
+std::vector<float> Cluster::Score(const TokenBatch& batch) {
+  const DenseTensors parameters = Read();
+  Model::Workspace workspace;
+  std::vector<float> logprobs;
+  std::lock_guard computing(gate_);
+  RemoteExchange remote(*tables_, config_, pool_, gate_, finished(), Access::kReading, 0);
+  Must(model_.Score(parameters, batch, remote, workspace, &logprobs));
+  return logprobs;
+}
+
+void Cluster::EndStep(double lr) {
+  const TableClient::Prepared prepared = Must(tables_->Prepare(open_));
+  if (!prepared.not_finite.empty()) Must(Status::Failed(prepared.not_finite + " is not finite"));
+  if (!Must(tables_->Finish(open_, /*apply=*/true, lr, /*scale=*/1.0))) {
+    Must(Status::Failed("the step was dropped"));
+  }
+  ++open_.step;
+}
+
+}  // namespace mf

@@ -1,0 +1,76 @@
+// Parameter servers in the test's own process with a client that has joined them: the real protocol
+// and the real transport, but steps are driven by hand, without work board and trainer. Failures
+// abort the test program.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "common/client.h"
+#include "common/config.h"
+#include "common/table_client.h"
+#include "common/thread_pool.h"
+#include "worker/embedded.h"
+#include "worker/model.h"
+#include "worker/remote_exchange.h"
+
+namespace mf {
+
+/// Bucket indices by tensor id, [pairs][tokens]; empty for dense tensors.
+using SeenBuckets = std::vector<std::vector<uint32_t>>;
+
+class Cluster {
+ public:
+  struct Options {
+    int shards = 1;
+    int server_threads = 1;
+    int threads = 1;                     // of the worker's side
+    uint64_t memory_bytes = 1ull << 32;  // tables above this are sparse
+  };
+  /// Servers at step 1 of `config`, which should have one micro-batch a step.
+  Cluster(const Config& config, const Options& options);
+
+  const Config& config() const { return config_; }
+  const std::vector<TensorSpec>& tensors() const { return tensors_; }
+  Client& client() { return *client_; }
+  TableClient& tables() { return *tables_; }
+  ThreadPool& pool() { return pool_; }
+  ComputeGate& gate() { return gate_; }
+  StepRef open_step() const { return open_; }
+  StepRef finished() const { return {open_.epoch, open_.step - 1}; }
+
+  /// All tensors, by id, as they are after the last finished step.
+  DenseTensors Read();
+  /// Spends a step to bring all tensors to `values`, up to rounding. REQUIRES: SGD, no weight
+  /// decay.
+  void Write(const DenseTensors& values);
+
+  struct MicroBatch {
+    double loss_sum = 0;
+    DenseTensors gradients;  // of the dense tensors
+    SeenBuckets buckets;
+  };
+  /// Forward and backward of the open step's only micro-batch, and all contributions.
+  MicroBatch Train(const TokenBatch& batch, double loss_scale);
+  /// Log-probabilities of the targets at the last finished step.
+  std::vector<float> Score(const TokenBatch& batch);
+  /// Prepares and applies the open step.
+  void EndStep(double lr);
+
+ private:
+  void Join();
+
+  const Config config_;
+  const std::vector<TensorSpec> tensors_;
+  TransportContext context_;
+  std::unique_ptr<EmbeddedServers> servers_;
+  std::unique_ptr<Client> client_;
+  std::unique_ptr<TableClient> tables_;
+  ThreadPool pool_;
+  const Model model_;
+  ComputeGate gate_;
+  StepRef open_;
+};
+
+}  // namespace mf
