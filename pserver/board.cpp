@@ -172,8 +172,7 @@ Status Board::StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad
                " was not finite in " + std::to_string(kDropsInARowMax) +
                " steps in a row; lower train.lr or look at the data of step " + std::to_string(step);
     EnterPhase(Phase::kFailed);
-  } else if (step == static_cast<uint64_t>(config_.steps) ||
-             (config_.eval_every > 0 && step % static_cast<uint64_t>(config_.eval_every) == 0)) {
+  } else if (EvaluationFollows(step)) {
     EnterPhase(Phase::kEvaluate);
   } else {
     OpenStep(step + 1);
@@ -198,8 +197,15 @@ Status Board::Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_s
   }
   if (ok) {
     while (!records_.empty() && records_.back().step > step) records_.pop_back();
+    // What is counted is as if nothing had been lost.
     drops_in_a_row_ = 0;
-    OpenStep(step + 1);
+    for (auto r = records_.rbegin(); r != records_.rend() && r->dropped; ++r) ++drops_in_a_row_;
+    if (LastRecordWaits() && records_.back().step == step) {
+      step_ = step;
+      EnterPhase(Phase::kEvaluate);
+    } else {
+      OpenStep(step + 1);
+    }
   } else {
     const uint64_t boot_seen = epoch_seen >> 32, counter_seen = epoch_seen & 0xFFFFFFFF;
     if (boot_seen > boot_count_) {
@@ -254,10 +260,20 @@ double Board::MedianSeconds() const {
   return sorted[sorted.size() / 2];
 }
 
+bool Board::EvaluationFollows(uint64_t step) const {
+  return step == static_cast<uint64_t>(config_.steps) ||
+         (config_.eval_every > 0 && step % static_cast<uint64_t>(config_.eval_every) == 0);
+}
+
+bool Board::LastRecordWaits() const {
+  return phase_ != Phase::kFailed && !records_.empty() && !records_.back().has_val_loss &&
+         EvaluationFollows(records_.back().step);
+}
+
 std::vector<StepRecord> Board::RecordsAfter(uint64_t step) const {
-  // The last record waits until its evaluation is in, so that a record never changes once seen.
+  // It waits so that a record never changes once seen, whatever happens to the evaluation's holder.
   std::vector<StepRecord> result;
-  const size_t final = records_.size() - (phase_ == Phase::kEvaluate ? 1 : 0);
+  const size_t final = records_.size() - (LastRecordWaits() ? 1 : 0);
   const auto first = std::find_if(records_.begin(), records_.end(),
                                   [step](const StepRecord& r) { return r.step > step; });
   for (size_t i = static_cast<size_t>(first - records_.begin());

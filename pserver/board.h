@@ -96,6 +96,10 @@ class Board {
   void OpenStep(uint64_t step);
   void EnterPhase(Phase phase);
   double MedianSeconds() const;
+  /// `step` is one after which there is an evaluation.
+  bool EvaluationFollows(uint64_t step) const;
+  /// The last record waits for its evaluation.
+  bool LastRecordWaits() const;
   std::vector<StepRecord> RecordsAfter(uint64_t step) const;
 
   const TrainConfig config_;

@@ -12,6 +12,7 @@ namespace {
 
 constexpr uint64_t kRowsPerReply = 1 << 22;
 constexpr uint64_t kBytesPerReply = 1ull << 30;
+constexpr size_t kAsksRemembered = 4096;   // far more than are on their way at once
 
 Status Bad(const std::string& what) { return Status::Invalid(what); }
 
@@ -427,6 +428,10 @@ Status Shard::BoardRequest(const std::string& peer, const Request& request, doub
   Status status;
   switch (request.op) {
     case Op::kLease: {
+      if (AskedBefore(request.session, request.id)) {
+        *answered = true;
+        break;
+      }
       const uint64_t ticket = next_ticket_++;
       askers_[ticket] = {peer, request.id};
       *answered = true;
@@ -451,6 +456,19 @@ Status Shard::BoardRequest(const std::string& peer, const Request& request, doub
   }
   SendGrants(grants);
   return status;
+}
+
+/// A lease request that comes twice is answered once: a second grant would find nobody who wants it, and
+/// its work would wait until the lease ends.
+bool Shard::AskedBefore(uint64_t session, uint64_t request_id) {
+  const std::pair ask{session, request_id};
+  if (!asked_.insert(ask).second) return true;
+  last_asks_.push_back(ask);
+  if (last_asks_.size() > kAsksRemembered) {
+    asked_.erase(last_asks_.front());
+    last_asks_.pop_front();
+  }
+  return false;
 }
 
 void Shard::Tick(double now) {

@@ -7,12 +7,15 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "common/config.h"
@@ -73,6 +76,7 @@ class Shard {
   Status ReadBuckets(const Request& request, TensorShard& tensor, std::vector<uint32_t>* buckets);
   void Answer(const std::string& peer, const Request& request, const Status& status, Reply reply);
   void SendGrants(const Board::Grants& grants);
+  bool AskedBefore(uint64_t session, uint64_t request_id);
   void BuildTables();
 
   const Options options_;
@@ -85,6 +89,8 @@ class Shard {
   uint64_t next_session_ = 1;
   std::map<uint64_t, Asker> askers_;           // parked lease requests by ticket
   uint64_t next_ticket_ = 1;
+  std::deque<std::pair<uint64_t, uint64_t>> last_asks_;   // (session, request id), oldest first
+  std::set<std::pair<uint64_t, uint64_t>> asked_;         // the same ones
   uint64_t rejected_ = 0;
 };
 

@@ -1,5 +1,9 @@
 # Tests that run the real programs. Plain Python, standard library only.
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
-add_test(NAME bad_input
-  COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/bad_input_test.py $<TARGET_FILE:worker>)
-set_tests_properties(bad_input PROPERTIES LABELS integration)
+foreach(name bad_input one_result memory)
+  add_test(NAME ${name}
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/${name}_test.py $<TARGET_FILE:worker>)
+  set_tests_properties(${name} PROPERTIES LABELS integration)
+endforeach()
+# Measures its own peak of memory: not beside others that could take what it needs.
+set_tests_properties(memory PROPERTIES RUN_SERIAL ON)

@@ -1,0 +1,34 @@
+// A client's transport that misbehaves as far as the protocol must bear: requests and replies come
+// twice, requests overtake one another, and a copy of a request may come long after its step has
+// ended. Nothing is lost. The faults are drawn from a seed.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "common/transport.h"
+
+namespace mf {
+
+struct FaultOptions {
+  uint64_t seed = 1;
+  double duplicate = 0.15;  // share of requests, and of replies, that come twice
+  double hold = 0.25;       // share of requests that are held back, so that later ones overtake
+  int hold_us_max = 500;    // how long
+  int copy_hold_us_max = 30'000;  // the same for the second copy, which nobody waits for
+};
+
+/// What has happened so far. Outlives the transport, so that a test can see that it tested
+/// something.
+struct FaultCounts {
+  std::atomic<uint64_t> duplicated_requests{0};
+  std::atomic<uint64_t> duplicated_replies{0};
+  std::atomic<uint64_t> overtaken{0};  // requests that went out after one that was asked for later
+};
+
+std::unique_ptr<ClientTransport> MakeFaulty(std::unique_ptr<ClientTransport> inner,
+                                            const FaultOptions& options,
+                                            std::shared_ptr<FaultCounts> counts);
+
+}  // namespace mf
