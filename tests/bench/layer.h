@@ -1,0 +1,52 @@
+// One memory layer and a batch that meets it, for measuring the bare kernels: no server, one core.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "common/kernels/pairs.h"
+#include "common/sharding.h"
+#include "tests/bench/machine.h"
+
+namespace mf {
+
+struct LayerShape {
+  size_t tables = 64;
+  size_t rows = 256;  // per table
+  size_t columns = 512;
+  size_t tokens = 1024;
+  size_t pairs() const { return tables * tokens; }
+  size_t table_bytes() const { return tables * rows * columns * sizeof(float); }
+  /// Of all rows that the batch reads once.
+  double read_bytes() const { return static_cast<double>(pairs() * columns * sizeof(float)); }
+};
+
+/// Even random buckets. Members are what the kernels read and write, pair-major.
+struct BenchLayer {
+  static constexpr size_t kBlock = 64;  // columns of a column block
+
+  explicit BenchLayer(const LayerShape& layer_shape);
+  PairBatch batch() const { return {shape.tokens, shape.tables, rows.data(), weights.data()}; }
+  void Group(size_t k);
+  void Forward();
+  void ForwardGrouped();
+  void ExactDots();
+  /// Cut into ranges of `width` columns.
+  void RowGradients(size_t width);
+
+  const LayerShape shape;
+  Floats table, dy, y;
+  std::vector<uint32_t> buckets, order;
+  std::vector<const float*> rows;
+  std::vector<float> weights;
+  std::vector<int8_t> exponents;
+  std::vector<ColumnRange> blocks;
+  std::vector<RowGroups> groups;
+  std::vector<int64_t> dots;
+  Floats gradients;
+  std::vector<std::vector<float*>> dst;
+  std::vector<uint8_t> first;
+};
+
+}  // namespace mf

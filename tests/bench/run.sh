@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Builds the release preset where needed and prints one table: kernels beside the machine, servers beside
+# kernels, memory layers beside dense ones. Takes under a minute; a busy machine makes the ratios noisy.
+#   tests/bench/run.sh [--steps N] [--repeats N]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+case "${1:-}" in
+  -h | --help)
+    sed -n '2,4s/^# *//p' "$0"
+    exit 0
+    ;;
+esac
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { cmake --preset release -DMF_TESTS=ON && cmake --build --preset release --target system_bench; } \
+  > "$log" 2>&1; then
+  tail -n 30 "$log" >&2
+  echo "tests/bench/run.sh: the build failed (deploy/install_packages.sh build test installs what it needs)" >&2
+  exit 1
+fi
+echo "$(nproc) cores, $(awk '{print $1}' /proc/loadavg) of them busy before the start"
+build/release/bin/system_bench --config deploy/configs/nano.toml "$@"
