@@ -18,9 +18,14 @@ class UpdateHistory {
   /// The rate of applied step i (from 1).
   double lr(uint64_t step) const { return lr_[step - 1]; }
   /// The product of (1 - lr_i * weight_decay) over applied steps from+1..to. Kept as sums of logarithms
-  /// in double: products would underflow in a long run. REQUIRES lr * weight_decay < 1 (CheckConfig).
+  /// in double: products would underflow in a long run.
   double Decay(uint64_t from, uint64_t to) const {
-    return from == to ? 1.0 : std::exp(log_decay_[to] - log_decay_[from]);
+    if (from == to) return 1.0;
+    const double difference = log_decay_[to] - log_decay_[from];
+    if (std::isfinite(difference)) return std::exp(difference);
+    double product = 1;  // a step whose lr * weight_decay was 1 or more
+    for (uint64_t i = from; i < to; ++i) product *= 1.0 - double{lr_[i]} * weight_decay_;
+    return product;
   }
   void Append(double lr) {
     lr_.push_back(static_cast<float>(lr));

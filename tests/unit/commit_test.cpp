@@ -76,6 +76,10 @@ TEST(Commit, PrepareWaitsForAllAndRepeats) {
   EXPECT_EQ(state.Prepare(kEpoch, 1, true).value(), Action::kRepeat);
   EXPECT_EQ(state.Prepare(kEpoch, 1, false).value(), Action::kRepeat);
   RunStep(state, Ended::kApplied);  // the repeat inside is not a new one
+  // Of the step that ended last the answer is still to be had: a new holder needs it.
+  EXPECT_EQ(state.Prepare(kEpoch, 1, true).value(), Action::kRepeat);
+  EXPECT_EQ(state.Prepare(kEpoch - 1, 1, true).status().code(), Code::kWrongEpoch);
+  RunStep(state, Ended::kDropped);
   EXPECT_EQ(state.Prepare(kEpoch, 1, true).status().code(), Code::kStale);
 }
 

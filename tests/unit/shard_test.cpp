@@ -179,7 +179,8 @@ std::vector<Wrong> WrongRequests(const ShardHarness& server) {
     add("older epoch", Code::kWrongEpoch, good, [](Request& r) { --r.epoch; });
     add("younger epoch", Code::kWrongEpoch, good, [](Request& r) { ++r.epoch; });
     add("later step", Code::kNotYet, good, [](Request& r) { ++r.step; });
-    if (good.op == Op::kApply || good.op == Op::kDrop) continue;  // those are told how it ended
+    // Those are told how it ended.
+    if (good.op == Op::kPrepare || good.op == Op::kApply || good.op == Op::kDrop) continue;
     add("earlier step", Code::kStale, good, [](Request& r) { --r.step; });
   }
   for (const Request& good : {forward, backward, rows, whole, pull, list}) {

@@ -44,11 +44,17 @@ TEST_P(StorageTest, SparseAndDirectAreTheSame) {
     EXPECT_EQ(0, std::memcmp(a.payload[0].data(), b.payload[0].data(), a.payload[0].size()));
     ASSERT_EQ(direct.State(), sparse.State()) << "after step " << step;
     for (const TensorSpec& spec : direct.specs()) {
-      Request list = direct.Make(Op::kListRows);
-      list.step = step;
-      list.tensor = spec.id;
-      list.row_count = 1000;
-      const Frame x = direct.Send(list).payload[0], y = sparse.Send(list).payload[0];
+      const auto list = [&](ShardHarness& server) {
+        Request request = server.Make(Op::kListRows);
+        request.step = step;
+        request.tensor = spec.id;
+        request.row_count = 1000;
+        return server.Send(request);
+      };
+      const Reply in_direct = list(direct), in_sparse = list(sparse);
+      ASSERT_EQ(in_direct.code, Code::kOk) << in_direct.message;
+      ASSERT_EQ(in_sparse.code, Code::kOk) << in_sparse.message;
+      const Frame x = in_direct.payload[0], y = in_sparse.payload[0];
       ASSERT_EQ(x.size(), y.size()) << spec.name;
       ASSERT_TRUE(x.size() == 0 || std::memcmp(x.data(), y.data(), x.size()) == 0) << spec.name;
     }
