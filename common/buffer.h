@@ -1,5 +1,5 @@
-// Bytes with shared ownership: what a message frame is made of, so that one buffer can be in several
-// messages (the same indices go to every server) and be handed to kernels without a copy.
+// Bytes with shared ownership: what a message frame is made of, so that one buffer can be in
+// several messages (the same indices go to every server) and be handed to kernels without a copy.
 #pragma once
 
 #include <cstddef>

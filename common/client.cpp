@@ -7,10 +7,10 @@
 namespace mf {
 namespace {
 
-constexpr int kTickMs = 20;                  // how late a deadline or a repeat may be noticed
-constexpr double kRepeatSecondsMax = 10;     // the back-off ends there
-constexpr double kRollbackDeadlines = 10;    // building tables takes its time
-constexpr double kSaySecondsBetween = 5;     // between lines about a call that waits
+constexpr int kTickMs = 20;                // how late a deadline or a repeat may be noticed
+constexpr double kRepeatSecondsMax = 10;   // the back-off ends there
+constexpr double kRollbackDeadlines = 10;  // building tables takes its time
+constexpr double kSaySecondsBetween = 5;   // between lines about a call that waits
 
 std::chrono::steady_clock::duration Seconds(double seconds) {
   return std::chrono::duration_cast<std::chrono::steady_clock::duration>(
@@ -49,7 +49,8 @@ void Client::CallAll(std::vector<Request> requests, Callback callback) {
 std::future<Client::Outcome> Client::CallAll(std::vector<Request> requests) {
   auto promise = std::make_shared<std::promise<Outcome>>();
   auto future = promise->get_future();
-  CallAll(std::move(requests), [promise](Outcome outcome) { promise->set_value(std::move(outcome)); });
+  CallAll(std::move(requests),
+          [promise](Outcome outcome) { promise->set_value(std::move(outcome)); });
   return future;
 }
 
@@ -149,8 +150,8 @@ void Client::OnMessage(size_t server, const Message& message) {
     const Reply& r = done.replies[i];
     if (r.code == Code::kOk) continue;
     const size_t from = done.first_server + i;
-    done.callback(Status(r.code, "server " + std::to_string(from) + " (" + addresses_[from] + "): " +
-                                     OpName(done.op) + ": " + r.message));
+    done.callback(Status(r.code, "server " + std::to_string(from) + " (" + addresses_[from] +
+                                     "): " + OpName(done.op) + ": " + r.message));
     return;
   }
   done.callback(std::move(done.replies));
@@ -168,7 +169,8 @@ std::string Client::SilentServers(const OpenCall& call) const {
   for (size_t i = 0; i < call.answered.size(); ++i) {
     if (call.answered[i]) continue;
     const size_t server = call.first_server + i;
-    silent += (silent.empty() ? "" : ", ") + std::to_string(server) + " (" + addresses_[server] + ")";
+    silent +=
+        (silent.empty() ? "" : ", ") + std::to_string(server) + " (" + addresses_[server] + ")";
   }
   return silent;
 }
@@ -202,7 +204,8 @@ void Client::CheckCalls() {
       if (oldest == nullptr || call.start < oldest->start) oldest = &call;
       ++it;
     }
-    if (oldest != nullptr && now - std::max(oldest->start, last_said_) > Seconds(kSaySecondsBetween)) {
+    if (oldest != nullptr &&
+        now - std::max(oldest->start, last_said_) > Seconds(kSaySecondsBetween)) {
       last_said_ = now;
       spdlog::warn("waiting since {:.0f} s for {} to answer {}",
                    std::chrono::duration<double>(now - oldest->start).count(),

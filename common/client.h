@@ -1,7 +1,7 @@
-// Asynchronous requests to all servers at once. One thread of its own owns the transport; any number
-// of threads may call; many requests are in flight; a call completes when every server it went to has
-// answered, by future or by callback. A request without an answer is sent again under the same id, as
-// servers do nothing twice.
+// Asynchronous requests to all servers at once. One thread of its own owns the transport; any
+// number of threads may call; many requests are in flight; a call completes when every server it
+// went to has answered, by future or by callback. A request without an answer is sent again under
+// the same id, as servers do nothing twice.
 #pragma once
 
 #include <array>
@@ -25,22 +25,22 @@ namespace mf {
 
 /// What went over the wire for one operation, payload and header frames together.
 struct Traffic {
-  std::atomic<uint64_t> calls{0};           // calls, whatever the number of servers
+  std::atomic<uint64_t> calls{0};  // calls, whatever the number of servers
   std::atomic<uint64_t> sent_bytes{0};
   std::atomic<uint64_t> received_bytes{0};
 };
 
 class Client {
  public:
-  /// The replies in server order, or the first error: the transport's, or the code of a server's reply
-  /// with the server's number before its message.
+  /// The replies in server order, or the first error: the transport's, or the code of a server's
+  /// reply with the server's number before its message.
   using Outcome = Result<std::vector<Reply>>;
   using Callback = std::function<void(Outcome)>;
 
   struct Options {
-    double deadline_seconds = 60;   // after which a call fails and names the silent servers
-    double resend_seconds = 5;      // first repeat of an unanswered request; doubles, with jitter
-    Metrics* metrics = nullptr;     // outlives the client; none: nothing is counted there
+    double deadline_seconds = 60;  // after which a call fails and names the silent servers
+    double resend_seconds = 5;     // first repeat of an unanswered request; doubles, with jitter
+    Metrics* metrics = nullptr;    // outlives the client; none: nothing is counted there
   };
 
   Client(std::unique_ptr<ClientTransport> transport, std::vector<std::string> addresses,
@@ -102,10 +102,10 @@ class Client {
   std::atomic<bool> stopping_{false};
 
   std::mutex mutex_;
-  std::vector<Outgoing> queue_;                    // guarded by mutex_
-  std::unordered_map<uint64_t, OpenCall> calls_;      // guarded by mutex_
-  std::minstd_rand random_;                        // guarded by mutex_: jitter only
-  Clock::time_point last_said_{};                  // guarded by mutex_
+  std::vector<Outgoing> queue_;                   // guarded by mutex_
+  std::unordered_map<uint64_t, OpenCall> calls_;  // guarded by mutex_
+  std::minstd_rand random_;                       // guarded by mutex_: jitter only
+  Clock::time_point last_said_{};                 // guarded by mutex_
   std::thread thread_;
 };
 

@@ -28,7 +28,8 @@ std::vector<Frame> Join(Frame header, const std::vector<Frame>& payload) {
   return message;
 }
 
-/// Reads the header of `message` by `read`; frames have no alignment, so it is copied to words first.
+/// Reads the header of `message` by `read`; frames have no alignment, so it is copied to words
+/// first.
 template <class Root, class Out, class Read>
 Result<Out> Decode(const std::vector<Frame>& message, Read read) {
   if (message.empty()) return Status::Invalid("empty message");
@@ -59,9 +60,9 @@ Result<Out> Decode(const std::vector<Frame>& message, Read read) {
 
 const char* OpName(Op op) {
   static constexpr const char* kNames[kOpCount] = {
-      "hello", "status", "rollback", "pull",  "push",  "forward",          "backward",  "list_rows", "prepare",
-      "apply", "drop",   "lease",    "renew", "micro_batch_done", "step_ended", "evaluated", "recovered",
-      "give_back"};
+      "hello",    "status",           "rollback",   "pull",      "push",      "forward",
+      "backward", "list_rows",        "prepare",    "apply",     "drop",      "lease",
+      "renew",    "micro_batch_done", "step_ended", "evaluated", "recovered", "give_back"};
   return kNames[static_cast<int>(op)];
 }
 
@@ -161,7 +162,8 @@ std::vector<Frame> Encode(const Reply& r) {
 
 Result<Reply> DecodeReply(const std::vector<Frame>& message) {
   return Decode<wire::Reply, Reply>(message, [](wire::Reply::Reader w, Reply& r) {
-    if (w.getCode() > static_cast<uint16_t>(Code::kUnavailable)) return Status::Invalid("unknown code");
+    if (w.getCode() > static_cast<uint16_t>(Code::kUnavailable))
+      return Status::Invalid("unknown code");
     if (w.getWork() > static_cast<uint16_t>(Work::kFailed)) return Status::Invalid("unknown work");
     r.id = w.getId();
     r.code = static_cast<Code>(w.getCode());

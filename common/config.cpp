@@ -1,11 +1,11 @@
 #include "common/config.h"
 
+#include <toml++/toml.h>
+
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string_view>
-
-#include <toml++/toml.h>
 
 #include "common/config_keys.h"
 
@@ -130,8 +130,8 @@ Status CheckConfig(const Config& config) {
                            "; change d, K or tau, or leave K out to get d / tau");
   }
   if (m.d % m.heads != 0) {
-    return Status::Invalid("model.heads: " + Text(m.heads) + " does not divide model.d = " +
-                           Text(m.d));
+    return Status::Invalid("model.heads: " + Text(m.heads) +
+                           " does not divide model.d = " + Text(m.d));
   }
   constexpr int64_t kMaxIndexBits = 28;
   if (m.tau + m.expand_bits > kMaxIndexBits) {
@@ -140,8 +140,8 @@ Status CheckConfig(const Config& config) {
                            Text(kMaxIndexBits));
   }
   if (m.probes > m.tau) {
-    return Status::Invalid("model.probes: " + Text(m.probes) + " is more than model.tau = " +
-                           Text(m.tau) + "; allowed: 1 to tau");
+    return Status::Invalid("model.probes: " + Text(m.probes) +
+                           " is more than model.tau = " + Text(m.tau) + "; allowed: 1 to tau");
   }
   constexpr int64_t kMaxTokens = int64_t{1} << 24;  // token counts fit u32 with room to spare
   if (config.tokens_per_micro_batch() > kMaxTokens) {
@@ -151,16 +151,16 @@ Status CheckConfig(const Config& config) {
   }
   constexpr int64_t kMaxColumns = int64_t{1} << 20;  // a row fits a chunk of server memory
   if (std::max(4 * m.d, m.expanded()) > kMaxColumns) {
-    return Status::Invalid("model.d: a tensor would have " +
-                           Text(std::max(4 * m.d, m.expanded())) +
+    return Status::Invalid("model.d: a tensor would have " + Text(std::max(4 * m.d, m.expanded())) +
                            " columns; allowed: at most " + Text(kMaxColumns));
   }
   constexpr int64_t kMaxDenseNumbers = int64_t{1} << 28;  // 1 GiB: one message
   const int64_t matrix = m.projection == Projection::kDense ? 4 * m.d * m.d : 0;
   if (std::max(m.vocabulary * m.d, matrix) > kMaxDenseNumbers) {
-    return Status::Invalid("model.vocabulary: vocabulary * d, or 4 * d * d of a dense projection, is " +
-                           Text(std::max(m.vocabulary * m.d, matrix)) +
-                           " numbers; allowed: at most " + Text(kMaxDenseNumbers));
+    return Status::Invalid(
+        "model.vocabulary: vocabulary * d, or 4 * d * d of a dense projection, is " +
+        Text(std::max(m.vocabulary * m.d, matrix)) + " numbers; allowed: at most " +
+        Text(kMaxDenseNumbers));
   }
   if (config.train.lr * config.train.weight_decay >= 1) {
     return Status::Invalid("train.weight_decay: lr * weight_decay must be below 1");

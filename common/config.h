@@ -11,7 +11,7 @@
 
 namespace mf {
 
-enum class Score { kSoftmax, kScaled };        // w_b = p_b, or p_b * sim_b
+enum class Score { kSoftmax, kScaled };  // w_b = p_b, or p_b * sim_b
 enum class NormKind { kRmsNorm, kLayerNorm };
 enum class Projection { kMemory, kDense };
 enum class OptimizerKind { kSgd, kAdam };
@@ -21,21 +21,21 @@ enum class Placement { kAuto, kServer, kDevice };
 enum class Wire { kF32, kBf16 };
 
 struct ModelConfig {
-  int64_t d = 128;             // width of the residual stream
+  int64_t d = 128;  // width of the residual stream
   int64_t layers = 4;
   int64_t heads = 4;
-  int64_t K = 16;              // tables per memory layer; d = K * tau. 0 in a file: d / tau
-  int64_t tau = 8;             // bits per table
-  int64_t expand_bits = 2;     // e: M2's tables have tau + e bits
-  int64_t sequence = 256;      // tokens per sequence
+  int64_t K = 16;           // tables per memory layer; d = K * tau. 0 in a file: d / tau
+  int64_t tau = 8;          // bits per table
+  int64_t expand_bits = 2;  // e: M2's tables have tau + e bits
+  int64_t sequence = 256;   // tokens per sequence
   int64_t vocabulary = 257;
   Score score = Score::kScaled;
-  int64_t probes = 1;          // buckets read per table
-  double temperature = 1.0;    // t of eq. 9
+  int64_t probes = 1;        // buckets read per table
+  double temperature = 1.0;  // t of eq. 9
   NormKind norm = NormKind::kRmsNorm;
   Projection projection = Projection::kMemory;
   double rotary_pct = 0.25;
-  int64_t column_blocks = 0;   // V; 0: by width (common/sharding.h)
+  int64_t column_blocks = 0;  // V; 0: by width (common/sharding.h)
   std::string table_dtype = "f32";
   uint64_t seed = 1;
 
@@ -46,28 +46,28 @@ struct ModelConfig {
 
 struct TrainConfig {
   int64_t steps = 800;
-  int64_t micro_batches = 4;   // G, per step
-  int64_t batch = 4;           // sequences per micro-batch
-  int64_t window = 8;          // micro-batches leased ahead of the lowest unfinished one
+  int64_t micro_batches = 4;  // G, per step
+  int64_t batch = 4;          // sequences per micro-batch
+  int64_t window = 8;         // micro-batches leased ahead of the lowest unfinished one
   double lease_seconds = 30;
-  double lr = 3e-3;            // peak
+  double lr = 3e-3;  // peak
   double warmup_ratio = 0.01;
   double min_lr_ratio = 0.01;
   double weight_decay = 0.1;
-  double clip = 1.0;           // global gradient norm; 0: no clipping
+  double clip = 1.0;  // global gradient norm; 0: no clipping
   OptimizerKind optimizer = OptimizerKind::kAdam;
-  double beta1 = 0.9;          // key `betas = [0.9, 0.95]`
+  double beta1 = 0.9;  // key `betas = [0.9, 0.95]`
   double beta2 = 0.95;
   double eps = 1e-8;
   SparseUpdate sparse_update = SparseUpdate::kExact;
-  int64_t eval_every = 100;    // steps; 0: only after the last
-  int64_t eval_batches = 8;    // sequences per evaluation
-  uint64_t seed = 1;           // data order
+  int64_t eval_every = 100;  // steps; 0: only after the last
+  int64_t eval_batches = 8;  // sequences per evaluation
+  uint64_t seed = 1;         // data order
 };
 
 struct SnapshotConfig {
-  int64_t every_steps = 0;     // 0: never by steps
-  double every_minutes = 0;    // 0: never by time
+  int64_t every_steps = 0;   // 0: never by steps
+  double every_minutes = 0;  // 0: never by time
   int64_t keep = 2;
 };
 
@@ -81,7 +81,7 @@ struct ExchangeConfig {
   Placement placement = Placement::kAuto;
   int64_t device_bytes = 0;
   Wire wire = Wire::kF32;
-  int64_t in_flight = 2;       // micro-batches a worker works on at once
+  int64_t in_flight = 2;  // micro-batches a worker works on at once
   double deadline_seconds = 60;
 };
 

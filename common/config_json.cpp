@@ -84,8 +84,8 @@ std::string DescribeDifference(const Config& a, const Config& b) {
   for (const ConfigKey& key : ConfigKeys()) {
     const KeyValue here = key.get(a), there = key.get(b);
     if (here == there) continue;
-    text += (text.empty() ? "" : "; ") + key.full_name() + ": " + FormatKeyValue(here) +
-            " here, " + FormatKeyValue(there) + " there";
+    text += (text.empty() ? "" : "; ") + key.full_name() + ": " + FormatKeyValue(here) + " here, " +
+            FormatKeyValue(there) + " there";
   }
   return text;
 }

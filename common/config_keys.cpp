@@ -71,7 +71,8 @@ class Table {
   /// `path` is "section.key", as the member is written in C++.
   template <class Field>
   void Integer(std::string_view path, Field field, Bounds bounds, const char* meaning) {
-    Add(path, bounds.Text(), meaning,
+    Add(
+        path, bounds.Text(), meaning,
         [field](const Config& c) { return KeyValue(static_cast<int64_t>(Read(field, c))); },
         [field, bounds](const KeyValue& value, Config& c) {
           const int64_t* number = std::get_if<int64_t>(&value);
@@ -85,7 +86,8 @@ class Table {
 
   template <class Field>
   void Real(std::string_view path, Field field, Bounds bounds, const char* meaning) {
-    Add(path, bounds.Text(), meaning, [field](const Config& c) { return KeyValue(Read(field, c)); },
+    Add(
+        path, bounds.Text(), meaning, [field](const Config& c) { return KeyValue(Read(field, c)); },
         [field, bounds](const KeyValue& value, Config& c) {
           double number = 0;
           if (const double* real = std::get_if<double>(&value)) {
@@ -104,7 +106,8 @@ class Table {
   /// `choices` in the order of the enum's values.
   template <class Field>
   void Enum(std::string_view path, Field field, Choices choices, const char* meaning) {
-    Add(path, choices.Text(), meaning,
+    Add(
+        path, choices.Text(), meaning,
         [field, choices](const Config& c) {
           return KeyValue(choices.words[static_cast<size_t>(Read(field, c))]);
         },
@@ -118,7 +121,8 @@ class Table {
 
   template <class Field>
   void Word(std::string_view path, Field field, Choices choices, const char* meaning) {
-    Add(path, choices.Text(), meaning,
+    Add(
+        path, choices.Text(), meaning,
         [field](const Config& c) { return KeyValue(Read(field, c)); },
         [field, choices](const KeyValue& value, Config& c) {
           size_t index = 0;
@@ -130,9 +134,9 @@ class Table {
 
   /// A key that is an array of two numbers.
   template <class First, class Second>
-  void Pair(std::string_view path, First first, Second second, Bounds bounds,
-            const char* meaning) {
-    Add(path, "two numbers, " + bounds.Text(), meaning,
+  void Pair(std::string_view path, First first, Second second, Bounds bounds, const char* meaning) {
+    Add(
+        path, "two numbers, " + bounds.Text(), meaning,
         [first, second](const Config& c) {
           return KeyValue(std::vector<double>{Read(first, c), Read(second, c)});
         },
@@ -183,7 +187,8 @@ class Table {
 };
 
 // The name of a key is the name of its member: written once.
-#define MF_FIELD(path) #path, [](Config& c) -> auto& { return c.path; }
+#define MF_FIELD(path) \
+#path, [](Config & c) -> auto& { return c.path; }
 
 constexpr double kMaxSeed = 9007199254740992;  // 2^53: exact in JSON readers that know only doubles
 
@@ -228,9 +233,10 @@ void AddTrainKeys(Table& t) {
          "decoupled; on tables, embedding, head and matrices");
   t.Real(MF_FIELD(train.clip), {0, 1e9}, "limit of the global gradient norm; 0: none");
   t.Enum(MF_FIELD(train.optimizer), {{"sgd", "adam"}}, "who turns gradients into updates");
-  t.Pair("train.betas", [](Config& c) -> auto& { return c.train.beta1; },
-         [](Config& c) -> auto& { return c.train.beta2; }, {0, 1, Ends::kOpenHigh},
-         "decay of Adam's two averages");
+  t.Pair(
+      "train.betas", [](Config & c) -> auto& { return c.train.beta1; },
+      [](Config & c) -> auto& { return c.train.beta2; }, {0, 1, Ends::kOpenHigh},
+      "decay of Adam's two averages");
   t.Real(MF_FIELD(train.eps), {0, 1, Ends::kOpenLow}, "added to Adam's denominator");
   t.Enum(MF_FIELD(train.sparse_update), {{"exact", "lazy"}},
          "rows that a step did not hit: what dense AdamW would do, or nothing");
@@ -240,9 +246,11 @@ void AddTrainKeys(Table& t) {
 }
 
 void AddOtherKeys(Table& t) {
-  t.Integer(MF_FIELD(snapshot.every_steps), {0, 0}, "steps between snapshots; not available in this build yet");
+  t.Integer(MF_FIELD(snapshot.every_steps), {0, 0},
+            "steps between snapshots; not available in this build yet");
   t.HowOnly();
-  t.Real(MF_FIELD(snapshot.every_minutes), {0, 0}, "minutes between snapshots; not available in this build yet");
+  t.Real(MF_FIELD(snapshot.every_minutes), {0, 0},
+         "minutes between snapshots; not available in this build yet");
   t.HowOnly();
   t.Integer(MF_FIELD(snapshot.keep), {1, 1e6}, "newest common snapshots that are kept");
   t.HowOnly();
@@ -298,8 +306,8 @@ bool IsConfigSection(std::string_view section) {
 Status SetConfigKey(const std::string& where, const std::string& section, const std::string& name,
                     const KeyValue& value, Config& config) {
   if (!IsConfigSection(section)) {
-    return Status::Invalid(where + ": unknown section [" + section + "]; allowed: " +
-                           SectionNames());
+    return Status::Invalid(where + ": unknown section [" + section +
+                           "]; allowed: " + SectionNames());
   }
   std::string names;
   for (const ConfigKey& key : ConfigKeys()) {

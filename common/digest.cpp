@@ -1,9 +1,9 @@
 #include "common/digest.h"
 
+#include <sodium.h>
+
 #include <fstream>
 #include <vector>
-
-#include <sodium.h>
 
 #include "common/check.h"
 

@@ -2,9 +2,9 @@
 // main prints them alone.
 #pragma once
 
-#include <string>
-
 #include <spdlog/spdlog.h>
+
+#include <string>
 
 #include "common/status.h"
 

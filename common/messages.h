@@ -3,23 +3,23 @@
 // who receives a message checks every size, id and range before use.
 //
 // Frames and fields by operation (all numbers little-endian; `columns` are the server's own):
-//   hello      protocol, shard, shards, runId, text = CanonicalJson   -> session, incarnation, epoch, step
-//   status     -                                                      -> epoch, step, text = config
-//   rollback   epoch, step                                            -> (answered the same if repeated)
-//   pull       tensor, training; [u64 rows] or firstRow, rowCount     -> [f32 rows x columns]
-//   listRows   tensor, firstRow, rowCount (at most)                   -> [u64 updated rows, rising]
-//   forward    tensor, tokens, training; [indices][f32 weights]       -> [wire tokens x columns]
-//   backward   tensor, microBatch, tokens; [indices][f32 weights][wire dy tokens x columns]
+//   hello      protocol, shard, shards, runId, text = CanonicalJson   -> session, incarnation,
+//   epoch, step status     -                                                      -> epoch, step,
+//   text = config rollback   epoch, step                                            -> (answered
+//   the same if repeated) pull       tensor, training; [u64 rows] or firstRow, rowCount     -> [f32
+//   rows x columns] listRows   tensor, firstRow, rowCount (at most)                   -> [u64
+//   updated rows, rising] forward    tensor, tokens, training; [indices][f32 weights]       ->
+//   [wire tokens x columns] backward   tensor, microBatch, tokens; [indices][f32 weights][wire dy
+//   tokens x columns]
 //              [i8 exponents]                                         -> [i64 dots, pairs x tokens]
 //   push       tensor, microBatch; [u64 rows, rising; empty with rowCount = total: all]
 //              [u32 hits per row, or empty][f32 values]
-//   prepare    step                         -> [f64 squares, tensor x table x block], text = not finite
-//   apply      step, lr, scale              -> applied (how the step ended)
-//   drop       step                         -> applied
-//   lease      epoch, step = last record known, incarnations -> work, step, microBatch, lease..., records
-//   renew      lease   giveBack  lease   microBatchDone  step, microBatch, lease, value = loss sum
-//   stepEnded  step, applied, value = gradient norm, text = tensor that was not finite
-//   evaluated  step, value = val_loss       recovered  epoch, step, incarnations;
+//   prepare    step                         -> [f64 squares, tensor x table x block], text = not
+//   finite apply      step, lr, scale              -> applied (how the step ended) drop       step
+//   -> applied lease      epoch, step = last record known, incarnations -> work, step, microBatch,
+//   lease..., records renew      lease   giveBack  lease   microBatchDone  step, microBatch, lease,
+//   value = loss sum stepEnded  step, applied, value = gradient norm, text = tensor that was not
+//   finite evaluated  step, value = val_loss       recovered  epoch, step, incarnations;
 //              applied = false: value = bits of the epoch seen
 #pragma once
 
@@ -35,8 +35,24 @@ namespace mf {
 inline constexpr uint32_t kProtocolVersion = 1;
 
 enum class Op : uint16_t {
-  kHello, kStatus, kRollback, kPull, kPush, kForward, kBackward, kListRows, kPrepare, kApply, kDrop,
-  kLease, kRenew, kMicroBatchDone, kStepEnded, kEvaluated, kRecovered, kGiveBack,
+  kHello,
+  kStatus,
+  kRollback,
+  kPull,
+  kPush,
+  kForward,
+  kBackward,
+  kListRows,
+  kPrepare,
+  kApply,
+  kDrop,
+  kLease,
+  kRenew,
+  kMicroBatchDone,
+  kStepEnded,
+  kEvaluated,
+  kRecovered,
+  kGiveBack,
 };
 inline constexpr int kOpCount = 18;
 const char* OpName(Op op);
@@ -63,7 +79,7 @@ struct Request {
   uint32_t shards = 0;
   std::string text;
   std::string run_id;
-  std::vector<uint64_t> incarnations;   // of all servers, as the sender knows them
+  std::vector<uint64_t> incarnations;  // of all servers, as the sender knows them
   std::vector<Frame> payload;
 };
 

@@ -28,8 +28,11 @@ struct Metrics::State {
   std::shared_ptr<prometheus::Registry> shared = std::make_shared<prometheus::Registry>();
   prometheus::Registry& registry = *shared;
   std::unique_ptr<prometheus::Exposer> exposer;
-  prometheus::Gauge& step =
-      prometheus::BuildGauge().Name("mf_step").Help("Last finished step").Register(registry).Add({});
+  prometheus::Gauge& step = prometheus::BuildGauge()
+                                .Name("mf_step")
+                                .Help("Last finished step")
+                                .Register(registry)
+                                .Add({});
   prometheus::Gauge& loss = prometheus::BuildGauge()
                                 .Name("mf_train_loss")
                                 .Help("Mean loss of the last step, nats per token")

@@ -29,8 +29,8 @@ class Metrics {
   /// mf_step, mf_train_loss, mf_train_tokens_total: a training step of `tokens` tokens has ended.
   void StepEnded(uint64_t step, double loss, uint64_t tokens);
 
-  /// Serves GET /metrics on "host:port" (port 0: any) until destroyed. kInvalid if it can not listen
-  /// there. Call once.
+  /// Serves GET /metrics on "host:port" (port 0: any) until destroyed. kInvalid if it can not
+  /// listen there. Call once.
   Status Serve(const std::string& address);
   /// The port Serve() listens on.
   int port() const;

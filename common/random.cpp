@@ -37,8 +37,8 @@ double RandomUnit(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1.
 
 double RandomNormal(uint64_t key, uint64_t row, uint32_t column) {
   constexpr double kTwoPi = 6.283185307179586476925;
-  const auto words = Philox(key, {static_cast<uint32_t>(row), static_cast<uint32_t>(row >> 32),
-                                  column / 4, 0});
+  const auto words =
+      Philox(key, {static_cast<uint32_t>(row), static_cast<uint32_t>(row >> 32), column / 4, 0});
   const uint32_t pair = (column % 4) / 2 * 2;
   const double radius = std::sqrt(-2 * std::log((words[pair] + 1.0) * 0x1.0p-32));
   const double angle = kTwoPi * (words[pair + 1] * 0x1.0p-32);

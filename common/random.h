@@ -1,5 +1,6 @@
 // Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
-// 1, 2, 3", SC 2011). A value depends only on (key, counter), so nothing has to be stored or ordered.
+// 1, 2, 3", SC 2011). A value depends only on (key, counter), so nothing has to be stored or
+// ordered.
 #pragma once
 
 #include <array>

@@ -8,11 +8,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
 #include <set>
-
-#include <nlohmann/json.hpp>
 
 namespace mf {
 namespace {

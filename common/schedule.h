@@ -1,5 +1,5 @@
-// Learning rate by step: linear warm-up over ceil(warmup_ratio * N) steps, then cosine to min_lr_ratio
-// of the peak at step N (DESIGN 3).
+// Learning rate by step: linear warm-up over ceil(warmup_ratio * N) steps, then cosine to
+// min_lr_ratio of the peak at step N (DESIGN 3).
 #pragma once
 
 #include <cmath>

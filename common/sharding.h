@@ -16,10 +16,10 @@ struct ColumnRange {
   int64_t size() const { return end - begin; }
 };
 
-/// The column blocks of a tensor of `columns` columns: h/64 rounded, at least 4, at most 64, as equal
-/// as multiples of 16 columns allow (the first ones are the larger ones, the last takes the remainder);
-/// narrower tensors have h/16 blocks, at least 1. `override_blocks` > 0 replaces the count (capped at
-/// one block per 16 columns).
+/// The column blocks of a tensor of `columns` columns: h/64 rounded, at least 4, at most 64, as
+/// equal as multiples of 16 columns allow (the first ones are the larger ones, the last takes the
+/// remainder); narrower tensors have h/16 blocks, at least 1. `override_blocks` > 0 replaces the
+/// count (capped at one block per 16 columns).
 std::vector<ColumnRange> ColumnBlocks(int64_t columns, int64_t override_blocks);
 
 /// Blocks [begin, end) of `blocks` that shard `shard` of `shards` owns.

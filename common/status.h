@@ -45,15 +45,24 @@ class [[nodiscard]] Status {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                                // NOLINT: implicit
+  Result(T value) : value_(std::move(value)) {}  // NOLINT: implicit
   Result(Status status) : status_(std::move(status)) { MF_CHECK(!status_.ok()); }  // NOLINT
 
   bool ok() const { return value_.has_value(); }
   const Status& status() const { return status_; }
   /// REQUIRES: ok().
-  T& value() & { MF_CHECK(ok()); return *value_; }
-  const T& value() const& { MF_CHECK(ok()); return *value_; }
-  T&& value() && { MF_CHECK(ok()); return std::move(*value_); }
+  T& value() & {
+    MF_CHECK(ok());
+    return *value_;
+  }
+  const T& value() const& {
+    MF_CHECK(ok());
+    return *value_;
+  }
+  T&& value() && {
+    MF_CHECK(ok());
+    return std::move(*value_);
+  }
   T* operator->() { return &value(); }
   T& operator*() { return value(); }
 
@@ -64,18 +73,18 @@ class [[nodiscard]] Result {
 
 }  // namespace mf
 
-#define MF_RETURN_IF_ERROR(expression)                           \
-  do {                                                           \
-    if (::mf::Status status_ = (expression); !status_.ok()) {    \
-      return status_;                                            \
-    }                                                            \
+#define MF_RETURN_IF_ERROR(expression)                        \
+  do {                                                        \
+    if (::mf::Status status_ = (expression); !status_.ok()) { \
+      return status_;                                         \
+    }                                                         \
   } while (false)
 
 #define MF_CONCAT_INNER(a, b) a##b
 #define MF_CONCAT(a, b) MF_CONCAT_INNER(a, b)
-#define MF_ASSIGN_OR_RETURN(declaration, expression)                       \
-  auto MF_CONCAT(result_, __LINE__) = (expression);                        \
-  if (!MF_CONCAT(result_, __LINE__).ok()) {                                \
-    return MF_CONCAT(result_, __LINE__).status();                          \
-  }                                                                        \
+#define MF_ASSIGN_OR_RETURN(declaration, expression) \
+  auto MF_CONCAT(result_, __LINE__) = (expression);  \
+  if (!MF_CONCAT(result_, __LINE__).ok()) {          \
+    return MF_CONCAT(result_, __LINE__).status();    \
+  }                                                  \
   declaration = std::move(MF_CONCAT(result_, __LINE__)).value()

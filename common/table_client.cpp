@@ -47,11 +47,13 @@ Status Pending::Wait() {
   return finish_ ? finish_(*outcome) : Status::Ok();
 }
 
-TableClient::TableClient(Client& client, const Config& config, const std::vector<TensorSpec>& tensors)
+TableClient::TableClient(Client& client, const Config& config,
+                         const std::vector<TensorSpec>& tensors)
     : client_(client), config_(config), tensors_(tensors) {
   const int64_t shards = static_cast<int64_t>(client.servers());
   for (const TensorSpec& tensor : tensors) {
-    const std::vector<ColumnRange> blocks = ColumnBlocks(tensor.columns, config.model.column_blocks);
+    const std::vector<ColumnRange> blocks =
+        ColumnBlocks(tensor.columns, config.model.column_blocks);
     columns_.emplace_back();
     blocks_.emplace_back();
     for (int64_t shard = 0; shard < shards; ++shard) {
@@ -104,14 +106,15 @@ Pending TableClient::Forward(StepRef at, Access access, const TensorSpec& tensor
     request.training = access == Access::kTraining;
     request.payload = {indices, weights};
   }
-  return {client_.CallAll(std::move(requests)), [this, &tensor, tokens, y](std::vector<Reply>& replies) {
+  return {client_.CallAll(std::move(requests)),
+          [this, &tensor, tokens, y](std::vector<Reply>& replies) {
             return Assemble(tensor, tokens, config_.exchange.wire, replies, y);
           }};
 }
 
-Pending TableClient::Backward(StepRef at, uint32_t micro_batch, const TensorSpec& tensor, size_t tokens,
-                              const Frame& indices, const Frame& weights, const float* dy,
-                              float* dweights) {
+Pending TableClient::Backward(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+                              size_t tokens, const Frame& indices, const Frame& weights,
+                              const float* dy, float* dweights) {
   const size_t columns = static_cast<size_t>(tensor.columns);
   const Wire wire = config_.exchange.wire;
   Buffer exponents(tokens);
@@ -157,8 +160,8 @@ Pending TableClient::Backward(StepRef at, uint32_t micro_batch, const TensorSpec
   return {client_.CallAll(std::move(requests)), finish};
 }
 
-Pending TableClient::PullRows(StepRef at, Access access, const TensorSpec& tensor, const Frame& rows,
-                              uint64_t first, uint64_t count, float* values) {
+Pending TableClient::PullRows(StepRef at, Access access, const TensorSpec& tensor,
+                              const Frame& rows, uint64_t first, uint64_t count, float* values) {
   std::vector<Request> requests = Requests(Op::kPull, at, tensor);
   for (Request& request : requests) {
     request.training = access == Access::kTraining;
@@ -166,7 +169,8 @@ Pending TableClient::PullRows(StepRef at, Access access, const TensorSpec& tenso
     request.row_count = count;
     request.payload = {rows};
   }
-  return {client_.CallAll(std::move(requests)), [this, &tensor, count, values](std::vector<Reply>& replies) {
+  return {client_.CallAll(std::move(requests)),
+          [this, &tensor, count, values](std::vector<Reply>& replies) {
             return Assemble(tensor, count, Wire::kF32, replies, values);
           }};
 }
@@ -210,15 +214,16 @@ Pending TableClient::PushWhole(StepRef at, uint32_t micro_batch, const TensorSpe
   return PushRows(at, micro_batch, tensor, Frame(), Frame(), tensor.total_rows(), values);
 }
 
-Result<std::vector<uint64_t>> TableClient::ListRows(StepRef at, const TensorSpec& tensor, uint64_t first,
-                                                    uint64_t most) {
+Result<std::vector<uint64_t>> TableClient::ListRows(StepRef at, const TensorSpec& tensor,
+                                                    uint64_t first, uint64_t most) {
   Request request = Requests(Op::kListRows, at, tensor)[0];
   request.first_row = first;
   request.row_count = most;
   Client::Outcome outcome = client_.Call(0, std::move(request)).get();
   if (!outcome.ok()) return outcome.status();
   const std::vector<Frame>& payload = (*outcome)[0].payload;
-  if (payload.size() != 1 || payload[0].size() % sizeof(uint64_t) != 0) return WrongReply(tensor, 0);
+  if (payload.size() != 1 || payload[0].size() % sizeof(uint64_t) != 0)
+    return WrongReply(tensor, 0);
   std::vector<uint64_t> rows(payload[0].size() / sizeof(uint64_t));
   if (!rows.empty()) std::memcpy(rows.data(), payload[0].data(), payload[0].size());
   return rows;
@@ -243,7 +248,8 @@ Result<TableClient::Prepared> TableClient::Prepare(StepRef at) {
     }
     // The first tensor in canonical order, whichever server names it.
     const TensorSpec* named = FindTensor(tensors_, reply.text);
-    if (named != nullptr && (not_finite == nullptr || named->id < not_finite->id)) not_finite = named;
+    if (named != nullptr && (not_finite == nullptr || named->id < not_finite->id))
+      not_finite = named;
   }
   for (const TensorSpec& tensor : tensors_) {
     double of_tensor = 0;

@@ -1,5 +1,5 @@
-// Typed operations on tensors that are cut over servers: packs what each server needs, puts together
-// what they return. Everything is asynchronous; buffers must outlive Wait().
+// Typed operations on tensors that are cut over servers: packs what each server needs, puts
+// together what they return. Everything is asynchronous; buffers must outlive Wait().
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,8 @@ struct StepRef {
   uint64_t step = 0;
 };
 
-/// A call in flight. Wait() finishes it in the calling thread (sums, copies) and may be called once.
+/// A call in flight. Wait() finishes it in the calling thread (sums, copies) and may be called
+/// once.
 class Pending {
  public:
   using Finish = std::function<Status(std::vector<Reply>&)>;
@@ -45,29 +46,31 @@ class TableClient {
   size_t servers() const { return client_.servers(); }
 
   /// y [tokens][columns] (pushdown forward). `indices`, `weights`: pair-major, see messages.h.
-  Pending Forward(StepRef at, Access access, const TensorSpec& tensor, size_t tokens, const Frame& indices,
-                  const Frame& weights, float* y);
+  Pending Forward(StepRef at, Access access, const TensorSpec& tensor, size_t tokens,
+                  const Frame& indices, const Frame& weights, float* y);
   /// dweights [pairs][tokens] from dy [tokens][columns]; contributes micro-batch `micro_batch`.
   Pending Backward(StepRef at, uint32_t micro_batch, const TensorSpec& tensor, size_t tokens,
                    const Frame& indices, const Frame& weights, const float* dy, float* dweights);
   /// values [rows][columns] of global rows, rising.
-  Pending Pull(StepRef at, Access access, const TensorSpec& tensor, const std::vector<uint64_t>& rows,
-               float* values);
+  Pending Pull(StepRef at, Access access, const TensorSpec& tensor,
+               const std::vector<uint64_t>& rows, float* values);
   /// The same for rows [first, first + count).
   Pending PullRange(StepRef at, const TensorSpec& tensor, uint64_t first, uint64_t count,
                     float* values);
   /// Contributes summed gradients of global rows, rising; `hits` per row (empty for dense tensors).
   Pending Push(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
-               const std::vector<uint64_t>& rows, const std::vector<uint32_t>& hits, const float* values);
+               const std::vector<uint64_t>& rows, const std::vector<uint32_t>& hits,
+               const float* values);
   /// The same for all rows of the tensor.
-  Pending PushWhole(StepRef at, uint32_t micro_batch, const TensorSpec& tensor, const float* values);
+  Pending PushWhole(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+                    const float* values);
   /// Updated rows >= first, rising, at most `most` (one server knows them all).
   Result<std::vector<uint64_t>> ListRows(StepRef at, const TensorSpec& tensor, uint64_t first,
                                          uint64_t most);
 
   struct Prepared {
-    double squares = 0;        // the sum of all blocks' squares in canonical order; NaN if not finite
-    std::string not_finite;    // the first tensor with a gradient that is not finite, or empty
+    double squares = 0;      // the sum of all blocks' squares in canonical order; NaN if not finite
+    std::string not_finite;  // the first tensor with a gradient that is not finite, or empty
   };
   Result<Prepared> Prepare(StepRef at);
   /// True if the step ended applied, on every server.
@@ -79,18 +82,18 @@ class TableClient {
     return columns_[tensor.id][server];
   }
   std::vector<Request> Requests(Op op, StepRef at, const TensorSpec& tensor) const;
-  Pending PullRows(StepRef at, Access access, const TensorSpec& tensor, const Frame& rows, uint64_t first,
-                   uint64_t count, float* values);
+  Pending PullRows(StepRef at, Access access, const TensorSpec& tensor, const Frame& rows,
+                   uint64_t first, uint64_t count, float* values);
   Pending PushRows(StepRef at, uint32_t micro_batch, const TensorSpec& tensor, const Frame& rows,
                    const Frame& hits, uint64_t count, const float* values);
-  Status Assemble(const TensorSpec& tensor, size_t rows, Wire wire, const std::vector<Reply>& replies,
-                  float* out) const;
+  Status Assemble(const TensorSpec& tensor, size_t rows, Wire wire,
+                  const std::vector<Reply>& replies, float* out) const;
 
   Client& client_;
   const Config& config_;
   const std::vector<TensorSpec>& tensors_;
-  std::vector<std::vector<ColumnRange>> columns_;   // [tensor][server]
-  std::vector<std::vector<size_t>> blocks_;         // [tensor][server]: how many
+  std::vector<std::vector<ColumnRange>> columns_;  // [tensor][server]
+  std::vector<std::vector<size_t>> blocks_;        // [tensor][server]: how many
 };
 
 }  // namespace mf

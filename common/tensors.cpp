@@ -15,8 +15,7 @@ ExchangeMode CheaperMode(const Config& config, const TensorSpec& tensor) {
   const double index = tensor.index_bytes();
   const double pushdown = tokens * (2 * pairs * (index + 4) + 1 + 2 * columns * number + 8 * pairs);
   const double reads = tokens * static_cast<double>(config.model.probes);
-  const double distinct =
-      static_cast<double>(tensor.tables) * rows * -std::expm1(-reads / rows);
+  const double distinct = static_cast<double>(tensor.tables) * rows * -std::expm1(-reads / rows);
   // A row id each way and a hit count with the gradient; the values each way, as f32 on any wire.
   const double pull = distinct * (8 + 8 + 4 + 2 * columns * 4);
   return pull < pushdown ? ExchangeMode::kPull : ExchangeMode::kPushdown;
@@ -69,7 +68,8 @@ class Builder {
     Vector(name + ".bias", columns, 0);
   }
   void Linear(const std::string& name, int64_t in, int64_t out) {
-    Matrix(name + ".weight", in, out, std::sqrt(2.0 / (5.0 * static_cast<double>(config_.model.d))));
+    Matrix(name + ".weight", in, out,
+           std::sqrt(2.0 / (5.0 * static_cast<double>(config_.model.d))));
     Vector(name + ".bias", out, 0);
   }
 

@@ -16,20 +16,22 @@ enum class Init { kNormal, kConstant };
 /// A tensor on the servers: K tables of `rows` rows of `columns` numbers. Dense tensors (embedding,
 /// head, gains, biases, matrices) have K = 1. Row r of table k has the global row id k * rows + r.
 struct TensorSpec {
-  uint32_t id = 0;             // position in TensorsOf()
-  std::string name;            // as in the export, DESIGN 8
+  uint32_t id = 0;   // position in TensorsOf()
+  std::string name;  // as in the export, DESIGN 8
   TensorKind kind = TensorKind::kDense;
-  int64_t tables = 1;          // K
-  int64_t rows = 1;            // per table
-  int64_t columns = 1;         // h
-  int index_bits = 0;          // memory: log2(rows)
+  int64_t tables = 1;   // K
+  int64_t rows = 1;     // per table
+  int64_t columns = 1;  // h
+  int index_bits = 0;   // memory: log2(rows)
   Init init = Init::kConstant;
-  double init_value = 0;       // standard deviation, or the constant
+  double init_value = 0;  // standard deviation, or the constant
   bool weight_decay = false;
   ExchangeMode mode = ExchangeMode::kPull;  // resolved: kPushdown or kPull, fixed for a run
-  std::vector<int64_t> shape;  // in the export; its product is tables * rows * columns
+  std::vector<int64_t> shape;               // in the export; its product is tables * rows * columns
 
-  uint64_t total_rows() const { return static_cast<uint64_t>(tables) * static_cast<uint64_t>(rows); }
+  uint64_t total_rows() const {
+    return static_cast<uint64_t>(tables) * static_cast<uint64_t>(rows);
+  }
   /// Bytes of one bucket index on the wire: 1, 2 or 4.
   int index_bytes() const { return index_bits <= 8 ? 1 : index_bits <= 16 ? 2 : 4; }
 };

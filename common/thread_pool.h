@@ -1,5 +1,5 @@
-// A fixed set of threads for data-parallel loops. Results never depend on which thread ran an index:
-// every index writes its own output.
+// A fixed set of threads for data-parallel loops. Results never depend on which thread ran an
+// index: every index writes its own output.
 #pragma once
 
 #include <atomic>
@@ -36,9 +36,9 @@ class ThreadPool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable done_;
-  uint64_t generation_ = 0;        // guarded by mutex_
-  int active_ = 0;                 // guarded by mutex_: threads inside a body
-  bool stopping_ = false;          // guarded by mutex_
+  uint64_t generation_ = 0;  // guarded by mutex_
+  int active_ = 0;           // guarded by mutex_: threads inside a body
+  bool stopping_ = false;    // guarded by mutex_
   const std::function<void(size_t, int)>* body_ = nullptr;  // set before wake_
   size_t count_ = 0;
   std::atomic<size_t> next_{0};

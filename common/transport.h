@@ -1,5 +1,5 @@
-// Messages between processes or threads: bytes in frames, no meaning. inproc and tcp are the same code.
-// One thread owns each end (DESIGN 5, "What bites"); only Wake() may be called by others.
+// Messages between processes or threads: bytes in frames, no meaning. inproc and tcp are the same
+// code. One thread owns each end (DESIGN 5, "What bites"); only Wake() may be called by others.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +51,8 @@ class ClientTransport {
 };
 
 /// `address`: "tcp://host:port" (port 0: any) or "inproc://name". kFailed if it can not be bound.
-Result<std::unique_ptr<ServerTransport>> BindZmq(TransportContext& context, const std::string& address);
+Result<std::unique_ptr<ServerTransport>> BindZmq(TransportContext& context,
+                                                 const std::string& address);
 /// Connects lazily, as ZeroMQ does: a server may come later (tcp).
 Result<std::unique_ptr<ClientTransport>> ConnectZmq(TransportContext& context,
                                                     const std::vector<std::string>& addresses);

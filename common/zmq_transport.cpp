@@ -18,8 +18,8 @@ void __tsan_release(void* address);
 namespace mf {
 namespace {
 
-// libzmq is not built with ThreadSanitizer, so the happens-before edge of a message from one socket to
-// another is invisible to it. These two calls state that edge and nothing more.
+// libzmq is not built with ThreadSanitizer, so the happens-before edge of a message from one socket
+// to another is invisible to it. These two calls state that edge and nothing more.
 char g_handover;
 void ReleaseToPeer() {
 #if defined(__SANITIZE_THREAD__)
@@ -37,8 +37,8 @@ void AcquireFromPeer() {
 constexpr int kHighWaterMark = 100'000;          // messages; far above any client's window
 constexpr int64_t kMessageBytesMax = 2ll << 30;  // one frame
 constexpr int kHeartbeatMs = 5'000;
-constexpr size_t kFramesMax = 16;                // no operation has more
-constexpr size_t kCopyBytesMax = 256;            // below this a copy is cheaper than sharing
+constexpr size_t kFramesMax = 16;      // no operation has more
+constexpr size_t kCopyBytesMax = 256;  // below this a copy is cheaper than sharing
 
 using Owner = std::shared_ptr<const void>;
 
@@ -174,7 +174,8 @@ class ZmqServer final : public ServerTransport {
  public:
   Status Bind(TransportContext& context, const std::string& address) {
     MF_RETURN_IF_ERROR(socket_.Open(context, ZMQ_ROUTER));
-    if (zmq_bind(socket_.handle(), address.c_str()) != 0) return ZmqError("cannot listen on " + address);
+    if (zmq_bind(socket_.handle(), address.c_str()) != 0)
+      return ZmqError("cannot listen on " + address);
     char last[256];
     size_t size = sizeof last;
     zmq_getsockopt(socket_.handle(), ZMQ_LAST_ENDPOINT, last, &size);

@@ -1,5 +1,5 @@
-// Lease requests and their answers (DESIGN 2.5: retries are harmless). A request that comes again is not
-// granted a second piece of work, which nobody would do; it gets the answer of the first.
+// Lease requests and their answers (DESIGN 2.5: retries are harmless). A request that comes again
+// is not granted a second piece of work, which nobody would do; it gets the answer of the first.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ class AskLog {
   struct Ask {
     uint64_t session = 0;
     uint64_t request_id = 0;
-    std::string peer;                // where the last repeat came from
-    std::optional<Reply> answer;     // once granted
+    std::string peer;             // where the last repeat came from
+    std::optional<Reply> answer;  // once granted
   };
 
   /// The ask of this session and request id if it is known: with its answer, or still parked.
@@ -53,8 +53,8 @@ class AskLog {
  private:
   static constexpr size_t kAnswersKept = 1024;  // far more asks than workers have lanes
   uint64_t next_ticket_ = 1;
-  std::map<uint64_t, Ask> asks_;                                  // by ticket
-  std::map<std::pair<uint64_t, uint64_t>, uint64_t> tickets_;     // by session and request
+  std::map<uint64_t, Ask> asks_;                               // by ticket
+  std::map<std::pair<uint64_t, uint64_t>, uint64_t> tickets_;  // by session and request
   std::deque<uint64_t> answered_;
 };
 

@@ -45,11 +45,17 @@ Board::Grants Board::Serve(double now) {
 
 bool Board::Serve(const Parked& parked, double now, Grant* grant) {
   switch (phase_) {
-    case Phase::kRecover: return GrantSingle(parked, Work::kRecover, now, grant);
-    case Phase::kMicroBatches: return GrantMicroBatch(parked, now, grant);
-    case Phase::kCommit: return GrantSingle(parked, Work::kCommit, now, grant);
-    case Phase::kEvaluate: return GrantSingle(parked, Work::kEvaluate, now, grant);
-    case Phase::kFinished: grant->work = Work::kFinished; return true;
+    case Phase::kRecover:
+      return GrantSingle(parked, Work::kRecover, now, grant);
+    case Phase::kMicroBatches:
+      return GrantMicroBatch(parked, now, grant);
+    case Phase::kCommit:
+      return GrantSingle(parked, Work::kCommit, now, grant);
+    case Phase::kEvaluate:
+      return GrantSingle(parked, Work::kEvaluate, now, grant);
+    case Phase::kFinished:
+      grant->work = Work::kFinished;
+      return true;
     case Phase::kFailed:
       grant->work = Work::kFailed;
       grant->message = failure_;
@@ -90,8 +96,8 @@ bool Board::GrantMicroBatch(const Parked& parked, double now, Grant* grant) {
   if (chosen == micro_batches_.size()) {
     // Nothing unleased is left: the oldest unfinished one a second time, to another worker, once.
     MicroBatch& oldest = micro_batches_[first];
-    const bool late = !durations_.empty() && now - oldest.leases[0].since >
-                                                  kSecondLeaseAfterMedians * MedianSeconds();
+    const bool late = !durations_.empty() &&
+                      now - oldest.leases[0].since > kSecondLeaseAfterMedians * MedianSeconds();
     if (oldest.second_given || !late || oldest.leases[0].session == parked.session) return false;
     oldest.second_given = true;
     chosen = first;
@@ -123,8 +129,8 @@ Status Board::Renew(uint64_t lease, double now) {
 
 Status Board::CheckStep(uint64_t epoch, uint64_t step, Phase phase) const {
   if (epoch != epoch_) {
-    return {Code::kWrongEpoch, "epoch " + std::to_string(epoch) + ", the board is at " +
-                                   std::to_string(epoch_)};
+    return {Code::kWrongEpoch,
+            "epoch " + std::to_string(epoch) + ", the board is at " + std::to_string(epoch_)};
   }
   if (step < step_) return {Code::kStale, "step " + std::to_string(step) + " has ended"};
   if (step > step_) return {Code::kNotYet, "step " + std::to_string(step) + " is not open"};
@@ -132,8 +138,8 @@ Status Board::CheckStep(uint64_t epoch, uint64_t step, Phase phase) const {
   return Status::Ok();
 }
 
-Status Board::MicroBatchDone(uint64_t epoch, uint64_t step, uint32_t number, double loss_sum, double now,
-                             Grants* grants) {
+Status Board::MicroBatchDone(uint64_t epoch, uint64_t step, uint32_t number, double loss_sum,
+                             double now, Grants* grants) {
   MF_RETURN_IF_ERROR(CheckStep(epoch, step, Phase::kMicroBatches));
   if (number >= micro_batches_.size()) {
     return Status::Invalid("micro-batch " + std::to_string(number) + " of " +
@@ -170,7 +176,8 @@ Status Board::StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad
   if (drops_in_a_row_ == kDropsInARowMax) {
     failure_ = "the gradient of " + (not_finite.empty() ? "the model" : not_finite) +
                " was not finite in " + std::to_string(kDropsInARowMax) +
-               " steps in a row; lower train.lr or look at the data of step " + std::to_string(step);
+               " steps in a row; lower train.lr or look at the data of step " +
+               std::to_string(step);
     EnterPhase(Phase::kFailed);
   } else if (EvaluationFollows(step)) {
     EnterPhase(Phase::kEvaluate);
@@ -181,7 +188,8 @@ Status Board::StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad
   return Status::Ok();
 }
 
-Status Board::Evaluated(uint64_t epoch, uint64_t step, double val_loss, double now, Grants* grants) {
+Status Board::Evaluated(uint64_t epoch, uint64_t step, double val_loss, double now,
+                        Grants* grants) {
   MF_RETURN_IF_ERROR(CheckStep(epoch, step, Phase::kEvaluate));
   records_.back().val_loss = val_loss;
   records_.back().has_val_loss = true;
@@ -234,9 +242,8 @@ Board::Meeting Board::Meet(const std::vector<uint64_t>& incarnations) const {
   if (incarnations.empty() || incarnations_.empty() || incarnations == incarnations_) {
     return Meeting::kKnown;
   }
-  const bool behind = std::any_of(incarnations.begin(), incarnations.end(), [this](uint64_t i) {
-    return retired_incarnations_.contains(i);
-  });
+  const bool behind = std::any_of(incarnations.begin(), incarnations.end(),
+                                  [this](uint64_t i) { return retired_incarnations_.contains(i); });
   return behind ? Meeting::kWorkerIsBehind : Meeting::kNewServer;
 }
 

@@ -1,6 +1,6 @@
-// The work board of server 0 (DESIGN 2.5-2.7): leases micro-batches, commit, evaluation and recovery to
-// whichever worker asks, one phase after the other. A state machine: (message, now) -> grants. No
-// socket, thread, clock or file inside; all times are seconds on the caller's clock.
+// The work board of server 0 (DESIGN 2.5-2.7): leases micro-batches, commit, evaluation and
+// recovery to whichever worker asks, one phase after the other. A state machine: (message, now) ->
+// grants. No socket, thread, clock or file inside; all times are seconds on the caller's clock.
 #pragma once
 
 #include <cstdint>
@@ -18,22 +18,23 @@ namespace mf {
 
 /// What an asking worker gets.
 struct Grant {
-  uint64_t ticket = 0;          // the ask that this answers
+  uint64_t ticket = 0;  // the ask that this answers
   Work work = Work::kWait;
   uint64_t epoch = 0;
   uint64_t step = 0;
   uint32_t micro_batch = 0;
   uint64_t lease = 0;
   double lease_seconds = 0;
-  double lr = 0;                // commit: fixed with the first commit lease of a step
+  double lr = 0;  // commit: fixed with the first commit lease of a step
   double clip = 0;
-  std::string message;          // why a run failed
-  std::vector<StepRecord> records;   // finished steps that the asker did not know
+  std::string message;              // why a run failed
+  std::vector<StepRecord> records;  // finished steps that the asker did not know
 };
 
 class Board {
  public:
-  /// `boot_count` of this server, made durable before it listens: epochs are boot_count << 32 | counter.
+  /// `boot_count` of this server, made durable before it listens: epochs are boot_count << 32 |
+  /// counter.
   Board(const TrainConfig& config, int64_t tokens_per_step, uint64_t boot_count);
 
   using Grants = std::vector<Grant>;
@@ -45,10 +46,12 @@ class Board {
   Status Renew(uint64_t lease, double now);
   /// The holder can not do the work (a server was in recovery, say): somebody else may.
   Grants GiveBack(uint64_t lease, double now);
-  /// Every server has taken micro-batch `number`'s contributions. Repeats and second leases are ignored.
+  /// Every server has taken micro-batch `number`'s contributions. Repeats and second leases are
+  /// ignored.
   Status MicroBatchDone(uint64_t epoch, uint64_t step, uint32_t number, double loss_sum, double now,
                         Grants* grants);
-  /// All servers have acknowledged the end of `step`. `not_finite`: the first such tensor of a drop.
+  /// All servers have acknowledged the end of `step`. `not_finite`: the first such tensor of a
+  /// drop.
   Status StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad_norm,
                    const std::string& not_finite, double now, Grants* grants);
   Status Evaluated(uint64_t epoch, uint64_t step, double val_loss, double now, Grants* grants);
@@ -60,9 +63,9 @@ class Board {
 
   /// What `incarnations`, the servers as a worker met them, say to the board.
   enum class Meeting {
-    kKnown,          // those of the last recovery, or nothing is known yet
-    kWorkerIsBehind, // a server has been recovered since in a newer incarnation: say hello again
-    kNewServer,      // a server was restarted and has lost its state: NeedRecovery()
+    kKnown,           // those of the last recovery, or nothing is known yet
+    kWorkerIsBehind,  // a server has been recovered since in a newer incarnation: say hello again
+    kNewServer,       // a server was restarted and has lost its state: NeedRecovery()
   };
   Meeting Meet(const std::vector<uint64_t>& incarnations) const;
   /// A server was met in an unknown incarnation, or lost: recovery is leased.
@@ -120,15 +123,15 @@ class Board {
   const uint64_t boot_count_;
   Phase phase_ = Phase::kRecover;
   uint64_t epoch_counter_ = 0;
-  uint64_t epoch_ = 0;             // of the last recovery leased
-  uint64_t step_ = 0;              // the open step
+  uint64_t epoch_ = 0;  // of the last recovery leased
+  uint64_t step_ = 0;   // the open step
   uint64_t next_lease_ = 1;
   std::deque<Parked> parked_;
   std::vector<MicroBatch> micro_batches_;
-  std::optional<Lease> single_;    // commit, evaluate, recover: one holder at a time
+  std::optional<Lease> single_;  // commit, evaluate, recover: one holder at a time
   double step_lr_ = 0;
   std::vector<StepRecord> records_;
-  std::deque<double> durations_;   // of the last finished micro-batches
+  std::deque<double> durations_;  // of the last finished micro-batches
   int drops_in_a_row_ = 0;
   std::string failure_;
   uint64_t leases_expired_ = 0;

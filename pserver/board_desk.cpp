@@ -9,8 +9,12 @@ Status BoardDesk::Handle(const std::string& peer, const Request& r, double now, 
   Board::Grants grants;
   Status status;
   switch (r.op) {
-    case Op::kRenew: status = board_.Renew(r.lease, now); break;
-    case Op::kGiveBack: grants = board_.GiveBack(r.lease, now); break;
+    case Op::kRenew:
+      status = board_.Renew(r.lease, now);
+      break;
+    case Op::kGiveBack:
+      grants = board_.GiveBack(r.lease, now);
+      break;
     case Op::kMicroBatchDone:
       status = board_.MicroBatchDone(r.epoch, r.step, r.micro_batch, r.value, now, &grants);
       break;
@@ -28,7 +32,8 @@ Status BoardDesk::Handle(const std::string& peer, const Request& r, double now, 
   return status;
 }
 
-Status BoardDesk::Lease(const std::string& peer, const Request& request, double now, bool* answered) {
+Status BoardDesk::Lease(const std::string& peer, const Request& request, double now,
+                        bool* answered) {
   *answered = true;
   if (AskLog::Ask* known = asks_.Find(request.session, request.id); known != nullptr) {
     known->peer = peer;  // after a reconnect the old identity is nobody

@@ -1,5 +1,5 @@
-// The work board's messages on server 0: who asked what, parked, answered and answered again. The board
-// itself (pserver/board.h) knows tickets only.
+// The work board's messages on server 0: who asked what, parked, answered and answered again. The
+// board itself (pserver/board.h) knows tickets only.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +18,12 @@ class BoardDesk {
   using Send = std::function<void(const std::string& peer, Reply reply)>;
 
   BoardDesk(const Config& config, uint64_t boot_count, Send send)
-      : board_(config.train, config.train.micro_batches * config.tokens_per_micro_batch(), boot_count),
+      : board_(config.train, config.train.micro_batches * config.tokens_per_micro_batch(),
+               boot_count),
         send_(std::move(send)) {}
 
-  /// Any board operation of a joined worker. Sets *answered if the reply is sent by the desk, now or
-  /// later; else the caller answers with the status.
+  /// Any board operation of a joined worker. Sets *answered if the reply is sent by the desk, now
+  /// or later; else the caller answers with the status.
   Status Handle(const std::string& peer, const Request& request, double now, bool* answered);
   void Tick(double now) { SendGrants(board_.Tick(now)); }
 

@@ -20,7 +20,8 @@ Status CommitState::Admit(uint64_t epoch, uint64_t step) const {
 Result<CommitState::Action> CommitState::Prepare(uint64_t epoch, uint64_t step, bool all_in) {
   // The holder may have died after the end of the step reached some servers: the next one needs all
   // answers again to decide the same.
-  if (recovered() && epoch == epoch_ && step == finished() && !ended_.empty()) return Action::kRepeat;
+  if (recovered() && epoch == epoch_ && step == finished() && !ended_.empty())
+    return Action::kRepeat;
   MF_RETURN_IF_ERROR(Admit(epoch, step));
   if (prepared_) return Action::kRepeat;
   if (!all_in) {

@@ -1,5 +1,6 @@
-// Where a server is: epoch, open step, prepared or not, and how earlier steps ended (DESIGN 2.6, 2.7).
-// A state machine: it decides, the caller does. No socket, thread, clock or file inside.
+// Where a server is: epoch, open step, prepared or not, and how earlier steps ended
+// (DESIGN 2.6, 2.7). A state machine: it decides, the caller does. No socket, thread, clock or file
+// inside.
 #pragma once
 
 #include <cstdint>
@@ -27,25 +28,25 @@ class CommitState {
     kDo,      // do it now, then nothing more to say
     kRepeat,  // it was done before: answer as then
   };
-  /// prepare(step): refused (kNotYet) unless every table's watermark is at the step's end. Of the step
-  /// that ended last it is a repeat: its answer is kept until the next step is prepared.
+  /// prepare(step): refused (kNotYet) unless every table's watermark is at the step's end. Of the
+  /// step that ended last it is a repeat: its answer is kept until the next step is prepared.
   Result<Action> Prepare(uint64_t epoch, uint64_t step, bool all_in);
 
   struct End {
     Action action;
-    Ended ended;   // how the step ended, which may not be as asked
+    Ended ended;  // how the step ended, which may not be as asked
   };
   /// apply(step) or drop(step): needs a prepared step; on a step already ended it says how.
   Result<End> Finish(uint64_t epoch, uint64_t step, Ended how);
 
-  /// rollback(epoch, step): only an epoch above the own one; the same again is a repeat. After kDo the
-  /// state after `step` finished steps is to be restored.
+  /// rollback(epoch, step): only an epoch above the own one; the same again is a repeat. After kDo
+  /// the state after `step` finished steps is to be restored.
   Result<Action> Rollback(uint64_t epoch, uint64_t step);
 
  private:
   uint64_t epoch_ = 0;
-  uint64_t first_ = 0;           // finished steps at the last rollback
-  std::vector<Ended> ended_;     // since then
+  uint64_t first_ = 0;        // finished steps at the last rollback
+  std::vector<Ended> ended_;  // since then
   bool prepared_ = false;
 };
 

@@ -1,5 +1,6 @@
-// Micro-batches in order, once (DESIGN 2.5): a state machine per tensor. A contribution that arrives
-// early waits, one that arrives again is not added again. No socket, thread, clock or file inside.
+// Micro-batches in order, once (DESIGN 2.5): a state machine per tensor. A contribution that
+// arrives early waits, one that arrives again is not added again. No socket, thread, clock or file
+// inside.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,8 @@ class ContributionOrder {
   /// True if micro-batch `number` is neither added nor waiting.
   bool Wants(uint64_t number) const { return number >= watermark_ && !waiting_.contains(number); }
 
-  /// Takes the contribution of micro-batch `number`; returns those to be added now, in order (none if
-  /// it waits or was seen before).
+  /// Takes the contribution of micro-batch `number`; returns those to be added now, in order (none
+  /// if it waits or was seen before).
   std::vector<Contribution> Offer(uint64_t number, Contribution contribution) {
     std::vector<Contribution> ready;
     if (!Wants(number)) return ready;

@@ -21,8 +21,8 @@ class Gradients {
   void AddPairs(const RowGroups& groups, const void* dy, size_t dy_stride);
   /// Gives rows slots for Add(); serial.
   void Insert(const uint64_t* rows, size_t count);
-  /// Adds finished sums `values` [count][width] of any alignment for row `row`; rows may be added by
-  /// several threads, each row by one. REQUIRES Insert() of the row in this micro-batch.
+  /// Adds finished sums `values` [count][width] of any alignment for row `row`; rows may be added
+  /// by several threads, each row by one. REQUIRES Insert() of the row in this micro-batch.
   void Add(uint64_t row, const void* values);
 
   /// Sorts the rows that were hit; call once after the last Add.
@@ -37,9 +37,9 @@ class Gradients {
   const TensorLayout& layout_;
   RowIndex index_;
   FloatSlots slots_;
-  std::vector<uint8_t> fresh_;              // by slot: nothing was added in this step yet
+  std::vector<uint8_t> fresh_;  // by slot: nothing was added in this step yet
   std::vector<uint64_t> sorted_;
-  std::vector<float*> destinations_;        // of AddPairs, kept warm
+  std::vector<float*> destinations_;  // of AddPairs, kept warm
   std::vector<uint8_t> first_;
 };
 

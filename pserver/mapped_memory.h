@@ -1,5 +1,5 @@
-// Zeroed memory straight from the system: a page costs nothing until it is touched, and growing never
-// moves what is there.
+// Zeroed memory straight from the system: a page costs nothing until it is touched, and growing
+// never moves what is there.
 #pragma once
 
 #include <cstddef>
@@ -35,8 +35,8 @@ class MappedMemory {
 /// The machine's memory.
 uint64_t PhysicalMemoryBytes();
 
-/// Slots of `width` floats each (a multiple of 16, so rows are 64-byte aligned), numbered from 0, in
-/// chunks that never move. One writer at a time.
+/// Slots of `width` floats each (a multiple of 16, so rows are 64-byte aligned), numbered from 0,
+/// in chunks that never move. One writer at a time.
 class FloatSlots {
  public:
   FloatSlots() = default;

@@ -8,8 +8,8 @@
 namespace mf {
 namespace {
 
-// Zero-gradient Adam steps taken one by one; after these m is below beta1^256 = 1e-12 of what it was
-// (DESIGN 3: the cap errs by 1e-11).
+// Zero-gradient Adam steps taken one by one; after these m is below beta1^256 = 1e-12 of what it
+// was (DESIGN 3: the cap errs by 1e-11).
 constexpr uint64_t kStepsOneByOne = 256;
 
 AdamSettings SettingsOf(const TrainConfig& config) {
@@ -28,8 +28,8 @@ void Optimizer::CatchUp(const UpdateHistory& history, bool weight_decay, uint64_
   }
   const uint64_t steps = std::min(to - from, kStepsOneByOne);
   const double rest = weight_decay ? history.Decay(from + steps, to) : 1.0;
-  AdamCatchUp(SettingsOf(config_), std::span(history.rates() + from, steps), decay(weight_decay), from,
-              rest, to - from - steps, row.w, row.m, row.v, columns);
+  AdamCatchUp(SettingsOf(config_), std::span(history.rates() + from, steps), decay(weight_decay),
+              from, rest, to - from - steps, row.w, row.m, row.v, columns);
 }
 
 void Optimizer::Step(double lr, bool weight_decay, uint64_t step, float gradient_scale,
@@ -37,8 +37,8 @@ void Optimizer::Step(double lr, bool weight_decay, uint64_t step, float gradient
   if (config_.optimizer == OptimizerKind::kSgd) {
     SgdStep(lr, decay(weight_decay), gradient_scale, gradient, row.w, columns);
   } else {
-    AdamStep(SettingsOf(config_), lr, decay(weight_decay), step, gradient_scale, gradient, row.w, row.m,
-             row.v, columns);
+    AdamStep(SettingsOf(config_), lr, decay(weight_decay), step, gradient_scale, gradient, row.w,
+             row.m, row.v, columns);
   }
 }
 

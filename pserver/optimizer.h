@@ -17,8 +17,8 @@ class UpdateHistory {
   uint64_t count() const { return lr_.size(); }
   /// The rate of applied step i (from 1).
   double lr(uint64_t step) const { return lr_[step - 1]; }
-  /// The product of (1 - lr_i * weight_decay) over applied steps from+1..to. Kept as sums of logarithms
-  /// in double: products would underflow in a long run.
+  /// The product of (1 - lr_i * weight_decay) over applied steps from+1..to. Kept as sums of
+  /// logarithms in double: products would underflow in a long run.
   double Decay(uint64_t from, uint64_t to) const {
     if (from == to) return 1.0;
     const double difference = log_decay_[to] - log_decay_[from];
@@ -59,16 +59,17 @@ class Optimizer {
   bool exact() const { return config_.sparse_update == SparseUpdate::kExact; }
   double decay(bool weight_decay) const { return weight_decay ? config_.weight_decay : 0.0; }
 
-  /// Brings a row last updated at count `from` to count `to` (exact only; lazy rows stay as they are).
-  void CatchUp(const UpdateHistory& history, bool weight_decay, uint64_t from, uint64_t to, RowState row,
-               size_t columns) const;
+  /// Brings a row last updated at count `from` to count `to` (exact only; lazy rows stay as they
+  /// are).
+  void CatchUp(const UpdateHistory& history, bool weight_decay, uint64_t from, uint64_t to,
+               RowState row, size_t columns) const;
   /// The factor of a row never updated at `count`.
   double UntouchedFactor(const UpdateHistory& history, bool weight_decay, uint64_t count) const {
     return weight_decay && exact() ? history.Decay(0, count) : 1.0;
   }
   /// Applied step `step` (from 1) on a row that is at step - 1.
-  void Step(double lr, bool weight_decay, uint64_t step, float gradient_scale, const float* gradient,
-            RowState row, size_t columns) const;
+  void Step(double lr, bool weight_decay, uint64_t step, float gradient_scale,
+            const float* gradient, RowState row, size_t columns) const;
 
  private:
   const TrainConfig config_;

@@ -1,5 +1,6 @@
 // From a row number to a small dense slot number: a plain array where the rows are few, an
-// open-addressing hash table where they are many (DESIGN 2.8). Slots are given in order of insertion.
+// open-addressing hash table where they are many (DESIGN 2.8). Slots are given in order of
+// insertion.
 #pragma once
 
 #include <cstddef>
@@ -35,7 +36,7 @@ class RowIndex {
   void Grow();
 
   bool direct_ = true;
-  std::vector<uint32_t> slots_;   // direct: by row; else a power-of-two table of slots, kNone = free
+  std::vector<uint32_t> slots_;  // direct: by row; else a power-of-two table of slots, kNone = free
   std::vector<uint64_t> rows_;
 };
 

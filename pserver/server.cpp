@@ -14,7 +14,8 @@ double Now() {
 
 }  // namespace
 
-Server::Server(std::unique_ptr<ServerTransport> transport, const Shard::Options& options, int threads)
+Server::Server(std::unique_ptr<ServerTransport> transport, const Shard::Options& options,
+               int threads)
     : transport_(std::move(transport)),
       pool_(threads),
       shard_(options, pool_,
@@ -46,8 +47,9 @@ void Server::Run() {
   }
 }
 
-/// Takes in what has arrived, waiting a moment if there is nothing to do. Renewals of leases are handled
-/// at once: those that came while a long request was worked on must not find their lease expired.
+/// Takes in what has arrived, waiting a moment if there is nothing to do. Renewals of leases are
+/// handled at once: those that came while a long request was worked on must not find their lease
+/// expired.
 void Server::Drain() {
   std::string peer;
   Message message;

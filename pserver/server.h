@@ -34,8 +34,8 @@ class Server {
   std::atomic<uint64_t> malformed_{0};
   std::atomic<uint64_t> unsent_{0};
   ThreadPool pool_;
-  Shard shard_;          // used by thread_ only
-  std::deque<std::pair<std::string, Request>> inbox_;   // used by thread_ only
+  Shard shard_;                                        // used by thread_ only
+  std::deque<std::pair<std::string, Request>> inbox_;  // used by thread_ only
   std::thread thread_;
 };
 

@@ -64,7 +64,8 @@ Status CheckDenseMemory(const Config& config) {
 /// What is different in the run that `theirs` (CanonicalJson) describes.
 std::string WhyAnotherRun(const Config& ours, const std::string& theirs) {
   const Result<Config> config = ConfigFromJson(theirs);
-  std::string difference = config.ok() ? DescribeDifference(ours, config.value()) : config.status().message();
+  std::string difference =
+      config.ok() ? DescribeDifference(ours, config.value()) : config.status().message();
   if (difference.empty()) difference = "the same configuration on other data";
   return "this server runs another training: " + difference +
          "; use the same --config, --set and --data, or servers of your own";
@@ -94,7 +95,7 @@ struct Shard::Run {
   UpdateHistory history;
   RequestScratch scratch;
   std::vector<std::unique_ptr<TensorShard>> tensors;
-  Reply prepared;   // kept until the next step is prepared
+  Reply prepared;  // kept until the next step is prepared
 };
 
 Shard::Shard(const Options& options, ThreadPool& pool, Send send)
@@ -109,13 +110,15 @@ void Shard::Handle(const std::string& peer, const Request& request, double now) 
   try {
     status = Dispatch(peer, request, now, &reply, &answered);
   } catch (const std::bad_alloc&) {
-    status = Status::Failed(std::string(OpName(request.op)) +
-                            ": the server has not enough memory for it; use more servers or a smaller model");
+    status = Status::Failed(
+        std::string(OpName(request.op)) +
+        ": the server has not enough memory for it; use more servers or a smaller model");
   }
   if (!status.ok() || !answered) Answer(peer, request, status, std::move(reply));
 }
 
-void Shard::Answer(const std::string& peer, const Request& request, const Status& status, Reply reply) {
+void Shard::Answer(const std::string& peer, const Request& request, const Status& status,
+                   Reply reply) {
   if (!status.ok()) {
     reply = Reply();
     reply.code = status.code();
@@ -131,21 +134,33 @@ Status Shard::Dispatch(const std::string& peer, const Request& request, double n
                        bool* answered) {
   if (request.op == Op::kHello) return Hello(request, reply);
   if (!sessions_.contains(request.session)) {
-    return {Code::kNotJoined, std::string(OpName(request.op)) + " without a joined session; say hello"};
+    return {Code::kNotJoined,
+            std::string(OpName(request.op)) + " without a joined session; say hello"};
   }
   MF_CHECK(run_ != nullptr);
   switch (request.op) {
-    case Op::kHello: break;
-    case Op::kStatus: return DoStatus(request, reply);
-    case Op::kRollback: return Rollback(request);
-    case Op::kPull: return Pull(request, reply);
-    case Op::kListRows: return ListRows(request, reply);
-    case Op::kForward: return Forward(request, reply);
-    case Op::kBackward: return Backward(peer, request, reply, answered);
-    case Op::kPush: return Push(peer, request, reply, answered);
-    case Op::kPrepare: return Prepare(request, reply);
-    case Op::kApply: return Finish(request, Ended::kApplied, reply);
-    case Op::kDrop: return Finish(request, Ended::kDropped, reply);
+    case Op::kHello:
+      break;
+    case Op::kStatus:
+      return DoStatus(request, reply);
+    case Op::kRollback:
+      return Rollback(request);
+    case Op::kPull:
+      return Pull(request, reply);
+    case Op::kListRows:
+      return ListRows(request, reply);
+    case Op::kForward:
+      return Forward(request, reply);
+    case Op::kBackward:
+      return Backward(peer, request, reply, answered);
+    case Op::kPush:
+      return Push(peer, request, reply, answered);
+    case Op::kPrepare:
+      return Prepare(request, reply);
+    case Op::kApply:
+      return Finish(request, Ended::kApplied, reply);
+    case Op::kDrop:
+      return Finish(request, Ended::kDropped, reply);
     case Op::kLease:
     case Op::kRenew:
     case Op::kMicroBatchDone:
@@ -166,8 +181,8 @@ Status Shard::Hello(const Request& request, Reply* reply) {
   }
   if (request.shard != options_.shard || request.shards != options_.shards) {
     return Bad("asked for shard " + std::to_string(request.shard) + " of " +
-               std::to_string(request.shards) + ", this is shard " + std::to_string(options_.shard) +
-               " of " + std::to_string(options_.shards));
+               std::to_string(request.shards) + ", this is shard " +
+               std::to_string(options_.shard) + " of " + std::to_string(options_.shards));
   }
   if (run_ == nullptr) {
     MF_ASSIGN_OR_RETURN(Config config, ConfigFromJson(request.text));
@@ -176,11 +191,11 @@ Status Shard::Hello(const Request& request, Reply* reply) {
     run_ = std::make_unique<Run>(std::move(config));
     run_->id = request.run_id;
     if (options_.shard == 0) {
-      desk_ = std::make_unique<BoardDesk>(
-          run_->config, options_.boot_count, [this](const std::string& peer, Reply answer) {
-            answer.incarnation = options_.incarnation;
-            send_(peer, std::move(answer));
-          });
+      desk_ = std::make_unique<BoardDesk>(run_->config, options_.boot_count,
+                                          [this](const std::string& peer, Reply answer) {
+                                            answer.incarnation = options_.incarnation;
+                                            send_(peer, std::move(answer));
+                                          });
     }
   } else if (run_->id != request.run_id) {
     return {Code::kWrongRun, WhyAnotherRun(run_->config, request.text)};
@@ -211,7 +226,8 @@ Status Shard::DoStatus(const Request&, Reply* reply) {
 
 Status Shard::Rollback(const Request& request) {
   if (request.step != 0) {
-    return Bad("rollback to step " + std::to_string(request.step) + ": there is no such state here");
+    return Bad("rollback to step " + std::to_string(request.step) +
+               ": there is no such state here");
   }
   MF_ASSIGN_OR_RETURN(const auto action, commit_.Rollback(request.epoch, request.step));
   if (action == CommitState::Action::kDo) BuildTables();
@@ -220,7 +236,7 @@ Status Shard::Rollback(const Request& request) {
 
 void Shard::BuildTables() {
   // What fits the budget is addressed directly, the smallest tensors first (DESIGN 2.8).
-  run_->tensors.clear();   // and stays so if memory runs out below: then the server is unavailable
+  run_->tensors.clear();  // and stays so if memory runs out below: then the server is unavailable
   run_->history.Truncate(0);
   run_->prepared = Reply();
   const Config& config = run_->config;
@@ -262,7 +278,8 @@ void Shard::BuildTables() {
 
 Status Shard::CheckTensor(const Request& request, TensorKind kind, TensorShard** tensor) {
   if (request.tensor >= run_->specs.size()) {
-    return Bad("tensor " + std::to_string(request.tensor) + " of " + std::to_string(run_->specs.size()));
+    return Bad("tensor " + std::to_string(request.tensor) + " of " +
+               std::to_string(run_->specs.size()));
   }
   if (run_->tensors.empty()) return {Code::kUnavailable, "waits for recovery"};
   *tensor = run_->tensors[request.tensor].get();
@@ -272,17 +289,20 @@ Status Shard::CheckTensor(const Request& request, TensorKind kind, TensorShard**
   return Status::Ok();
 }
 
-/// Readers outside a training step name the finished step they want to see: the state must be at it.
+/// Readers outside a training step name the finished step they want to see: the state must be at
+/// it.
 Status Shard::CheckReadStep(const Request& request) const {
   return commit_.Admit(request.epoch, request.training ? request.step : request.step + 1);
 }
 
-Status Shard::ReadBuckets(const Request& request, TensorShard& tensor, std::vector<uint32_t>* buckets) {
+Status Shard::ReadBuckets(const Request& request, TensorShard& tensor,
+                          std::vector<uint32_t>* buckets) {
   const TensorSpec& spec = tensor.layout().spec;
   // A micro-batch is the most that any message is about; evaluation uses no more.
   const uint64_t most = static_cast<uint64_t>(run_->config.tokens_per_micro_batch());
   if (request.tokens == 0 || request.tokens > most) {
-    return Bad(std::to_string(request.tokens) + " tokens; 1 to " + std::to_string(most) + " are allowed");
+    return Bad(std::to_string(request.tokens) + " tokens; 1 to " + std::to_string(most) +
+               " are allowed");
   }
   const size_t count = tensor.pairs() * request.tokens;
   const size_t index_bytes = static_cast<size_t>(spec.index_bytes());
@@ -294,27 +314,36 @@ Status Shard::ReadBuckets(const Request& request, TensorShard& tensor, std::vect
   for (size_t i = 0; i < count; ++i) {
     uint32_t bucket = 0;
     switch (index_bytes) {
-      case 1: bucket = LoadUnaligned<uint8_t>(data, i); break;
-      case 2: bucket = LoadUnaligned<uint16_t>(data, i); break;
-      default: bucket = LoadUnaligned<uint32_t>(data, i);
+      case 1:
+        bucket = LoadUnaligned<uint8_t>(data, i);
+        break;
+      case 2:
+        bucket = LoadUnaligned<uint16_t>(data, i);
+        break;
+      default:
+        bucket = LoadUnaligned<uint32_t>(data, i);
     }
     (*buckets)[i] = bucket;
     any |= bucket;
   }
   // rows is a power of two: one bit beyond it in any index is one index out of range.
-  if (any >= static_cast<uint64_t>(spec.rows)) return Bad("a bucket index of " + spec.name + " is out of range");
+  if (any >= static_cast<uint64_t>(spec.rows))
+    return Bad("a bucket index of " + spec.name + " is out of range");
   return Status::Ok();
 }
 
-/// Contributions that wait for earlier ones are bounded by the window, as the board bounds its leases.
+/// Contributions that wait for earlier ones are bounded by the window, as the board bounds its
+/// leases.
 Status Shard::CheckMicroBatch(const Request& request, const TensorShard& tensor) const {
   if (request.micro_batch >= run_->micro_batches()) {
     return Bad("micro-batch " + std::to_string(request.micro_batch) + " of " +
                std::to_string(run_->micro_batches()));
   }
-  if (request.micro_batch >= tensor.watermark() + static_cast<uint64_t>(run_->config.train.window)) {
+  if (request.micro_batch >=
+      tensor.watermark() + static_cast<uint64_t>(run_->config.train.window)) {
     return {Code::kNotYet, "micro-batch " + std::to_string(request.micro_batch) +
-                               " is beyond the window of " + std::to_string(run_->config.train.window)};
+                               " is beyond the window of " +
+                               std::to_string(run_->config.train.window)};
   }
   return Status::Ok();
 }
@@ -328,13 +357,14 @@ Status Shard::Forward(const Request& request, Reply* reply) {
   MF_RETURN_IF_ERROR(ReadBuckets(request, *tensor, &buckets));
   const size_t count = request.tokens * tensor->layout().width();
   Buffer y(count * sizeof(float));
-  tensor->Forward(buckets, request.payload[1].data(), request.tokens, request.training, run_->history,
-                  y.as<float>());
+  tensor->Forward(buckets, request.payload[1].data(), request.tokens, request.training,
+                  run_->history, y.as<float>());
   reply->payload = {FromF32(y, count, run_->config.exchange.wire)};
   return Status::Ok();
 }
 
-Status Shard::Backward(const std::string& peer, const Request& request, Reply* reply, bool* answered) {
+Status Shard::Backward(const std::string& peer, const Request& request, Reply* reply,
+                       bool* answered) {
   MF_RETURN_IF_ERROR(commit_.Admit(request.epoch, request.step));
   TensorShard* tensor = nullptr;
   MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kMemory, &tensor));
@@ -358,8 +388,9 @@ Status Shard::Backward(const std::string& peer, const Request& request, Reply* r
   Answer(peer, request, Status::Ok(), std::move(*reply));
   *answered = true;
   if (!tensor->Wants(request.micro_batch)) return Status::Ok();
-  c.finite = AllFinite(c.weights.data(), c.buckets.size()) && AllFinite(c.dy.data(), count) &&
-             std::find(exponents, exponents + request.tokens, kNotFinite) == exponents + request.tokens;
+  c.finite =
+      AllFinite(c.weights.data(), c.buckets.size()) && AllFinite(c.dy.data(), count) &&
+      std::find(exponents, exponents + request.tokens, kNotFinite) == exponents + request.tokens;
   tensor->Contribute(request.micro_batch, std::move(c));
   return Status::Ok();
 }
@@ -383,7 +414,7 @@ Status Shard::Push(const std::string& peer, const Request& request, Reply* reply
                  std::to_string(total));
     }
   }
-  const bool whole = c.rows.empty() && request.row_count != 0;   // row_count = total: all rows
+  const bool whole = c.rows.empty() && request.row_count != 0;  // row_count = total: all rows
   if (whole && request.row_count != total) return Bad("row count of a whole push");
   const uint64_t rows = whole ? total : c.rows.size();
   const size_t hits = request.payload[1].size();
@@ -423,7 +454,8 @@ Status Shard::Pull(const Request& request, Reply* reply) {
       }
     }
   } else {
-    if (request.first_row > total - count) return Bad("rows beyond the end of " + tensor->layout().spec.name);
+    if (request.first_row > total - count)
+      return Bad("rows beyond the end of " + tensor->layout().spec.name);
     std::iota(rows.begin(), rows.end(), request.first_row);
   }
   Buffer values(count * width * sizeof(float));

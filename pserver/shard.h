@@ -1,6 +1,7 @@
-// One parameter server without its socket: requests in, replies out (DESIGN 2.6, 5). Joins the state
-// machines (commit, contribution order, board) to the tables. Everything a request says is checked here
-// before it touches anything; a bad request is answered with a typed error and changes nothing.
+// One parameter server without its socket: requests in, replies out (DESIGN 2.6, 5). Joins the
+// state machines (commit, contribution order, board) to the tables. Everything a request says is
+// checked here before it touches anything; a bad request is answered with a typed error and changes
+// nothing.
 //
 // Single-threaded: one thread calls Handle and Tick; kernels run on the pool inside those calls.
 #pragma once
@@ -33,9 +34,9 @@ class Shard {
   struct Options {
     uint32_t shard = 0;
     uint32_t shards = 1;
-    uint64_t incarnation = 1;      // different for every start of the process
-    uint64_t boot_count = 1;       // shard 0: durable before it listens
-    uint64_t memory_bytes = 0;     // budget for tables addressed directly
+    uint64_t incarnation = 1;   // different for every start of the process
+    uint64_t boot_count = 1;    // shard 0: durable before it listens
+    uint64_t memory_bytes = 0;  // budget for tables addressed directly
   };
   /// Sends a reply to a peer; called from inside Handle and Tick.
   using Send = std::function<void(const std::string& peer, Reply reply)>;
@@ -51,7 +52,7 @@ class Shard {
   const CommitState& commit() const { return commit_; }
 
  private:
-  struct Run;      // what exists once the configuration is known
+  struct Run;  // what exists once the configuration is known
 
   Status Dispatch(const std::string& peer, const Request& request, double now, Reply* reply,
                   bool* answered);
@@ -79,9 +80,9 @@ class Shard {
   const Send send_;
   CommitState commit_;
   std::unique_ptr<Run> run_;
-  std::unique_ptr<BoardDesk> desk_;            // shard 0 only
+  std::unique_ptr<BoardDesk> desk_;  // shard 0 only
   std::unordered_set<uint64_t> sessions_;
-  std::deque<uint64_t> session_order_;         // oldest first
+  std::deque<uint64_t> session_order_;  // oldest first
   uint64_t rejected_ = 0;
 };
 

@@ -9,9 +9,9 @@
 
 namespace mf {
 namespace {
-constexpr size_t kScratchChunkFloats = 1 << 20;    // 4 MiB
-constexpr size_t kScratchChunksKept = 8;           // 32 MiB a table
-constexpr size_t kSparseChunkFloats = 1 << 16;     // 256 KiB a plane: little is touched in vain
+constexpr size_t kScratchChunkFloats = 1 << 20;  // 4 MiB
+constexpr size_t kScratchChunksKept = 8;         // 32 MiB a table
+constexpr size_t kSparseChunkFloats = 1 << 16;   // 256 KiB a plane: little is touched in vain
 }  // namespace
 
 void ReadScratch::Reset() {
@@ -49,9 +49,8 @@ Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const Optim
       optimizer_(optimizer),
       key_(RandomKey(seed, layout.spec.id)) {
   const uint64_t rows = static_cast<uint64_t>(layout.spec.rows);
-  const size_t chunk = storage == Storage::kDirect
-                           ? rows
-                           : std::max<size_t>(16, kSparseChunkFloats / layout.stride);
+  const size_t chunk =
+      storage == Storage::kDirect ? rows : std::max<size_t>(16, kSparseChunkFloats / layout.stride);
   for (int plane = 0; plane < optimizer.planes(); ++plane) {
     planes_[plane] = FloatSlots(layout.stride, chunk);
     if (storage == Storage::kDirect) planes_[plane].Reserve(rows);
@@ -98,7 +97,8 @@ const float* Table::Read(uint64_t row, bool training, const UpdateHistory& histo
     if (at != kNeverUpdated) {
       if (!optimizer_.exact()) return planes_[0].at(slot);
       if (training) {
-        optimizer_.CatchUp(history, layout_.spec.weight_decay, at, count, StateAt(slot), layout_.stride);
+        optimizer_.CatchUp(history, layout_.spec.weight_decay, at, count, StateAt(slot),
+                           layout_.stride);
         updated_at_[slot] = static_cast<uint32_t>(count);
         return planes_[0].at(slot);
       }

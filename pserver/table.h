@@ -1,7 +1,7 @@
-// One hash table (or the one table of a dense tensor) on one server: its rows' state and how readers
-// see it. Rows that were never updated are generated; rows that missed steps are caught up (DESIGN 2.8
-// and 3). One thread at a time per table; rows of a direct table may be updated by several threads, each
-// row by one.
+// One hash table (or the one table of a dense tensor) on one server: its rows' state and how
+// readers see it. Rows that were never updated are generated; rows that missed steps are caught up
+// (DESIGN 2.8 and 3). One thread at a time per table; rows of a direct table may be updated by
+// several threads, each row by one.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,8 @@
 
 namespace mf {
 
-/// Rows made up for one request: valid until Reset(). Memory is reused up to a limit, so that a warm
-/// server does not allocate.
+/// Rows made up for one request: valid until Reset(). Memory is reused up to a limit, so that a
+/// warm server does not allocate.
 class ReadScratch {
  public:
   void Reset();
@@ -34,8 +34,8 @@ class ReadScratch {
   RowIndex index_{UINT64_MAX};
   std::vector<const float*> rows_;
   std::vector<MappedMemory> chunks_;
-  size_t chunk_ = 0;   // in use
-  size_t used_ = 0;    // floats of it
+  size_t chunk_ = 0;  // in use
+  size_t used_ = 0;   // floats of it
   Buffer moments_;
 };
 
@@ -48,13 +48,15 @@ class Table {
   /// rows in Fill().
   Table(const TensorLayout& layout, int64_t k, Storage storage, const Optimizer& optimizer,
         uint64_t seed);
-  /// Direct tables: writes the initial values of rows [begin, end). To be called once for every row.
+  /// Direct tables: writes the initial values of rows [begin, end). To be called once for every
+  /// row.
   void Fill(uint64_t begin, uint64_t end);
 
-  /// The row as it is after history.count() applied steps. `training`: the request belongs to the open
-  /// step, whose apply will update this row, so a catch-up is written back; all other readers leave no
-  /// trace and see a scratch copy.
-  const float* Read(uint64_t row, bool training, const UpdateHistory& history, ReadScratch& scratch);
+  /// The row as it is after history.count() applied steps. `training`: the request belongs to the
+  /// open step, whose apply will update this row, so a catch-up is written back; all other readers
+  /// leave no trace and see a scratch copy.
+  const float* Read(uint64_t row, bool training, const UpdateHistory& history,
+                    ReadScratch& scratch);
   void Prefetch(uint64_t row) const;
 
   /// Sparse tables: gives the rows slots, so that Update() may run. Direct tables: nothing.
@@ -69,7 +71,8 @@ class Table {
   uint64_t updated_count() const;
 
   /// Bytes of the full state of `rows` rows held directly.
-  static uint64_t DirectBytes(const TensorLayout& layout, const Optimizer& optimizer, uint64_t rows);
+  static uint64_t DirectBytes(const TensorLayout& layout, const Optimizer& optimizer,
+                              uint64_t rows);
 
  private:
   uint32_t SlotOf(uint64_t row) const {
@@ -84,9 +87,9 @@ class Table {
   const Storage storage_;
   const Optimizer& optimizer_;
   const uint64_t key_;
-  RowIndex index_;                       // sparse only
-  FloatSlots planes_[3];                 // w, m, v by slot
-  std::vector<uint32_t> updated_at_;     // by slot: applied steps at the last write
+  RowIndex index_;                    // sparse only
+  FloatSlots planes_[3];              // w, m, v by slot
+  std::vector<uint32_t> updated_at_;  // by slot: applied steps at the last write
 };
 
 }  // namespace mf

@@ -8,10 +8,10 @@
 namespace mf {
 namespace {
 
-constexpr uint64_t kFillRows = 4096;         // rows of a fill or update job
-constexpr size_t kTokensPerJob = 64;         // least tokens of a gather job
-constexpr uint64_t kCacheBytes = 8 << 20;    // a table above this does not stay near a core
-constexpr size_t kPrefetchAhead = 16;        // rows looked up ahead in a hash index
+constexpr uint64_t kFillRows = 4096;       // rows of a fill or update job
+constexpr size_t kTokensPerJob = 64;       // least tokens of a gather job
+constexpr uint64_t kCacheBytes = 8 << 20;  // a table above this does not stay near a core
+constexpr size_t kPrefetchAhead = 16;      // rows looked up ahead in a hash index
 
 uint64_t Total(const TensorLayout& layout) { return layout.spec.total_rows(); }
 
@@ -46,7 +46,8 @@ void TensorShard::Resolve(const std::vector<uint32_t>& buckets, size_t tokens, b
     const size_t begin = k * per_table, end = begin + per_table;
     for (size_t i = begin; i < end; ++i) {
       if (i + kPrefetchAhead < end) tables_[k]->Prefetch(buckets[i + kPrefetchAhead]);
-      scratch_.row_pointers[i] = tables_[k]->Read(buckets[i], training, history, scratch_.made_rows[k]);
+      scratch_.row_pointers[i] =
+          tables_[k]->Read(buckets[i], training, history, scratch_.made_rows[k]);
     }
   });
 }
@@ -60,7 +61,8 @@ std::vector<uint32_t> TensorShard::TokenOrder(const std::vector<uint32_t>& bucke
     GroupByRow(buckets.data() + p * tokens,
                static_cast<const std::byte*>(weights) + p * tokens * sizeof(float), tokens, 1,
                static_cast<uint64_t>(layout_.spec.rows), groups);
-    std::copy(groups.token.begin(), groups.token.end(), order.begin() + static_cast<ptrdiff_t>(p * tokens));
+    std::copy(groups.token.begin(), groups.token.end(),
+              order.begin() + static_cast<ptrdiff_t>(p * tokens));
   });
   return order;
 }
@@ -70,7 +72,8 @@ void TensorShard::Forward(const std::vector<uint32_t>& buckets, const void* weig
   Resolve(buckets, tokens, training, history);
   const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights};
   const size_t width = layout_.width();
-  const uint64_t table_bytes = static_cast<uint64_t>(layout_.spec.rows) * layout_.stride * sizeof(float);
+  const uint64_t table_bytes =
+      static_cast<uint64_t>(layout_.spec.rows) * layout_.stride * sizeof(float);
   // Grouping pays where a table falls out of the cache between tokens but is read more than once.
   if (table_bytes > kCacheBytes && tokens > 2 * static_cast<uint64_t>(layout_.spec.rows)) {
     const std::vector<uint32_t> order = TokenOrder(buckets, weights, tokens);
@@ -81,7 +84,8 @@ void TensorShard::Forward(const std::vector<uint32_t>& buckets, const void* weig
     });
     return;
   }
-  const size_t jobs = std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool_.threads()));
+  const size_t jobs =
+      std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool_.threads()));
   pool_.ParallelFor(jobs, [&](size_t job, int) {
     GatherReduce(batch, job * tokens / jobs, (job + 1) * tokens / jobs, width, y, width);
   });
@@ -92,10 +96,11 @@ void TensorShard::Dots(const std::vector<uint32_t>& buckets, const void* weights
                        int64_t* dots) {
   Resolve(buckets, tokens, /*training=*/true, history);
   const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights};
-  const size_t jobs = std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool_.threads()));
+  const size_t jobs =
+      std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool_.threads()));
   pool_.ParallelFor(jobs, [&](size_t job, int) {
-    PairDots(batch, job * tokens / jobs, (job + 1) * tokens / jobs, layout_.blocks, dy, layout_.width(),
-             exponents, dots);
+    PairDots(batch, job * tokens / jobs, (job + 1) * tokens / jobs, layout_.blocks, dy,
+             layout_.width(), exponents, dots);
   });
 }
 
@@ -154,8 +159,8 @@ void TensorShard::AddRows(const Contribution& c) {
   });
 }
 
-void TensorShard::Pull(const std::vector<uint64_t>& rows, bool training, const UpdateHistory& history,
-                       float* values) {
+void TensorShard::Pull(const std::vector<uint64_t>& rows, bool training,
+                       const UpdateHistory& history, float* values) {
   const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
   const size_t width = layout_.width();
   const auto read = [&](size_t begin, size_t end, uint64_t table, ReadScratch& scratch) {
@@ -222,7 +227,8 @@ void TensorShard::Prepare(std::vector<double>* squares) {
 }
 
 void TensorShard::Apply(const UpdateHistory& history, double lr, float scale) {
-  pool_.ParallelFor(tables_.size(), [&](size_t k, int) { tables_[k]->Materialise(gradients_[k]->rows()); });
+  pool_.ParallelFor(tables_.size(),
+                    [&](size_t k, int) { tables_[k]->Materialise(gradients_[k]->rows()); });
   struct Job {
     size_t table, begin, end;
   };

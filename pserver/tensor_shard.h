@@ -1,5 +1,6 @@
-// A tensor's share on one server: its tables, the open step's gradients, and the kernel jobs of each
-// operation. Knows no messages and no sockets; sizes and ranges have been checked by the caller.
+// A tensor's share on one server: its tables, the open step's gradients, and the kernel jobs of
+// each operation. Knows no messages and no sockets; sizes and ranges have been checked by the
+// caller.
 #pragma once
 
 #include <cstdint>
@@ -21,21 +22,21 @@ struct Contribution {
   bool finite = true;
   // pushdown
   size_t tokens = 0;
-  std::vector<uint32_t> buckets;   // [pairs][tokens], widened
-  Frame weights;                   // f32 [pairs][tokens]
-  Frame dy;                        // f32 [tokens][width]
+  std::vector<uint32_t> buckets;  // [pairs][tokens], widened
+  Frame weights;                  // f32 [pairs][tokens]
+  Frame dy;                       // f32 [tokens][width]
   // push
   bool is_push = false;
-  std::vector<uint64_t> rows;      // global row ids, rising
-  bool whole = false;              // instead of `rows`: all of them
-  Frame values;                    // f32 [rows][width]
+  std::vector<uint64_t> rows;  // global row ids, rising
+  bool whole = false;          // instead of `rows`: all of them
+  Frame values;                // f32 [rows][width]
 };
 
 /// Memory of one request at a time, shared by all tensors of a server and kept warm.
 struct RequestScratch {
-  std::vector<const float*> row_pointers;   // [pairs][tokens]
-  std::vector<ReadScratch> made_rows;       // per table, because a table is resolved by one thread
-  std::vector<RowGroups> groups;            // per pool thread
+  std::vector<const float*> row_pointers;  // [pairs][tokens]
+  std::vector<ReadScratch> made_rows;      // per table, because a table is resolved by one thread
+  std::vector<RowGroups> groups;           // per pool thread
 };
 
 class TensorShard {
@@ -52,11 +53,11 @@ class TensorShard {
   size_t pairs() const { return static_cast<size_t>(layout_.spec.tables * options_.probes); }
 
   /// y [tokens][width] of the pairs at `buckets` [pairs][tokens]; `training` as in Table::Read.
-  void Forward(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens, bool training,
-               const UpdateHistory& history, float* y);
+  void Forward(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens,
+               bool training, const UpdateHistory& history, float* y);
   /// dots [pairs][tokens], the exact fixed-point parts of dL/dweight.
-  void Dots(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens, const void* dy,
-            const int8_t* exponents, const UpdateHistory& history, int64_t* dots);
+  void Dots(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens,
+            const void* dy, const int8_t* exponents, const UpdateHistory& history, int64_t* dots);
 
   /// Adds what is due, in micro-batch order. A contribution that is not finite changes no row.
   void Contribute(uint64_t micro_batch, Contribution contribution);
@@ -71,8 +72,8 @@ class TensorShard {
   std::vector<uint64_t> UpdatedRows(uint64_t first, uint64_t most) const;
   uint64_t updated_count() const;
 
-  /// Squares of the step's gradient, one double per (table, block), squares added by rising row, then
-  /// column in 8 lanes (SquareSum). Appends tables * blocks doubles to `squares`.
+  /// Squares of the step's gradient, one double per (table, block), squares added by rising row,
+  /// then column in 8 lanes (SquareSum). Appends tables * blocks doubles to `squares`.
   void Prepare(std::vector<double>* squares);
   /// Applies the step's gradient times `scale` (REQUIRES Prepare), then forgets it.
   void Apply(const UpdateHistory& history, double lr, float scale);

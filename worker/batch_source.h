@@ -1,5 +1,5 @@
-// Where a trainer gets its tokens: a pure function of the arguments, so that any worker can compute any
-// micro-batch.
+// Where a trainer gets its tokens: a pure function of the arguments, so that any worker can compute
+// any micro-batch.
 #pragma once
 
 #include <cstdint>

@@ -82,8 +82,8 @@ Result<std::unique_ptr<TokenSource>> TokenSource::Open(const Config& config,
   MF_RETURN_IF_ERROR(source->CheckSizes(data, validation));
   // One window less than fit, where possible, leaves room for any offset below a window.
   const int64_t fit = WindowsIn(source->train_end_, source->sequence_);
-  source->windows_ = std::max<int64_t>(1, (source->train_end_ - source->sequence_) /
-                                              source->sequence_);
+  source->windows_ =
+      std::max<int64_t>(1, (source->train_end_ - source->sequence_) / source->sequence_);
   MF_CHECK(source->windows_ <= fit);
   const int64_t held_out = source->validation_tokens();
   if (held_out > 0) {

@@ -1,5 +1,5 @@
-// Which tokens a micro-batch holds: a pure function of (data, configuration, step, number), so that any
-// worker can compute any micro-batch and a resumed run sees the same data.
+// Which tokens a micro-batch holds: a pure function of (data, configuration, step, number), so that
+// any worker can compute any micro-batch and a resumed run sees the same data.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@
 
 namespace mf {
 
-/// A pseudo-random permutation of [0, size) that needs no memory: a Feistel network over the next power
-/// of four, walked along its cycle until it falls inside.
+/// A pseudo-random permutation of [0, size) that needs no memory: a Feistel network over the next
+/// power of four, walked along its cycle until it falls inside.
 class Permutation {
  public:
   Permutation(uint64_t key, uint64_t size);  // size >= 1
@@ -25,23 +25,23 @@ class Permutation {
   int half_bits_ = 0;
 };
 
-/// Training sequences are drawn without replacement: in every epoch the training tokens are cut into
-/// windows of `sequence` tokens, beginning at an offset of the epoch's own, and the windows are visited
-/// in a permutation of the epoch's own. So every token is seen once per epoch (up to a window at the
-/// ends), in other company each time: random offsets alone would leave out 1/e of the text while
-/// repeating other parts.
+/// Training sequences are drawn without replacement: in every epoch the training tokens are cut
+/// into windows of `sequence` tokens, beginning at an offset of the epoch's own, and the windows
+/// are visited in a permutation of the epoch's own. So every token is seen once per epoch (up to a
+/// window at the ends), in other company each time: random offsets alone would leave out 1/e of the
+/// text while repeating other parts.
 class TokenSource final : public BatchSource {
  public:
-  /// `validation` is empty, or the path of held-out data; then all of `data` is trained on. Otherwise
-  /// the last data.validation_ratio of the tokens are held out.
+  /// `validation` is empty, or the path of held-out data; then all of `data` is trained on.
+  /// Otherwise the last data.validation_ratio of the tokens are held out.
   static Result<std::unique_ptr<TokenSource>> Open(const Config& config, const std::string& data,
                                                    const std::string& validation = "");
 
   /// Micro-batch `number` in [0, micro_batches) of `step` in 1..steps: train.batch sequences.
   Status TrainBatch(int64_t step, int64_t number, TokenBatch* batch) const override;
 
-  /// Sequences of one evaluation: train.eval_batches, fewer if the held-out data has fewer windows, 0
-  /// if nothing is held out.
+  /// Sequences of one evaluation: train.eval_batches, fewer if the held-out data has fewer windows,
+  /// 0 if nothing is held out.
   int64_t eval_sequences() const override { return eval_sequences_; }
   /// Evaluation sequences [begin, begin + count), the same ones every time.
   Status EvalBatch(int64_t begin, int64_t count, TokenBatch* batch) const override;
@@ -49,8 +49,8 @@ class TokenSource final : public BatchSource {
   int64_t train_tokens() const { return train_end_; }
   int64_t validation_tokens() const { return validation_end_ - validation_begin_; }
 
-  /// Identifies the data: sizes, the cut, and 64 pages of each part. The same for text and for a .bin
-  /// of the same tokens.
+  /// Identifies the data: sizes, the cut, and 64 pages of each part. The same for text and for a
+  /// .bin of the same tokens.
   std::string Digest() const;
 
  private:
@@ -65,7 +65,7 @@ class TokenSource final : public BatchSource {
   std::shared_ptr<const Tokens> validation_;  // tokens [validation_begin_, validation_end_)
   int64_t train_end_ = 0;
   int64_t validation_begin_ = 0, validation_end_ = 0;
-  int64_t windows_ = 0;                       // per epoch
+  int64_t windows_ = 0;  // per epoch
   int64_t eval_sequences_ = 0;
 };
 

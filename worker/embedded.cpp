@@ -18,8 +18,8 @@ Result<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(TransportContext
                                                                 const Options& options) {
   static std::atomic<uint64_t> starts{0};
   const uint64_t start = starts.fetch_add(1);
-  const uint64_t incarnation = static_cast<uint64_t>(
-      std::chrono::system_clock::now().time_since_epoch().count());
+  const uint64_t incarnation =
+      static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
   std::unique_ptr<EmbeddedServers> embedded(new EmbeddedServers());
   for (int shard = 0; shard < options.shards; ++shard) {
     const std::string address =

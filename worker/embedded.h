@@ -1,5 +1,5 @@
-// Parameter servers inside the worker's own process, over inproc (the default of `worker train`). The
-// only file of worker/ that knows pserver/.
+// Parameter servers inside the worker's own process, over inproc (the default of `worker train`).
+// The only file of worker/ that knows pserver/.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@ class EmbeddedServers {
  public:
   struct Options {
     int shards = 1;
-    int threads = 1;             // kernel threads of each server
-    uint64_t memory_bytes = 0;   // of all servers together
+    int threads = 1;            // kernel threads of each server
+    uint64_t memory_bytes = 0;  // of all servers together
   };
   static Result<std::unique_ptr<EmbeddedServers>> Start(TransportContext& context,
                                                         const Options& options);

@@ -1,5 +1,5 @@
-// What the model asks of the world outside it: memory layers whose tables live elsewhere. Model code
-// knows this interface only, no sockets, no shards. Implementations: RemoteExchange (servers),
+// What the model asks of the world outside it: memory layers whose tables live elsewhere. Model
+// code knows this interface only, no sockets, no shards. Implementations: RemoteExchange (servers),
 // LocalExchange (tables of an exported file; forward only), and naive ones in tests.
 #pragma once
 
@@ -16,11 +16,11 @@ namespace mf {
 /// p = k * probes + j of token t is at [p * tokens + t].
 struct Hashes {
   size_t tokens = 0;
-  size_t pairs = 0;       // K * probes
+  size_t pairs = 0;  // K * probes
   size_t probes = 1;
-  int index_bytes = 1;    // 1, 2 or 4, TensorSpec::index_bytes()
-  Buffer indices;         // u8, u16 or u32 [pairs][tokens]
-  Buffer weights;         // f32 [pairs][tokens]
+  int index_bytes = 1;  // 1, 2 or 4, TensorSpec::index_bytes()
+  Buffer indices;       // u8, u16 or u32 [pairs][tokens]
+  Buffer weights;       // f32 [pairs][tokens]
 };
 
 class Exchange {
@@ -31,7 +31,8 @@ class Exchange {
   virtual Status Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) = 0;
 
   /// Contributes the row gradients of weight * dy and returns dweights[p][t] = <row, dy[t]>, float
-  /// [pairs][tokens], overwritten. dy is float [tokens][columns]. Called once per layer and micro-batch.
+  /// [pairs][tokens], overwritten. dy is float [tokens][columns]. Called once per layer and
+  /// micro-batch.
   virtual Status Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
                           float* dweights) = 0;
 };

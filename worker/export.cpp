@@ -15,7 +15,8 @@ uint64_t RowsPerRead(const TensorSpec& tensor) {
   return std::max<uint64_t>(1, kFloatsPerRead / static_cast<uint64_t>(tensor.columns));
 }
 
-Status AppendWhole(TableClient& tables, StepRef at, const TensorSpec& tensor, SafetensorsWriter& writer) {
+Status AppendWhole(TableClient& tables, StepRef at, const TensorSpec& tensor,
+                   SafetensorsWriter& writer) {
   std::vector<float> values;
   for (uint64_t first = 0; first < tensor.total_rows(); first += RowsPerRead(tensor)) {
     const uint64_t count = std::min(RowsPerRead(tensor), tensor.total_rows() - first);
@@ -41,7 +42,8 @@ Status AppendRows(TableClient& tables, StepRef at, const TensorSpec& tensor,
   return Status::Ok();
 }
 
-Result<std::vector<uint64_t>> TouchedRows(TableClient& tables, StepRef at, const TensorSpec& tensor) {
+Result<std::vector<uint64_t>> TouchedRows(TableClient& tables, StepRef at,
+                                          const TensorSpec& tensor) {
   std::vector<uint64_t> rows;
   while (true) {
     const uint64_t first = rows.empty() ? 0 : rows.back() + 1;
@@ -72,7 +74,8 @@ Status Export(TableClient& tables, const Config& config, const std::vector<Tenso
     entries.push_back({tensor.name + ".rows", DType::kU64, {count}});
     entries.push_back({tensor.name + ".values", DType::kF32, {count, tensor.columns}});
   }
-  MF_ASSIGN_OR_RETURN(const auto writer, SafetensorsWriter::Create(path, entries, ModelJson(config)));
+  MF_ASSIGN_OR_RETURN(const auto writer,
+                      SafetensorsWriter::Create(path, entries, ModelJson(config)));
   for (const TensorSpec& tensor : tensors) {
     MF_RETURN_IF_ERROR(by_rows(tensor) ? AppendRows(tables, at, tensor, touched[tensor.id], *writer)
                                        : AppendWhole(tables, at, tensor, *writer));

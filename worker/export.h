@@ -1,4 +1,5 @@
-// Reads a finished run's tensors from the servers and writes them as one safetensors file (DESIGN 8).
+// Reads a finished run's tensors from the servers and writes them as one safetensors file (DESIGN
+// 8).
 #pragma once
 
 #include <string>
@@ -11,7 +12,8 @@
 
 namespace mf {
 
-/// kAll: whole tensors. kTouched: tables as `<name>.rows` (u64 global rows ever updated, rising) and
+/// kAll: whole tensors. kTouched: tables as `<name>.rows` (u64 global rows ever updated, rising)
+/// and
 /// `<name>.values`, dense tensors whole.
 enum class ExportRows { kAll, kTouched };
 

@@ -30,8 +30,8 @@ struct Scratch {
 };
 
 /// Tokens [begin, end) as a batch of their own.
-void ForwardRange(const TensorSpec& tensor, const float* table, const Hashes& hashes,
-                  size_t begin, size_t end, Scratch& scratch, float* y) {
+void ForwardRange(const TensorSpec& tensor, const float* table, const Hashes& hashes, size_t begin,
+                  size_t end, Scratch& scratch, float* y) {
   const size_t tokens = end - begin;
   const size_t columns = static_cast<size_t>(tensor.columns);
   const size_t stride = (columns + kLanes - 1) / kLanes * kLanes;
@@ -70,8 +70,8 @@ Status LocalExchange::Forward(const TensorSpec& tensor, const Hashes& hashes, fl
   MF_CHECK(table != nullptr);
   MF_CHECK(hashes.pairs == static_cast<size_t>(tensor.tables) * hashes.probes);
   MF_CHECK(hashes.index_bytes == tensor.index_bytes());
-  const size_t step = static_cast<size_t>(tensor.columns) % kLanes == 0 ? kTokensPerRange
-                                                                        : kTokensPerPaddedRange;
+  const size_t step =
+      static_cast<size_t>(tensor.columns) % kLanes == 0 ? kTokensPerRange : kTokensPerPaddedRange;
   std::vector<Scratch> scratch(static_cast<size_t>(pool_.threads()));
   pool_.ParallelFor((hashes.tokens + step - 1) / step, [&](size_t range, int thread) {
     const size_t begin = range * step;

@@ -1,7 +1,6 @@
 // worker: train a model over parameter servers, and use what was trained.
-#include <string>
-
 #include <CLI/CLI.hpp>
+#include <string>
 
 #include "common/logging.h"
 #include "worker/commands/commands.h"

@@ -30,7 +30,8 @@ struct TokenBatch {
 
 class Model {
  public:
-  /// Activations and scratch of one micro-batch; reused between calls, one per micro-batch in flight.
+  /// Activations and scratch of one micro-batch; reused between calls, one per micro-batch in
+  /// flight.
   class Workspace {
    public:
     Workspace();
@@ -41,14 +42,14 @@ class Model {
     std::unique_ptr<State> state;
   };
 
-  /// `config`, `tensors` and `pool` outlive the model. Compute runs on `pool`; several threads may call
-  /// the methods below at once, each with its own Workspace.
+  /// `config`, `tensors` and `pool` outlive the model. Compute runs on `pool`; several threads may
+  /// call the methods below at once, each with its own Workspace.
   Model(const Config& config, const std::vector<TensorSpec>& tensors, ThreadPool& pool);
 
   /// Forward, loss and backward. `loss_scale` multiplies dL/dlogits (1 / tokens of the whole step).
-  /// Writes *loss_sum, the sum over tokens of -log p(target) in token order, and the gradients of all
-  /// dense tensors (resized and overwritten). The gradient of embed.weight is dense; rows of tokens
-  /// that do not occur are zero.
+  /// Writes *loss_sum, the sum over tokens of -log p(target) in token order, and the gradients of
+  /// all dense tensors (resized and overwritten). The gradient of embed.weight is dense; rows of
+  /// tokens that do not occur are zero.
   Status Train(const DenseTensors& parameters, const TokenBatch& batch, double loss_scale,
                Exchange& exchange, Workspace& workspace, double* loss_sum,
                DenseTensors* gradients) const;
@@ -57,7 +58,8 @@ class Model {
   Status Score(const DenseTensors& parameters, const TokenBatch& batch, Exchange& exchange,
                Workspace& workspace, std::vector<float>* logprobs) const;
 
-  /// Forward only (targets unused): logits [sequences][vocabulary] of each sequence's last position.
+  /// Forward only (targets unused): logits [sequences][vocabulary] of each sequence's last
+  /// position.
   Status LastLogits(const DenseTensors& parameters, const TokenBatch& batch, Exchange& exchange,
                     Workspace& workspace, std::vector<float>* logits) const;
 

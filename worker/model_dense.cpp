@@ -7,8 +7,13 @@ namespace mf {
 
 /// y [T][out] = x [T][in] * weight [in][out], no bias.
 void Pass::Multiply(const ProjectionIds& layer, const float* x, float* y) {
-  MultiplyTiled({.m = tokens_, .n = layer.out, .k = layer.in, .a = {x, layer.in},
-                 .b = {Parameter(layer.weight), layer.out}, .c = y, .c_stride = layer.out},
+  MultiplyTiled({.m = tokens_,
+                 .n = layer.out,
+                 .k = layer.in,
+                 .a = {x, layer.in},
+                 .b = {Parameter(layer.weight), layer.out},
+                 .c = y,
+                 .c_stride = layer.out},
                 pool_);
 }
 
@@ -17,12 +22,20 @@ void Pass::BackwardMultiply(const ProjectionIds& layer, const float* x, const fl
   BiasGradient(layer.bias, layer.out, dy, gradients);
   std::vector<float>& dweight = (*gradients)[static_cast<size_t>(layer.weight)];
   dweight.resize(layer.in * layer.out);
-  MultiplyTiled({.m = layer.in, .n = layer.out, .k = tokens_,
-                 .a = {x, layer.in, Transpose::kYes}, .b = {dy, layer.out}, .c = dweight.data(),
+  MultiplyTiled({.m = layer.in,
+                 .n = layer.out,
+                 .k = tokens_,
+                 .a = {x, layer.in, Transpose::kYes},
+                 .b = {dy, layer.out},
+                 .c = dweight.data(),
                  .c_stride = layer.out},
                 pool_);
-  MultiplyTiled({.m = tokens_, .n = layer.in, .k = layer.out, .a = {dy, layer.out},
-                 .b = {Parameter(layer.weight), layer.out, Transpose::kYes}, .c = dx,
+  MultiplyTiled({.m = tokens_,
+                 .n = layer.in,
+                 .k = layer.out,
+                 .a = {dy, layer.out},
+                 .b = {Parameter(layer.weight), layer.out, Transpose::kYes},
+                 .c = dx,
                  .c_stride = layer.in},
                 pool_);
 }

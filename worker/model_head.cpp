@@ -22,8 +22,12 @@ size_t Pass::SliceRows() const {
 
 /// logits [rows][V] = normed [rows][d] * head [V][d]^T.
 void Pass::LogitsOf(const float* normed, size_t rows, float* logits) {
-  MultiplyTiled({.m = rows, .n = vocabulary_, .k = d_, .a = {normed, d_},
-                 .b = {Parameter(plan_.head), d_, Transpose::kYes}, .c = logits,
+  MultiplyTiled({.m = rows,
+                 .n = vocabulary_,
+                 .k = d_,
+                 .a = {normed, d_},
+                 .b = {Parameter(plan_.head), d_, Transpose::kYes},
+                 .c = logits,
                  .c_stride = vocabulary_},
                 pool_);
 }
@@ -40,8 +44,8 @@ void Pass::Score() {
     pool_.ParallelFor((rows + kRowsPerTask - 1) / kRowsPerTask, [&](size_t task, int) {
       const size_t end = std::min(rows, (task + 1) * kRowsPerTask);
       for (size_t r = task * kRowsPerTask; r < end; ++r) {
-        state_.nll[begin + r] = -LogProbability(logits + r * vocabulary_, vocabulary_,
-                                                batch_.targets[begin + r]);
+        state_.nll[begin + r] =
+            -LogProbability(logits + r * vocabulary_, vocabulary_, batch_.targets[begin + r]);
       }
     });
   }
@@ -67,12 +71,22 @@ void Pass::ScoreAndBackward(double loss_scale, DenseTensors* gradients) {
                                                  batch_.targets[begin + r], scale);
       }
     });
-    MultiplyTiled({.m = rows, .n = d_, .k = vocabulary_, .a = {logits, vocabulary_},
-                   .b = {Parameter(plan_.head), d_}, .c = dnormed + begin * d_, .c_stride = d_},
+    MultiplyTiled({.m = rows,
+                   .n = d_,
+                   .k = vocabulary_,
+                   .a = {logits, vocabulary_},
+                   .b = {Parameter(plan_.head), d_},
+                   .c = dnormed + begin * d_,
+                   .c_stride = d_},
                   pool_);
-    MultiplyTiled({.m = vocabulary_, .n = d_, .k = rows,
-                   .a = {logits, vocabulary_, Transpose::kYes}, .b = {normed + begin * d_, d_},
-                   .c = dhead.data(), .c_stride = d_, .beta = begin == 0 ? 0.0f : 1.0f},
+    MultiplyTiled({.m = vocabulary_,
+                   .n = d_,
+                   .k = rows,
+                   .a = {logits, vocabulary_, Transpose::kYes},
+                   .b = {normed + begin * d_, d_},
+                   .c = dhead.data(),
+                   .c_stride = d_,
+                   .beta = begin == 0 ? 0.0f : 1.0f},
                   pool_);
   }
   BackwardNorm(plan_.final_norm, state_.x.data(), dnormed, nullptr, Need(state_.dx, tokens_ * d_),

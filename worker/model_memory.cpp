@@ -47,8 +47,8 @@ Status Pass::BackwardLayer(const NormIds& norm, const ProjectionIds& layer, cons
                            DenseTensors* gradients) {
   BiasGradient(layer.bias, layer.out, dy.as<float>(), gradients);
   float* dweights = Need(state_.dweights, hashes.pairs * tokens_);
-  MF_RETURN_IF_ERROR(exchange_.Backward(tensors_[static_cast<size_t>(layer.weight)], hashes, dy,
-                                        dweights));
+  MF_RETURN_IF_ERROR(
+      exchange_.Backward(tensors_[static_cast<size_t>(layer.weight)], hashes, dy, dweights));
   const NormParameters parameters = NormOf(norm);
   state_.norm_sums.Reset(tokens_, 2 * norm.width);
   ForChunks(tokens_, pool_, [&](const Chunk& chunk) {
@@ -71,9 +71,8 @@ Status Pass::BackwardMemoryBlock(const BlockIds& ids, const BlockActivations& bl
   const Buffer dy(tokens_ * d_ * sizeof(float));
   std::copy_n(state_.dx.data(), tokens_ * d_, dy.as<float>());
   const Buffer dmiddle(tokens_ * ids.first.out * sizeof(float));
-  MF_RETURN_IF_ERROR(BackwardLayer(ids.mid_norm, ids.second, block.second_hash,
-                                   block.middle.data(), dy, nullptr, dmiddle.as<float>(),
-                                   gradients));
+  MF_RETURN_IF_ERROR(BackwardLayer(ids.mid_norm, ids.second, block.second_hash, block.middle.data(),
+                                   dy, nullptr, dmiddle.as<float>(), gradients));
   float* dx = state_.dx.data();
   MF_RETURN_IF_ERROR(BackwardLayer(ids.norm2, ids.first, block.first_hash, block.z.data(), dmiddle,
                                    dx, dx, gradients));

@@ -74,15 +74,16 @@ NormParameters Pass::NormOf(const NormIds& norm) const {
 
 NormGradients Pass::NormSums(const NormIds& norm, const Chunk& chunk, float* dx) {
   float* sums = state_.norm_sums.At(chunk.index);
-  return {.residual = nullptr, .dx = dx, .dgain = sums,
+  return {.residual = nullptr,
+          .dx = dx,
+          .dgain = sums,
           .dbias = norm.bias >= 0 ? sums + norm.width : nullptr};
 }
 
 void Pass::TakeNormSums(const NormIds& norm, DenseTensors* gradients) {
   state_.norm_sums.Total(0, norm.width, &(*gradients)[static_cast<size_t>(norm.gain)]);
   if (norm.bias < 0) return;
-  state_.norm_sums.Total(norm.width, 2 * norm.width,
-                         &(*gradients)[static_cast<size_t>(norm.bias)]);
+  state_.norm_sums.Total(norm.width, 2 * norm.width, &(*gradients)[static_cast<size_t>(norm.bias)]);
 }
 
 float* Pass::Rows(int thread, size_t which, size_t width) {
@@ -97,8 +98,8 @@ void Pass::Norm(const NormIds& norm, const float* x, float* y) {
   });
 }
 
-void Pass::BackwardNorm(const NormIds& norm, const float* x, const float* dy,
-                        const float* residual, float* dx, DenseTensors* gradients) {
+void Pass::BackwardNorm(const NormIds& norm, const float* x, const float* dy, const float* residual,
+                        float* dx, DenseTensors* gradients) {
   const NormParameters parameters = NormOf(norm);
   state_.norm_sums.Reset(tokens_, 2 * norm.width);
   ForChunks(tokens_, pool_, [&](const Chunk& chunk) {

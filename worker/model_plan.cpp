@@ -67,8 +67,7 @@ Model::Plan::Plan(const Config& config, const std::vector<TensorSpec>& tensors) 
   }
   final_norm = find.Norm("final_norm", d, m.norm);
   head = find.Id("head.weight");
-  rotary = Rotary(static_cast<size_t>(m.head_dim()), m.rotary_pct,
-                  static_cast<size_t>(m.sequence));
+  rotary = Rotary(static_cast<size_t>(m.head_dim()), m.rotary_pct, static_cast<size_t>(m.sequence));
 }
 
 }  // namespace mf

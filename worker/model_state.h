@@ -32,10 +32,10 @@ struct ProjectionIds {
 };
 
 struct BlockIds {
-  NormIds norm1, norm2, mid_norm;       // mid_norm: memory only
+  NormIds norm1, norm2, mid_norm;  // mid_norm: memory only
   ProjectionIds qkv;
-  ProjectionIds attention_out;          // dense only
-  ProjectionIds first, second;          // M1 and M2, or fc1 and fc2
+  ProjectionIds attention_out;  // dense only
+  ProjectionIds first, second;  // M1 and M2, or fc1 and fc2
 };
 
 struct Model::Plan {

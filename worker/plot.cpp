@@ -93,13 +93,12 @@ std::string Polyline(const std::vector<PlotPoint>& points, const Axis& x, const 
 }
 
 std::string Text(double x, double y, const std::string& extra, const std::string& words) {
-  return "<text x=\"" + Pixel(x) + "\" y=\"" + Pixel(y) + "\" " + extra + ">" + words +
-         "</text>\n";
+  return "<text x=\"" + Pixel(x) + "\" y=\"" + Pixel(y) + "\" " + extra + ">" + words + "</text>\n";
 }
 
 std::string Line(double x1, double y1, double x2, double y2, const std::string& extra) {
-  return "<line x1=\"" + Pixel(x1) + "\" y1=\"" + Pixel(y1) + "\" x2=\"" + Pixel(x2) +
-         "\" y2=\"" + Pixel(y2) + "\" " + extra + "/>\n";
+  return "<line x1=\"" + Pixel(x1) + "\" y1=\"" + Pixel(y1) + "\" x2=\"" + Pixel(x2) + "\" y2=\"" +
+         Pixel(y2) + "\" " + extra + "/>\n";
 }
 
 std::string Grid(const Axis& x, const Axis& y) {
@@ -114,14 +113,13 @@ std::string Grid(const Axis& x, const Axis& y) {
     text += Line(at, kHeight - kBottom, at, kHeight - kBottom + 5, "stroke=\"#4a5568\"");
     text += Text(at, kHeight - kBottom + 20, "text-anchor=\"middle\"", x.Label(x.Tick(i)));
   }
-  text += Line(kLeft, kHeight - kBottom, kWidth - kRight, kHeight - kBottom,
-               "stroke=\"#4a5568\"");
+  text += Line(kLeft, kHeight - kBottom, kWidth - kRight, kHeight - kBottom, "stroke=\"#4a5568\"");
   text += Line(kLeft, kTop, kLeft, kHeight - kBottom, "stroke=\"#4a5568\"");
   text += Text((kLeft + kWidth - kRight) / 2, kHeight - 16, "text-anchor=\"middle\"", "step");
   const double middle = (kTop + kHeight - kBottom) / 2;
-  text += Text(18, middle,
-               "text-anchor=\"middle\" transform=\"rotate(-90 18 " + Pixel(middle) + ")\"",
-               "loss (nats per token)");
+  text +=
+      Text(18, middle, "text-anchor=\"middle\" transform=\"rotate(-90 18 " + Pixel(middle) + ")\"",
+           "loss (nats per token)");
   return text;
 }
 
@@ -149,9 +147,12 @@ std::string Legend(const LossPlot& plot) {
 std::string Escaped(const std::string& words) {
   std::string text;
   for (const char c : words) {
-    if (c == '<') text += "&lt;";
-    else if (c == '&') text += "&amp;";
-    else text += c;
+    if (c == '<')
+      text += "&lt;";
+    else if (c == '&')
+      text += "&amp;";
+    else
+      text += c;
   }
   return text;
 }

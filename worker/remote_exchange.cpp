@@ -12,9 +12,12 @@ constexpr size_t kTokensPerJob = 64;
 
 uint32_t BucketAt(const Hashes& hashes, size_t i) {
   switch (hashes.index_bytes) {
-    case 1: return hashes.indices.as<uint8_t>()[i];
-    case 2: return hashes.indices.as<uint16_t>()[i];
-    default: return hashes.indices.as<uint32_t>()[i];
+    case 1:
+      return hashes.indices.as<uint8_t>()[i];
+    case 2:
+      return hashes.indices.as<uint16_t>()[i];
+    default:
+      return hashes.indices.as<uint32_t>()[i];
   }
 }
 
@@ -98,15 +101,15 @@ Status RemoteExchange::ForwardPull(const TensorSpec& tensor, const Hashes& hashe
                         hashes.weights.data()};
   const size_t jobs = (hashes.tokens + kTokensPerJob - 1) / kTokensPerJob;
   pool_.ParallelFor(jobs, [&](size_t job, int) {
-    GatherReduce(batch, job * kTokensPerJob, std::min(hashes.tokens, (job + 1) * kTokensPerJob), columns, y,
-                 columns);
+    GatherReduce(batch, job * kTokensPerJob, std::min(hashes.tokens, (job + 1) * kTokensPerJob),
+                 columns, y, columns);
   });
   if (access_ == Access::kReading) pulled_.erase(tensor.id);
   return Status::Ok();
 }
 
-Status RemoteExchange::BackwardPull(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
-                                    float* dweights) {
+Status RemoteExchange::BackwardPull(const TensorSpec& tensor, const Hashes& hashes,
+                                    const Buffer& dy, float* dweights) {
   const auto found = pulled_.find(tensor.id);
   MF_CHECK(found != pulled_.end());
   const Pulled& pulled = found->second;
@@ -143,8 +146,8 @@ Status RemoteExchange::BackwardPull(const TensorSpec& tensor, const Hashes& hash
       destinations[g] = &sums[(pulled.table_begin[k] + g) * pulled.stride];
     }
     const std::vector<uint8_t> first(groups.rows.size(), 1);
-    AccumulateRows(groups, 0, groups.rows.size(), 0, columns, gradient, columns, destinations.data(),
-                   first.data());
+    AccumulateRows(groups, 0, groups.rows.size(), 0, columns, gradient, columns,
+                   destinations.data(), first.data());
   });
   if (pulled.stride != columns) {
     for (size_t r = 0; r < pulled.rows.size(); ++r) {

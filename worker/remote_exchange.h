@@ -20,9 +20,14 @@ using ComputeGate = std::mutex;
 class RemoteExchange final : public Exchange {
  public:
   /// For one micro-batch (training) or one evaluation (reading). The caller holds `gate`.
-  RemoteExchange(TableClient& tables, const Config& config, ThreadPool& pool, ComputeGate& gate, StepRef at,
-                 Access access, uint32_t micro_batch)
-      : tables_(tables), config_(config), pool_(pool), gate_(gate), at_(at), access_(access),
+  RemoteExchange(TableClient& tables, const Config& config, ThreadPool& pool, ComputeGate& gate,
+                 StepRef at, Access access, uint32_t micro_batch)
+      : tables_(tables),
+        config_(config),
+        pool_(pool),
+        gate_(gate),
+        at_(at),
+        access_(access),
         micro_batch_(micro_batch) {}
 
   Status Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) override;
@@ -35,16 +40,17 @@ class RemoteExchange final : public Exchange {
  private:
   /// The distinct rows that a micro-batch reads, and where each pair finds its row.
   struct Pulled {
-    std::vector<uint64_t> rows;             // global, rising
-    std::vector<uint32_t> hits;             // per row
-    std::vector<size_t> table_begin;        // [tables + 1] into rows
+    std::vector<uint64_t> rows;       // global, rising
+    std::vector<uint32_t> hits;       // per row
+    std::vector<size_t> table_begin;  // [tables + 1] into rows
     size_t stride = 0;
-    std::vector<float> values;              // [rows][stride], padded with zeros
-    std::vector<uint32_t> buckets;          // [pairs][tokens], widened
-    std::vector<const float*> row_pointers; // [pairs][tokens]
+    std::vector<float> values;               // [rows][stride], padded with zeros
+    std::vector<uint32_t> buckets;           // [pairs][tokens], widened
+    std::vector<const float*> row_pointers;  // [pairs][tokens]
   };
   Status ForwardPull(const TensorSpec& tensor, const Hashes& hashes, float* y);
-  Status BackwardPull(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy, float* dweights);
+  Status BackwardPull(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
+                      float* dweights);
   void FindDistinct(const TensorSpec& tensor, const Hashes& hashes, Pulled* pulled);
   Status WaitOutside(Pending pending);
 
@@ -55,7 +61,7 @@ class RemoteExchange final : public Exchange {
   const StepRef at_;
   const Access access_;
   const uint32_t micro_batch_;
-  std::unordered_map<uint32_t, Pulled> pulled_;   // by tensor id, from Forward to Backward
+  std::unordered_map<uint32_t, Pulled> pulled_;  // by tensor id, from Forward to Backward
   std::vector<Pending> pushes_;
 };
 

@@ -10,7 +10,6 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
-
 #include <nlohmann/json.hpp>
 
 #include "worker/plot.h"
@@ -143,8 +142,8 @@ RunReport::~RunReport() {
 Status RunReport::Step(const StepReport& report) {
   const std::string line = JsonLine(report) + "\n";
   if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0) {
-    return Status::Failed(options_.out + "/metrics.jsonl: can not write it: " +
-                          std::strerror(errno));
+    return Status::Failed(options_.out +
+                          "/metrics.jsonl: can not write it: " + std::strerror(errno));
   }
   if (report.val_loss.has_value()) last_val_loss_ = report.val_loss;
   if (options_.progress != nullptr) ShowProgress(report);

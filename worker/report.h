@@ -16,7 +16,7 @@ namespace mf {
 /// A line of metrics.jsonl.
 struct StepReport {
   int64_t step = 0;
-  double loss = 0;       // mean over the whole step's tokens, nats
+  double loss = 0;  // mean over the whole step's tokens, nats
   double lr = 0;
   double grad_norm = 0;  // before clipping
   int64_t tokens = 0;    // of all steps up to this one
@@ -41,8 +41,8 @@ Status WriteFileByRename(const std::string& path, const std::string& bytes);
 class RunReport {
  public:
   struct Options {
-    std::string out;             // folder, made if missing
-    int64_t steps = 0;           // of the whole run
+    std::string out;                // folder, made if missing
+    int64_t steps = 0;              // of the whole run
     std::FILE* progress = nullptr;  // nullptr: none
   };
   /// kInvalid if the folder can not be written. An existing metrics.jsonl is continued.

@@ -72,8 +72,8 @@ Result<std::string> ReadTextFile(const std::string& path) {
     return Status::Invalid(path + ": can not be read as a text file");
   }
   if (const size_t at = BinaryAt(text); at != std::string::npos) {
-    return Status::Invalid(path + ": binary data where text is needed (byte " +
-                           std::to_string(at) + "); give UTF-8 text, or token ids as a .bin file");
+    return Status::Invalid(path + ": binary data where text is needed (byte " + std::to_string(at) +
+                           "); give UTF-8 text, or token ids as a .bin file");
   }
   return text;
 }
@@ -84,8 +84,9 @@ Result<std::shared_ptr<const Tokens>> Tokens::Open(const std::string& path, int6
   tokens->vocabulary_ = vocabulary;
   std::error_code error;
   if (!fs::exists(path, error)) {
-    return Status::Invalid(path + ": no such file or directory; --data and --val take text files, "
-                                  "directories of them, or .bin tokens");
+    return Status::Invalid(path +
+                           ": no such file or directory; --data and --val take text files, "
+                           "directories of them, or .bin tokens");
   }
   if (fs::is_directory(path, error)) {
     MF_RETURN_IF_ERROR(tokens->ReadFolder(path));

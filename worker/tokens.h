@@ -10,7 +10,7 @@
 
 namespace mf {
 
-inline constexpr uint32_t kEndOfText = 256;      // of the `bytes` tokenizer
+inline constexpr uint32_t kEndOfText = 256;  // of the `bytes` tokenizer
 inline constexpr int64_t kBytesVocabulary = 257;
 
 /// The text of a file, or kInvalid if it is missing or binary.
@@ -43,8 +43,8 @@ class Tokens {
   std::string path_;
   int64_t vocabulary_ = 0;
   int64_t size_ = 0;
-  std::vector<uint16_t> text_;       // ids made from text
-  const std::byte* map_ = nullptr;   // or the mapped .bin, ids of id_bytes_
+  std::vector<uint16_t> text_;      // ids made from text
+  const std::byte* map_ = nullptr;  // or the mapped .bin, ids of id_bytes_
   size_t map_bytes_ = 0;
   size_t id_bytes_ = 2;
 };

@@ -35,7 +35,8 @@ Status CheckFresh(const TrainOptions& options) {
   std::error_code error;
   if (!std::filesystem::exists(metrics, error)) return Status::Ok();
   if (options.fresh) {
-    return Status::Invalid(options.out + ": --fresh, but a run has written metrics.jsonl there; name "
+    return Status::Invalid(options.out +
+                           ": --fresh, but a run has written metrics.jsonl there; name "
                            "another --out or delete it");
   }
   // Without snapshots a run begins at step 1, and so does its file.
@@ -48,8 +49,10 @@ Status CheckExportPlace(const std::string& path) {
   const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  if (access(folder.c_str(), W_OK) == 0 && !std::filesystem::is_directory(path, error)) return Status::Ok();
-  return Status::Invalid("--export " + path + ": cannot be written; name a file in a folder that can");
+  if (access(folder.c_str(), W_OK) == 0 && !std::filesystem::is_directory(path, error))
+    return Status::Ok();
+  return Status::Invalid("--export " + path +
+                         ": cannot be written; name a file in a folder that can");
 }
 
 /// What exact updates of sparse rows will cost: how many steps a row waits between hits (DESIGN 3).
@@ -68,21 +71,23 @@ void LogRowGaps(const Config& config, const std::vector<TensorSpec>& tensors) {
     }
   }
   if (worst > 0) {
-    spdlog::info("sparse_update = exact: a row of {} is hit about every {:.1f} steps if buckets are even",
-                 name, worst);
+    spdlog::info(
+        "sparse_update = exact: a row of {} is hit about every {:.1f} steps if buckets are even",
+        name, worst);
   }
 }
 
 /// Ends the trainer when a signal asked for it.
 class StopWatch {
  public:
-  explicit StopWatch(Trainer& trainer) : thread_([this, &trainer] {
-    std::unique_lock lock(mutex_);
-    while (!done_) {
-      wake_.wait_for(lock, std::chrono::milliseconds(100));
-      if (g_stop.load()) trainer.Stop();
-    }
-  }) {}
+  explicit StopWatch(Trainer& trainer)
+      : thread_([this, &trainer] {
+          std::unique_lock lock(mutex_);
+          while (!done_) {
+            wake_.wait_for(lock, std::chrono::milliseconds(100));
+            if (g_stop.load()) trainer.Stop();
+          }
+        }) {}
   ~StopWatch() {
     {
       std::lock_guard lock(mutex_);
@@ -99,7 +104,8 @@ class StopWatch {
   std::thread thread_;
 };
 
-void Summarise(const Client& client, const Trainer& trainer, double seconds, TrainSummary* summary) {
+void Summarise(const Client& client, const Trainer& trainer, double seconds,
+               TrainSummary* summary) {
   if (summary == nullptr) return;
   const Traffic& forward = client.traffic(Op::kForward);
   const Traffic& backward = client.traffic(Op::kBackward);
@@ -137,10 +143,11 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   LogRowGaps(config, tensors);
 
   TransportContext context;
-  MF_ASSIGN_OR_RETURN(const auto servers,
-                      EmbeddedServers::Start(context, {.shards = options.shards,
-                                                       .threads = options.server_threads,
-                                                       .memory_bytes = MemoryBudget(options.memory_bytes)}));
+  MF_ASSIGN_OR_RETURN(
+      const auto servers,
+      EmbeddedServers::Start(context, {.shards = options.shards,
+                                       .threads = options.server_threads,
+                                       .memory_bytes = MemoryBudget(options.memory_bytes)}));
   MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(context, servers->addresses()));
   if (options.wrap_transport) transport = options.wrap_transport(std::move(transport));
   Client client(std::move(transport), servers->addresses(),
@@ -182,7 +189,8 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   }
   Summarise(client, trainer, seconds_since(start), summary);
   MF_RETURN_IF_ERROR(report->Finish());
-  if (trainer.finished().epoch == 0) return Status::Failed("stopped by a signal before the last step");
+  if (trainer.finished().epoch == 0)
+    return Status::Failed("stopped by a signal before the last step");
   if (options.export_path.empty()) return Status::Ok();
   return Export(trainer.tables(), config, tensors, trainer.finished(), options.export_rows,
                 options.export_path);

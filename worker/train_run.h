@@ -17,17 +17,17 @@ namespace mf {
 
 struct TrainOptions {
   Config config;
-  std::string data;                   // text file, directory or .bin
-  std::string validation;             // empty: the last part of `data`
+  std::string data;        // text file, directory or .bin
+  std::string validation;  // empty: the last part of `data`
   std::string out;
-  int shards = 1;                     // embedded servers
-  int threads = 1;                    // of the worker
-  int server_threads = 1;             // of each embedded server
-  uint64_t memory_bytes = 0;          // of all embedded servers; 0: 70% of the machine's
-  bool fresh = false;                 // refuse an `out` that holds a run
-  std::string export_path;            // empty: none
+  int shards = 1;             // embedded servers
+  int threads = 1;            // of the worker
+  int server_threads = 1;     // of each embedded server
+  uint64_t memory_bytes = 0;  // of all embedded servers; 0: 70% of the machine's
+  bool fresh = false;         // refuse an `out` that holds a run
+  std::string export_path;    // empty: none
   ExportRows export_rows = ExportRows::kAll;
-  std::string metrics_address;        // "host:port" of /metrics; empty: not served
+  std::string metrics_address;  // "host:port" of /metrics; empty: not served
   std::FILE* progress = nullptr;
   /// Tests put a misbehaving transport around the real one here.
   std::function<std::unique_ptr<ClientTransport>(std::unique_ptr<ClientTransport>)> wrap_transport;
@@ -36,14 +36,14 @@ struct TrainOptions {
 /// What went over the wire, for tests and benchmarks.
 struct TrainSummary {
   uint64_t micro_batches = 0;
-  uint64_t forward_calls = 0, backward_calls = 0;      // exchanges of memory layers by pushdown
-  uint64_t forward_sent = 0, forward_received = 0;     // bytes
+  uint64_t forward_calls = 0, backward_calls = 0;   // exchanges of memory layers by pushdown
+  uint64_t forward_sent = 0, forward_received = 0;  // bytes
   uint64_t backward_sent = 0, backward_received = 0;
   double seconds = 0;
 };
 
-/// kInvalid for bad input, kFailed for what goes wrong on the way. SIGINT and SIGTERM end it cleanly
-/// between pieces of work (see worker/main.cpp).
+/// kInvalid for bad input, kFailed for what goes wrong on the way. SIGINT and SIGTERM end it
+/// cleanly between pieces of work (see worker/main.cpp).
 Status Train(const TrainOptions& options, TrainSummary* summary = nullptr);
 
 /// Asks a Train() in progress to end; async-signal-safe.

@@ -33,8 +33,10 @@ bool WorkIsOver(const Status& status) {
     case Code::kNotYet:
     case Code::kWrongEpoch:
     case Code::kUnavailable:
-    case Code::kNotJoined: return true;
-    default: return false;
+    case Code::kNotJoined:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -55,8 +57,8 @@ struct Trainer::Lane {
   std::vector<float> logprobs;
 };
 
-Trainer::Trainer(const Config& config, const std::vector<TensorSpec>& tensors, const BatchSource& data,
-                 Client& client, Options options)
+Trainer::Trainer(const Config& config, const std::vector<TensorSpec>& tensors,
+                 const BatchSource& data, Client& client, Options options)
     : config_(config),
       tensors_(tensors),
       data_(data),
@@ -91,7 +93,8 @@ Status Trainer::Join() {
 Status Trainer::Run() {
   std::thread renewer([this] { RenewLeases(); });
   std::vector<std::thread> lanes;
-  for (int64_t i = 0; i < config_.exchange.in_flight; ++i) lanes.emplace_back([this] { RunLane(); });
+  for (int64_t i = 0; i < config_.exchange.in_flight; ++i)
+    lanes.emplace_back([this] { RunLane(); });
   for (std::thread& lane : lanes) lane.join();
   {
     std::lock_guard lock(state_mutex_);
@@ -173,11 +176,16 @@ Status Trainer::WorkUnderLease(const Reply& lease, Lane& lane) {
 
 Status Trainer::DoWork(const Reply& lease, Lane& lane) {
   switch (lease.work) {
-    case Work::kMicroBatch: return TrainMicroBatch(lease, lane);
-    case Work::kCommit: return Commit(lease);
-    case Work::kEvaluate: return Evaluate(lease, lane);
-    case Work::kRecover: return Recover(lease);
-    default: return Status::Failed("the board leased an unknown kind of work");
+    case Work::kMicroBatch:
+      return TrainMicroBatch(lease, lane);
+    case Work::kCommit:
+      return Commit(lease);
+    case Work::kEvaluate:
+      return Evaluate(lease, lane);
+    case Work::kRecover:
+      return Recover(lease);
+    default:
+      return Status::Failed("the board leased an unknown kind of work");
   }
 }
 
@@ -203,7 +211,8 @@ Status Trainer::Tell(Request request) {
 
 Result<std::shared_ptr<const DenseTensors>> Trainer::Parameters(StepRef at) {
   std::lock_guard lock(parameters_mutex_);  // the other lanes wait for the one that pulls
-  if (parameters_ != nullptr && parameters_at_.epoch == at.epoch && parameters_at_.step == at.step) {
+  if (parameters_ != nullptr && parameters_at_.epoch == at.epoch &&
+      parameters_at_.step == at.step) {
     return parameters_;
   }
   auto parameters = std::make_shared<DenseTensors>(tensors_.size());
@@ -225,7 +234,7 @@ Result<std::shared_ptr<const DenseTensors>> Trainer::Parameters(StepRef at) {
 }
 
 void Trainer::PushDense(StepRef at, const Reply& lease, const TokenBatch& batch,
-                          const DenseTensors& gradients, std::vector<Pending>* pending) {
+                        const DenseTensors& gradients, std::vector<Pending>* pending) {
   for (const TensorSpec& tensor : tensors_) {
     if (tensor.kind != TensorKind::kDense) continue;
     const std::vector<float>& gradient = gradients[tensor.id];
@@ -247,14 +256,16 @@ void Trainer::PushDense(StepRef at, const Reply& lease, const TokenBatch& batch,
 Status Trainer::TrainMicroBatch(const Reply& lease, Lane& lane) {
   const StepRef at{lease.epoch, lease.step};
   MF_ASSIGN_OR_RETURN(const auto parameters, Parameters({lease.epoch, lease.step - 1}));
-  MF_RETURN_IF_ERROR(data_.TrainBatch(static_cast<int64_t>(lease.step), lease.micro_batch, &lane.batch));
+  MF_RETURN_IF_ERROR(
+      data_.TrainBatch(static_cast<int64_t>(lease.step), lease.micro_batch, &lane.batch));
   const double tokens_per_step = static_cast<double>(config_.train.micro_batches) *
                                  static_cast<double>(config_.tokens_per_micro_batch());
   double loss_sum = 0;
   std::vector<Pending> pushes;
   {
     std::lock_guard computing(gate_);
-    RemoteExchange exchange(tables_, config_, pool_, gate_, at, Access::kTraining, lease.micro_batch);
+    RemoteExchange exchange(tables_, config_, pool_, gate_, at, Access::kTraining,
+                            lease.micro_batch);
     std::unique_ptr<Exchange> wrapped;
     if (options_.wrap_exchange) wrapped = options_.wrap_exchange(exchange, at, lease.micro_batch);
     MF_RETURN_IF_ERROR(model_.Train(*parameters, lane.batch, 1.0 / tokens_per_step,

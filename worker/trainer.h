@@ -1,8 +1,8 @@
-// The training loop of one worker (DESIGN 2.5-2.7): asks the board for work and does it. Nothing here
-// decides what happens next; the board does, and any worker could do any piece of work.
+// The training loop of one worker (DESIGN 2.5-2.7): asks the board for work and does it. Nothing
+// here decides what happens next; the board does, and any worker could do any piece of work.
 //
-// Threads: `exchange.in_flight` lanes, each with one piece of work at a time. One lane computes while the
-// others wait for servers (ComputeGate). One more thread renews the leases.
+// Threads: `exchange.in_flight` lanes, each with one piece of work at a time. One lane computes
+// while the others wait for servers (ComputeGate). One more thread renews the leases.
 #pragma once
 
 #include <atomic>
@@ -29,9 +29,10 @@ class Trainer {
   struct Options {
     std::string run_id;
     int threads = 1;
-    std::function<Status(const StepRecord&)> on_step;   // called in step order, by one thread at a time
-    /// Tests look at what goes through the exchange of a training micro-batch by wrapping it. Called by
-    /// the lane that holds the compute gate.
+    std::function<Status(const StepRecord&)>
+        on_step;  // called in step order, by one thread at a time
+    /// Tests look at what goes through the exchange of a training micro-batch by wrapping it.
+    /// Called by the lane that holds the compute gate.
     std::function<std::unique_ptr<Exchange>(Exchange& inner, StepRef at, uint32_t micro_batch)>
         wrap_exchange = {};
   };
@@ -61,8 +62,8 @@ class Trainer {
   Status Commit(const Reply& lease);
   Status Evaluate(const Reply& lease, Lane& lane);
   Status Recover(const Reply& lease);
-  void PushDense(StepRef at, const Reply& lease, const TokenBatch& batch, const DenseTensors& gradients,
-                 std::vector<Pending>* pending);
+  void PushDense(StepRef at, const Reply& lease, const TokenBatch& batch,
+                 const DenseTensors& gradients, std::vector<Pending>* pending);
   Result<std::shared_ptr<const DenseTensors>> Parameters(StepRef at);
   Status TakeRecords(const Reply& lease);
   Result<Reply> AskForWork();
@@ -83,23 +84,23 @@ class Trainer {
   std::atomic<int64_t> micro_batches_done_{0};
 
   std::mutex parameters_mutex_;
-  StepRef parameters_at_;                                // guarded by parameters_mutex_
-  std::shared_ptr<const DenseTensors> parameters_;       // guarded by parameters_mutex_
+  StepRef parameters_at_;                           // guarded by parameters_mutex_
+  std::shared_ptr<const DenseTensors> parameters_;  // guarded by parameters_mutex_
 
   std::mutex records_mutex_;
-  uint64_t known_epoch_ = 0;                             // guarded by records_mutex_
-  uint64_t known_step_ = 0;                              // guarded by records_mutex_
+  uint64_t known_epoch_ = 0;  // guarded by records_mutex_
+  uint64_t known_step_ = 0;   // guarded by records_mutex_
 
   std::mutex join_mutex_;
-  std::vector<uint64_t> incarnations_;                   // guarded by join_mutex_: of the servers
+  std::vector<uint64_t> incarnations_;  // guarded by join_mutex_: of the servers
 
   std::mutex state_mutex_;
   std::condition_variable wake_renewer_;
-  std::map<uint64_t, double> leases_;                    // guarded by state_mutex_: id -> seconds
-  Status failure_;                                       // guarded by state_mutex_
-  bool leases_changed_ = false;                          // guarded by state_mutex_
-  bool renewer_stops_ = false;                           // guarded by state_mutex_
-  StepRef finished_;                                     // guarded by state_mutex_ while lanes run
+  std::map<uint64_t, double> leases_;  // guarded by state_mutex_: id -> seconds
+  Status failure_;                     // guarded by state_mutex_
+  bool leases_changed_ = false;        // guarded by state_mutex_
+  bool renewer_stops_ = false;         // guarded by state_mutex_
+  StepRef finished_;                   // guarded by state_mutex_ while lanes run
 };
 
 }  // namespace mf

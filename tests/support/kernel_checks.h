@@ -1,5 +1,5 @@
-// What the kernel tests share: shapes, misaligned inputs, and the promise that every instruction set
-// gives the same bits.
+// What the kernel tests share: shapes, misaligned inputs, and the promise that every instruction
+// set gives the same bits.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -9,9 +9,12 @@ namespace {
 
 uint32_t IndexAt(const Hashes& hashes, size_t at) {
   switch (hashes.index_bytes) {
-    case 1: return hashes.indices.as<uint8_t>()[at];
-    case 2: return hashes.indices.as<uint16_t>()[at];
-    default: return hashes.indices.as<uint32_t>()[at];
+    case 1:
+      return hashes.indices.as<uint8_t>()[at];
+    case 2:
+      return hashes.indices.as<uint16_t>()[at];
+    default:
+      return hashes.indices.as<uint32_t>()[at];
   }
 }
 

@@ -18,7 +18,10 @@ class Oracle {
  public:
   Oracle(const Config& config, const std::vector<TensorSpec>& tensors, const Tensors& parameters,
          const TokenBatch& batch, const Options& options)
-      : model_(config.model), tensors_(tensors), parameters_(parameters), batch_(batch),
+      : model_(config.model),
+        tensors_(tensors),
+        parameters_(parameters),
+        batch_(batch),
         options_(options),
         attention_{batch.sequences, batch.length, static_cast<size_t>(model_.heads),
                    model_.rotary_pct} {
@@ -80,8 +83,7 @@ class Oracle {
     return Norm(kind, x, Values(name + ".weight"),
                 kind == NormKind::kLayerNorm ? Values(name + ".bias") : std::vector<double>());
   }
-  Matrix NormGradientOf(const std::string& name, NormKind kind, const Matrix& x,
-                        const Matrix& dy) {
+  Matrix NormGradientOf(const std::string& name, NormKind kind, const Matrix& x, const Matrix& dy) {
     NormGradient gradient = NormBackward(kind, x, dy, Values(name + ".weight"));
     Gradient(name + ".weight") = gradient.dgain;
     if (kind == NormKind::kLayerNorm) Gradient(name + ".bias") = gradient.dbias;
@@ -156,8 +158,8 @@ class Oracle {
     b.z = Add(x, memory() ? b.attended : Project(name + "out", b.attended));
     b.z1 = NormOf(name + "norm2", model_.norm, b.z);
     b.middle = Project(name + (memory() ? "m1" : "fc1"), b.z1);
-    b.middle_normed = memory() ? NormOf(name + "mid_norm", NormKind::kLayerNorm, b.middle)
-                               : Gelu(b.middle);
+    b.middle_normed =
+        memory() ? NormOf(name + "mid_norm", NormKind::kLayerNorm, b.middle) : Gelu(b.middle);
     return Add(b.z, Project(name + (memory() ? "m2" : "fc2"), b.middle_normed));
   }
 

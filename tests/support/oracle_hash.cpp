@@ -43,9 +43,8 @@ HashResult Hash(const HashOptions& options, const Matrix& z) {
       for (size_t i = 0; i < options.bits; ++i) bucket |= uint32_t{zk[i] >= 0} << i;
       std::vector<size_t> order(options.bits);
       std::iota(order.begin(), order.end(), size_t{0});
-      std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-        return std::abs(zk[a]) < std::abs(zk[b]);
-      });
+      std::stable_sort(order.begin(), order.end(),
+                       [&](size_t a, size_t b) { return std::abs(zk[a]) < std::abs(zk[b]); });
       result.buckets[k * options.probes * tokens + t] = bucket;
       for (size_t j = 1; j < options.probes; ++j) {
         result.buckets[(k * options.probes + j) * tokens + t] =
@@ -88,8 +87,7 @@ Matrix HashBackward(const HashOptions& options, const Matrix& z,
       const double sim = Similarity(options, zk, bucket);
       for (size_t i = 0; i < options.bits; ++i) {
         const double s = SignOf(bucket, i);
-        const double dp =
-            p / options.temperature * (s - std::tanh(zk[i] / options.temperature));
+        const double dp = p / options.temperature * (s - std::tanh(zk[i] / options.temperature));
         dz.at(t, column + i) += g * (options.score == Score::kScaled ? p * s + sim * dp : dp);
       }
     }

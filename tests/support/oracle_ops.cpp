@@ -28,9 +28,7 @@ std::vector<double> Normalized(NormKind kind, const Matrix& x, size_t row, doubl
 }
 
 double NormalDistribution(double x) { return 0.5 * std::erfc(-x / std::numbers::sqrt2); }
-double NormalDensity(double x) {
-  return std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi);
-}
+double NormalDensity(double x) { return std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi); }
 
 }  // namespace
 
@@ -72,8 +70,7 @@ Matrix Norm(NormKind kind, const Matrix& x, const std::vector<double>& gain,
 
 NormGradient NormBackward(NormKind kind, const Matrix& x, const Matrix& dy,
                           const std::vector<double>& gain) {
-  NormGradient out{Matrix(x.rows, x.columns), std::vector<double>(x.columns, 0.0),
-                   ColumnSums(dy)};
+  NormGradient out{Matrix(x.rows, x.columns), std::vector<double>(x.columns, 0.0), ColumnSums(dy)};
   const double n = static_cast<double>(x.columns);
   for (size_t r = 0; r < x.rows; ++r) {
     double divisor = 0;

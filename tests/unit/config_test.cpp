@@ -2,9 +2,9 @@
 // and the forms that are made from the table of keys agree with each other.
 #include "common/config.h"
 
-#include <fstream>
-
 #include <gtest/gtest.h>
+
+#include <fstream>
 
 #include "common/config_keys.h"
 

@@ -2,11 +2,11 @@
 // touch held-out ones; unusable data is refused by name.
 #include "worker/data.h"
 
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <fstream>
 #include <set>
-
-#include <gtest/gtest.h>
 
 namespace mf {
 namespace {
@@ -93,8 +93,8 @@ TEST_F(Data, AnEpochSeesEveryWindowOnceAndNothingHeldOut) {
       TokenBatch batch;
       ASSERT_TRUE(source.value()->TrainBatch(step, number, &batch).ok());
       for (size_t s = 0; s < 3; ++s, ++drawn) {
-        if (drawn < kWindows) seen.insert(batch.inputs.begin() + 8 * s,
-                                          batch.inputs.begin() + 8 * (s + 1));
+        if (drawn < kWindows)
+          seen.insert(batch.inputs.begin() + 8 * s, batch.inputs.begin() + 8 * (s + 1));
         offsets.insert(batch.inputs[8 * s] % 8);
         EXPECT_LT(batch.targets[8 * s + 7], 900u);
       }

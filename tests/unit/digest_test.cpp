@@ -1,9 +1,9 @@
 // Goal: the digest is SHA-256, however its input is cut, and metrics read back what was added.
 #include "common/digest.h"
 
-#include <fstream>
-
 #include <gtest/gtest.h>
+
+#include <fstream>
 
 #include "common/metrics.h"
 
@@ -48,7 +48,8 @@ TEST(Metrics, CountersReadBack) {
   EXPECT_EQ(metrics.Rejected("other"), 0u);
   const std::string text = metrics.Text();
   EXPECT_NE(text.find("mf_wire_bytes_total{direction=\"sent\",op=\"forward\"} 123"),
-            std::string::npos) << text;
+            std::string::npos)
+      << text;
   EXPECT_NE(text.find("mf_request_seconds_count{op=\"forward\"} 1"), std::string::npos) << text;
 }
 

@@ -22,14 +22,19 @@ struct Case {
   double temperature;
 };
 
-constexpr Case kCases[] = {{1, 1, 1, 1, 1},  {1, 1, 2, 15, 1},   {3, 4, 1, 16, 0.5},
-                           {3, 4, 3, 17, 1}, {2, 8, 2, 64, 1},   {2, 8, 9, 31, 2},
+constexpr Case kCases[] = {{1, 1, 1, 1, 1},   {1, 1, 2, 15, 1},  {3, 4, 1, 16, 0.5},
+                           {3, 4, 3, 17, 1},  {2, 8, 2, 64, 1},  {2, 8, 9, 31, 2},
                            {5, 10, 3, 33, 1}, {2, 17, 3, 20, 1}, {1, 30, 4, 5, 3}};
 
 HashParameters ParametersOf(const Case& c, Score score) {
-  return {.tables = c.tables, .bits = c.bits, .probes = c.probes, .score = score,
+  return {.tables = c.tables,
+          .bits = c.bits,
+          .probes = c.probes,
+          .score = score,
           .temperature = static_cast<float>(c.temperature),
-          .index_bytes = c.bits <= 8 ? 1 : c.bits <= 16 ? 2 : 4};
+          .index_bytes = c.bits <= 8    ? 1
+                         : c.bits <= 16 ? 2
+                                        : 4};
 }
 
 oracle::HashOptions OptionsOf(const Case& c, Score score) {
@@ -90,10 +95,11 @@ TEST(HashTest, AgreesWithFormulas) {
                          std::min<size_t>(19, c.tokens - begin), c.tokens, g.data(),
                          dz.data() + begin * hash.width());
       }
-      ExpectNear(dz.data(),
-                 oracle::HashBackward(OptionsOf(c, score), wide, expected.buckets,
-                                      {g.begin(), g.end()}).values,
-                 what + " dz");
+      ExpectNear(
+          dz.data(),
+          oracle::HashBackward(OptionsOf(c, score), wide, expected.buckets, {g.begin(), g.end()})
+              .values,
+          what + " dz");
     }
   }
 }

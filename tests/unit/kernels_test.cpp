@@ -1,5 +1,5 @@
-// The pair kernels against naive oracles, on shapes that leave tails everywhere, from misaligned inputs
-// into poisoned outputs.
+// The pair kernels against naive oracles, on shapes that leave tails everywhere, from misaligned
+// inputs into poisoned outputs.
 #include <gtest/gtest.h>
 
 #include <algorithm>

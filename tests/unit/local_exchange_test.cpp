@@ -1,11 +1,11 @@
-// Goal: memory layers over a mapped file give the weighted sums of the file's rows, for widths that are
-// no multiple of 16 too, and the same bits for any number of threads.
+// Goal: memory layers over a mapped file give the weighted sums of the file's rows, for widths that
+// are no multiple of 16 too, and the same bits for any number of threads.
 #include "worker/local_exchange.h"
+
+#include <gtest/gtest.h>
 
 #include <cmath>
 #include <numeric>
-
-#include <gtest/gtest.h>
 
 #include "common/random.h"
 
@@ -70,16 +70,15 @@ TEST_P(LocalExchangeTest, ForwardIsTheWeightedSumOfRows) {
     std::vector<float> one(kTokens * columns), three(kTokens * columns, -1);
     ThreadPool single(1), several(3);
     ASSERT_TRUE(LocalExchange(*model.value(), single).Forward(tensor, hashes, one.data()).ok());
-    ASSERT_TRUE(
-        LocalExchange(*model.value(), several).Forward(tensor, hashes, three.data()).ok());
+    ASSERT_TRUE(LocalExchange(*model.value(), several).Forward(tensor, hashes, three.data()).ok());
     EXPECT_EQ(one, three) << tensor.name;
     const float* table = model.value()->table(tensor);
     for (size_t t = 0; t < kTokens; ++t) {
       for (size_t c = 0; c < columns; ++c) {
         double sum = 0;
         for (size_t p = 0; p < hashes.pairs; ++p) {
-          const size_t row = p / probes * static_cast<size_t>(tensor.rows) +
-                             Bucket(hashes, p * kTokens + t);
+          const size_t row =
+              p / probes * static_cast<size_t>(tensor.rows) + Bucket(hashes, p * kTokens + t);
           sum += static_cast<double>(hashes.weights.as<float>()[p * kTokens + t]) *
                  static_cast<double>(table[row * columns + c]);
         }
@@ -92,12 +91,12 @@ TEST_P(LocalExchangeTest, ForwardIsTheWeightedSumOfRows) {
 
 INSTANTIATE_TEST_SUITE_P(
     Widths, LocalExchangeTest,
-    testing::Values(
-        std::vector<std::string>{"model.d=64", "model.tau=4", "model.layers=1"},
-        std::vector<std::string>{"model.d=20", "model.tau=4", "model.layers=1",
-                                 "model.expand_bits=1", "model.probes=2"},
-        std::vector<std::string>{"model.d=9", "model.heads=1", "model.tau=9", "model.layers=2",
-                                 "model.expand_bits=0", "model.probes=3"}));
+    testing::Values(std::vector<std::string>{"model.d=64", "model.tau=4", "model.layers=1"},
+                    std::vector<std::string>{"model.d=20", "model.tau=4", "model.layers=1",
+                                             "model.expand_bits=1", "model.probes=2"},
+                    std::vector<std::string>{"model.d=9", "model.heads=1", "model.tau=9",
+                                             "model.layers=2", "model.expand_bits=0",
+                                             "model.probes=3"}));
 
 TEST(LocalExchange, CanNotTrain) {
   const auto config = LoadConfig("", {"model.d=64", "model.tau=4", "model.layers=1"});

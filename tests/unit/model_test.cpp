@@ -34,7 +34,7 @@ ModelConfig SmallShape() {
   shape.layers = 2;
   shape.heads = 2;  // 12 numbers a head, the first 2 rotated
   shape.K = 3;
-  shape.tau = 8;    // with expanding bits, two bytes an index
+  shape.tau = 8;  // with expanding bits, two bytes an index
   shape.sequence = 70;
   shape.vocabulary = 37;
   return shape;
@@ -69,8 +69,8 @@ class Fixture {
     FloatRun run;
     EXPECT_TRUE(model.Score(dense, batch, exchange, workspace, &run.logprobs).ok());
     EXPECT_TRUE(model.LastLogits(dense, batch, exchange, workspace, &run.last_logits).ok());
-    EXPECT_TRUE(model.Train(dense, batch, scale, exchange, workspace, &run.loss_sum,
-                            &run.gradients).ok());
+    EXPECT_TRUE(
+        model.Train(dense, batch, scale, exchange, workspace, &run.loss_sum, &run.gradients).ok());
     run.buckets = exchange.buckets();
     for (const TensorSpec& tensor : tensors) {
       if (tensor.kind != TensorKind::kMemory) continue;
@@ -228,12 +228,14 @@ TEST(ModelUseTest, WorkspaceForgetsTheLastBatch) {
       DenseTensors gradients;
       double loss = 0;
       if (warm) {
-        ASSERT_TRUE(model.Train(fixture.parameters, fixture.batch, 1, exchange, workspace, &loss,
-                                &gradients).ok());
+        ASSERT_TRUE(
+            model
+                .Train(fixture.parameters, fixture.batch, 1, exchange, workspace, &loss, &gradients)
+                .ok());
         exchange.Clear();
       }
-      ASSERT_TRUE(model.Train(fixture.parameters, small, 1, exchange, workspace, &loss,
-                              &gradients).ok());
+      ASSERT_TRUE(
+          model.Train(fixture.parameters, small, 1, exchange, workspace, &loss, &gradients).ok());
       if (warm) {
         EXPECT_EQ(first, gradients);
       } else {
@@ -255,8 +257,10 @@ TEST(ModelUseTest, ManyMicroBatchesAtOnce) {
       NaiveExchange exchange(fixture.tensors, fixture.parameters);
       Model::Workspace workspace;
       double loss = 0;
-      EXPECT_TRUE(model.Train(fixture.parameters, fixture.batch, 1, exchange, workspace, &loss,
-                              &gradients[i]).ok());
+      EXPECT_TRUE(model
+                      .Train(fixture.parameters, fixture.batch, 1, exchange, workspace, &loss,
+                             &gradients[i])
+                      .ok());
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -292,9 +296,10 @@ TEST(ModelUseTest, ErrorsOfTheExchangeComeBack) {
   double loss = 0;
   for (int calls = 0; calls <= 12; ++calls) {  // two blocks, three layers, forward and backward
     FailingExchange exchange(fixture, calls);
-    EXPECT_EQ(model.Train(fixture.parameters, fixture.batch, 1, exchange, workspace, &loss,
-                          &gradients).code(),
-              calls < 12 ? Code::kStale : Code::kOk);
+    EXPECT_EQ(
+        model.Train(fixture.parameters, fixture.batch, 1, exchange, workspace, &loss, &gradients)
+            .code(),
+        calls < 12 ? Code::kStale : Code::kOk);
   }
 }
 

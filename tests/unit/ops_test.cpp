@@ -93,7 +93,9 @@ TEST(MatmulTest, AllTransposesAndTails) {
   const auto matrix = [](const std::vector<float>& x, size_t rows, size_t columns, Transpose t) {
     return t == Transpose::kYes ? oracle::Transpose(Wide(x, rows)) : Wide(x, columns);
   };
-  struct Shape { size_t m, n, k; };
+  struct Shape {
+    size_t m, n, k;
+  };
   for (const Shape s : {Shape{1, 1, 1}, {3, 5, 7}, {65, 257, 31}, {64, 256, 33}, {130, 300, 129}}) {
     for (const Transpose ta : {Transpose::kNo, Transpose::kYes}) {
       for (const Transpose tb : {Transpose::kNo, Transpose::kYes}) {
@@ -106,10 +108,15 @@ TEST(MatmulTest, AllTransposesAndTails) {
           for (size_t i = 0; i < c.size(); ++i) {
             expected.values[i] = 0.5 * expected.values[i] + static_cast<double>(beta * c[i]);
           }
-          MultiplyTiled({.m = s.m, .n = s.n, .k = s.k,
+          MultiplyTiled({.m = s.m,
+                         .n = s.n,
+                         .k = s.k,
                          .a = {a.data(), ta == Transpose::kYes ? s.m : s.k, ta},
                          .b = {b.data(), tb == Transpose::kYes ? s.k : s.n, tb},
-                         .c = c.data(), .c_stride = s.n, .alpha = 0.5f, .beta = beta},
+                         .c = c.data(),
+                         .c_stride = s.n,
+                         .alpha = 0.5f,
+                         .beta = beta},
                         pool);
           const double error = Error(c, expected.values);
           EXPECT_LT(error, 10) << s.m << " x " << s.n << " x " << s.k;
@@ -137,9 +144,15 @@ TEST(RotaryTest, InverseUndoesAndLengthStays) {
 
 TEST(AttentionTest, ForwardAndBackward) {
   double worst = 0;
-  struct Shape { size_t sequences, length, heads, head_dim; };
-  for (const Shape s : {Shape{1, 1, 1, 4}, {2, 5, 3, 12}, {1, 63, 1, 8}, {2, 64, 2, 16},
-                        {1, 65, 2, 33}, {1, 131, 1, 20}}) {
+  struct Shape {
+    size_t sequences, length, heads, head_dim;
+  };
+  for (const Shape s : {Shape{1, 1, 1, 4},
+                        {2, 5, 3, 12},
+                        {1, 63, 1, 8},
+                        {2, 64, 2, 16},
+                        {1, 65, 2, 33},
+                        {1, 131, 1, 20}}) {
     ThreadPool pool(2);
     ThreadScratch scratch(2);
     const AttentionShape shape{s.sequences, s.length, s.heads, s.head_dim};

@@ -75,10 +75,9 @@ std::vector<size_t> Points(const std::vector<double>& gradient, uint64_t key) {
   std::vector<size_t> order(gradient.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   const size_t largest = std::min(order.size(), kPointsPerTensor / 2);
-  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(largest),
-                    order.end(), [&](size_t a, size_t b) {
-                      return std::abs(gradient[a]) > std::abs(gradient[b]);
-                    });
+  std::partial_sort(
+      order.begin(), order.begin() + static_cast<std::ptrdiff_t>(largest), order.end(),
+      [&](size_t a, size_t b) { return std::abs(gradient[a]) > std::abs(gradient[b]); });
   order.resize(largest);
   while (order.size() < kPointsPerTensor) {
     order.push_back(RandomBelow(RandomKey(key, order.size()), gradient.size()));

@@ -2,12 +2,12 @@
 // well-formed.
 #include "worker/report.h"
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
-
-#include <gtest/gtest.h>
 
 #include "worker/plot.h"
 
@@ -49,7 +49,8 @@ TEST_F(Report, LinesAreShortAndExact) {
   report.val_loss = 1.0 / 3;
   EXPECT_NE(JsonLine(report).find("\"loss\":null"), std::string::npos);
   EXPECT_NE(JsonLine(report).find("\"dropped\":true,\"val_loss\":0.3333333333333333}"),
-            std::string::npos) << JsonLine(report);
+            std::string::npos)
+      << JsonLine(report);
 }
 
 TEST_F(Report, WritesReadsAndDraws) {

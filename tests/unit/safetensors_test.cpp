@@ -2,11 +2,11 @@
 // is complete, and no damaged file gets past the reader.
 #include "common/safetensors.h"
 
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <fstream>
 #include <sstream>
-
-#include <gtest/gtest.h>
 
 namespace mf {
 namespace {
@@ -28,9 +28,8 @@ class Safetensors : public testing::Test {
   std::string Path(const std::string& name) const { return folder_ + "/" + name; }
 
   void WriteSample(const std::string& path) {
-    const std::vector<TensorEntry> entries = {{"b", DType::kF32, {3}},
-                                              {"a.rows", DType::kU64, {2}},
-                                              {"a", DType::kF32, {2, 2}}};
+    const std::vector<TensorEntry> entries = {
+        {"b", DType::kF32, {3}}, {"a.rows", DType::kU64, {2}}, {"a", DType::kF32, {2, 2}}};
     auto writer = SafetensorsWriter::Create(path, entries, "{\"model\":{}}");
     ASSERT_TRUE(writer.ok()) << writer.status().message();
     const float b[3] = {1, 2, 3};
@@ -75,8 +74,8 @@ TEST_F(Safetensors, BytesAreReproducibleAndNothingIsLeftOver) {
   WriteSample(Path("y"));
   const std::string bytes = ReadAll(Path("x"));
   EXPECT_EQ(bytes, ReadAll(Path("y")));
-  const uint64_t header = static_cast<unsigned char>(bytes[0]) |
-                          static_cast<unsigned char>(bytes[1]) << 8;
+  const uint64_t header =
+      static_cast<unsigned char>(bytes[0]) | static_cast<unsigned char>(bytes[1]) << 8;
   EXPECT_EQ(header % 8, 0u);
   EXPECT_EQ(bytes.size(), 8 + header + 44);
   { auto abandoned = SafetensorsWriter::Create(Path("z"), {{"a", DType::kF32, {1}}}, ""); }
@@ -116,9 +115,11 @@ TEST_F(Safetensors, DamagedHeadersAreRefused) {
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", "gap"},
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", "no tensor"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
-       R"("b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", "tensor b: overlaps"},
+       R"("b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+       "tensor b: overlaps"},
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
-       R"("a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", "distinct"},
+       R"("a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
+       "distinct"},
       {R"({"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}})", "cut short: tensor a"},
       {R"({"__metadata__":1})", "__metadata__"},
   };
@@ -145,7 +146,8 @@ TEST_F(Safetensors, ShapesAreChecked) {
   b.shape = {4};
   const Status wrong = reader.value()->CheckTensors({a, b});
   EXPECT_NE(wrong.message().find("tensor b: shape is [3], its configuration says [4]"),
-            std::string::npos) << wrong.message();
+            std::string::npos)
+      << wrong.message();
   b.shape = {3};
   EXPECT_NE(reader.value()->CheckTensors({a, b}).message().find("a.rows is not part"),
             std::string::npos);

@@ -33,8 +33,8 @@ TEST(Sharding, CountsFollowTheWidth) {
   };
   EXPECT_EQ(count(8), 1u);
   EXPECT_EQ(count(40), 2u);
-  EXPECT_EQ(count(128), 4u);   // at least 4
-  EXPECT_EQ(count(512), 8u);   // h / 64
+  EXPECT_EQ(count(128), 4u);  // at least 4
+  EXPECT_EQ(count(512), 8u);  // h / 64
   EXPECT_EQ(count(1536), 24u);
   EXPECT_EQ(count(100000), 64u);  // at most 64
   EXPECT_EQ(count(512, 32), 32u);

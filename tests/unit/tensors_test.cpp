@@ -1,9 +1,9 @@
 // Goal: the list of tensors is the model of DESIGN section 3 in the layout of section 8.
 #include "common/tensors.h"
 
-#include <numeric>
-
 #include <gtest/gtest.h>
+
+#include <numeric>
 
 namespace mf {
 namespace {
@@ -28,8 +28,7 @@ TEST(Tensors, NamesAndShapesOfNano) {
   EXPECT_EQ(tensors.back().name, "head.weight");
   EXPECT_EQ(FindTensor(tensors, "blocks.0.qkv.tables")->shape,
             (std::vector<int64_t>{16, 256, 384}));
-  EXPECT_EQ(FindTensor(tensors, "blocks.3.m1.tables")->shape,
-            (std::vector<int64_t>{16, 256, 160}));
+  EXPECT_EQ(FindTensor(tensors, "blocks.3.m1.tables")->shape, (std::vector<int64_t>{16, 256, 160}));
   EXPECT_EQ(FindTensor(tensors, "blocks.3.m2.tables")->shape,
             (std::vector<int64_t>{16, 1024, 128}));
   EXPECT_EQ(FindTensor(tensors, "blocks.3.m2.tables")->index_bytes(), 2);
@@ -41,14 +40,14 @@ TEST(Tensors, NamesAndShapesOfNano) {
 
 TEST(Tensors, IdsAreCanonicalAndShapesAgree) {
   for (const char* projection : {"memory", "dense"}) {
-    const auto tensors = TensorsOf(
-        Load({std::string("model.projection=") + projection, "model.norm=layernorm"}));
+    const auto tensors =
+        TensorsOf(Load({std::string("model.projection=") + projection, "model.norm=layernorm"}));
     for (size_t i = 0; i < tensors.size(); ++i) {
       const TensorSpec& t = tensors[i];
       EXPECT_EQ(t.id, i);
       EXPECT_EQ(FindTensor(tensors, t.name), &t) << "a name stands twice: " << t.name;
-      const int64_t product = std::accumulate(t.shape.begin(), t.shape.end(), int64_t{1},
-                                              std::multiplies<int64_t>());
+      const int64_t product =
+          std::accumulate(t.shape.begin(), t.shape.end(), int64_t{1}, std::multiplies<int64_t>());
       EXPECT_EQ(product, t.tables * t.rows * t.columns) << t.name;
       EXPECT_NE(t.mode, ExchangeMode::kAuto) << t.name;
       if (t.kind == TensorKind::kDense) {

@@ -39,14 +39,19 @@ float Scale(const AttentionShape& shape) {
 void Scores(const AttentionShape& shape, const Tile& tile, const float* q, const float* k,
             float* scores) {
   const size_t stride = 3 * shape.width();
-  Multiply({.m = tile.rows, .n = tile.keys(), .k = shape.head_dim,
-            .a = {q + tile.begin * stride, stride}, .b = {k, stride, Transpose::kYes},
-            .c = scores, .c_stride = tile.keys(), .alpha = Scale(shape)});
+  Multiply({.m = tile.rows,
+            .n = tile.keys(),
+            .k = shape.head_dim,
+            .a = {q + tile.begin * stride, stride},
+            .b = {k, stride, Transpose::kYes},
+            .c = scores,
+            .c_stride = tile.keys(),
+            .alpha = Scale(shape)});
 }
 
 ScoreTile Causal(const Tile& tile) {
-  return {.rows = tile.rows, .columns = tile.keys(), .stride = tile.keys(),
-          .valid = tile.begin + 1};
+  return {
+      .rows = tile.rows, .columns = tile.keys(), .stride = tile.keys(), .valid = tile.begin + 1};
 }
 
 /// One sequence and head: where its numbers start in [tokens][3d], [tokens][d] and [tokens][heads].
@@ -71,8 +76,13 @@ void ForwardTile(const AttentionShape& shape, const Tile& tile, const float* q, 
   Scores(shape, tile, q, q + d, scores);
   ExpRows(Causal(tile), scores, inverse_sums, log_sums + tile.begin * shape.heads, shape.heads);
   float* rows = out + tile.begin * d;
-  Multiply({.m = tile.rows, .n = shape.head_dim, .k = tile.keys(), .a = {scores, tile.keys()},
-            .b = {q + 2 * d, 3 * d}, .c = rows, .c_stride = d});
+  Multiply({.m = tile.rows,
+            .n = shape.head_dim,
+            .k = tile.keys(),
+            .a = {scores, tile.keys()},
+            .b = {q + 2 * d, 3 * d},
+            .c = rows,
+            .c_stride = d});
   // Dividing here touches head_dim numbers a row, not all of its scores.
   for (size_t r = 0; r < tile.rows; ++r) {
     for (size_t i = 0; i < shape.head_dim; ++i) rows[r * d + i] *= inverse_sums[r];
@@ -101,16 +111,39 @@ void BackwardTile(const AttentionShape& shape, const Tile& tile, const Attention
     products[r] = sum;
   }
   Scores(shape, tile, q, q + d, p);
-  Multiply({.m = tile.rows, .n = keys, .k = shape.head_dim, .a = {dout_rows, d},
-            .b = {q + 2 * d, wide, Transpose::kYes}, .c = ds, .c_stride = keys});
-  ExpBackwardRows(Causal(tile), saved.log_sums + tile.begin * shape.heads, shape.heads, products,
-                  p, ds);
-  Multiply({.m = keys, .n = shape.head_dim, .k = tile.rows, .a = {p, keys, Transpose::kYes},
-            .b = {dout_rows, d}, .c = dq + 2 * d, .c_stride = wide, .beta = beta});
-  Multiply({.m = tile.rows, .n = shape.head_dim, .k = keys, .a = {ds, keys}, .b = {q + d, wide},
-            .c = dq + tile.begin * wide, .c_stride = wide, .alpha = scale});
-  Multiply({.m = keys, .n = shape.head_dim, .k = tile.rows, .a = {ds, keys, Transpose::kYes},
-            .b = {q + tile.begin * wide, wide}, .c = dq + d, .c_stride = wide, .alpha = scale,
+  Multiply({.m = tile.rows,
+            .n = keys,
+            .k = shape.head_dim,
+            .a = {dout_rows, d},
+            .b = {q + 2 * d, wide, Transpose::kYes},
+            .c = ds,
+            .c_stride = keys});
+  ExpBackwardRows(Causal(tile), saved.log_sums + tile.begin * shape.heads, shape.heads, products, p,
+                  ds);
+  Multiply({.m = keys,
+            .n = shape.head_dim,
+            .k = tile.rows,
+            .a = {p, keys, Transpose::kYes},
+            .b = {dout_rows, d},
+            .c = dq + 2 * d,
+            .c_stride = wide,
+            .beta = beta});
+  Multiply({.m = tile.rows,
+            .n = shape.head_dim,
+            .k = keys,
+            .a = {ds, keys},
+            .b = {q + d, wide},
+            .c = dq + tile.begin * wide,
+            .c_stride = wide,
+            .alpha = scale});
+  Multiply({.m = keys,
+            .n = shape.head_dim,
+            .k = tile.rows,
+            .a = {ds, keys, Transpose::kYes},
+            .b = {q + tile.begin * wide, wide},
+            .c = dq + d,
+            .c_stride = wide,
+            .alpha = scale,
             .beta = beta});
 }
 

@@ -2,10 +2,9 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "worker/backend/gelu.cpp"
-#include "hwy/foreach_target.h"  // IWYU pragma: keep; includes this file once per instruction set
-
 #include <algorithm>
 
+#include "hwy/foreach_target.h"  // IWYU pragma: keep; includes this file once per instruction set
 #include "worker/backend/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -14,9 +13,9 @@ namespace {
 
 // erfc(u) exp(u^2) = t * sum of c_i t^i with t = 1 / (1 + u / 2): a Chebyshev fit on t in (0, 1] of
 // our own, error 8e-9 of t, below half an ulp of the result near 1. Highest power first.
-constexpr float kErfc[] = {0.04535133662f,  -0.2455800363f, 0.5168995401f,  -0.4824747605f,
-                           0.1518851796f,   -0.06795827531f, 0.09582719939f, 0.1749485963f,
-                           0.2469135612f,   0.2820928673f,  0.2820947997f};
+constexpr float kErfc[] = {0.04535133662f, -0.2455800363f,  0.5168995401f,  -0.4824747605f,
+                           0.1518851796f,  -0.06795827531f, 0.09582719939f, 0.1749485963f,
+                           0.2469135612f,  0.2820928673f,   0.2820947997f};
 constexpr float kSqrtHalf = 0.70710678f;
 constexpr float kInverseSqrtTwoPi = 0.39894228f;
 

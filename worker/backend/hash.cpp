@@ -2,12 +2,11 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "worker/backend/hash.cpp"
-#include "hwy/foreach_target.h"  // IWYU pragma: keep; includes this file once per instruction set
-
 #include <algorithm>
 #include <limits>
 
 #include "common/check.h"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep; includes this file once per instruction set
 #include "worker/backend/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -53,8 +52,8 @@ class Table {
       bucket.p = hn::MulAdd(bucket.p, e, bucket.p);
       bucket.sum = hn::Add(bucket.sum, magnitude);
       const IntVector bit = hn::Set(di, Bit(i));
-      bucket.index = hn::Or(bucket.index, hn::IfThenElseZero(
-          hn::RebindMask(di, hn::Ge(value, hn::Zero(d))), bit));
+      bucket.index = hn::Or(
+          bucket.index, hn::IfThenElseZero(hn::RebindMask(di, hn::Ge(value, hn::Zero(d))), bit));
     }
     bucket.p = hn::Div(hn::Set(d, 1.0f), bucket.p);
     used_ = hn::Zero(di);
@@ -156,8 +155,8 @@ void Forward(const HashParameters& hash, const float* z, size_t begin, size_t co
   }
 }
 
-/// The inverse of GatherIndex. Lanes beyond the last token repeat its place with a zero gradient and
-/// must not be written.
+/// The inverse of GatherIndex. Lanes beyond the last token repeat its place with a zero gradient
+/// and must not be written.
 HWY_INLINE void Scatter(Vector value, IntVector rows, size_t count, size_t stride, float* to) {
   const Floats d;
   if (count == hn::Lanes(d)) {
@@ -173,8 +172,8 @@ HWY_INLINE void Scatter(Vector value, IntVector rows, size_t count, size_t strid
 /// exp(-2|z_i|/t): s_i - tanh(z_i/t) = s_i * 2 e_i / (1 + e_i) for a bucket that keeps bit i, and
 /// -s_i - tanh(z_i/t) = -s_i * 2 / (1 + e_i) for the one that flips it: no cancellation anywhere.
 struct PairSums {
-  Vector plain;     // scaled: sum of g_b p_b, the part p_b * s_b,i
-  Vector slope;     // sum of g_b p_b / t, times sim_b if scaled
+  Vector plain;  // scaled: sum of g_b p_b, the part p_b * s_b,i
+  Vector slope;  // sum of g_b p_b / t, times sim_b if scaled
 };
 
 void Backward(const HashParameters& hash, const float* z, size_t begin, size_t count, size_t total,

@@ -2,12 +2,11 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "worker/backend/softmax.cpp"
-#include "hwy/foreach_target.h"  // IWYU pragma: keep; includes this file once per instruction set
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "hwy/foreach_target.h"  // IWYU pragma: keep; includes this file once per instruction set
 #include "worker/backend/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();

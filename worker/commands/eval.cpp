@@ -1,9 +1,8 @@
 // worker eval: the loss of an exported model on a file.
+#include <CLI/CLI.hpp>
 #include <charconv>
 #include <cstdio>
 #include <memory>
-
-#include <CLI/CLI.hpp>
 
 #include "worker/commands/commands.h"
 #include "worker/commands/scorer.h"
@@ -51,11 +50,11 @@ void AddEvalCommand(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand("eval", "The loss of an exported model on a file");
   command->add_option("--model", flags->model, "Exported safetensors file")->required();
   command->add_option("--data", flags->data, "Text file, directory or .bin tokens")->required();
-  command->add_option("--windows", flags->windows,
-                      "Windows of model.sequence tokens from the start; 0: the whole file")
+  command
+      ->add_option("--windows", flags->windows,
+                   "Windows of model.sequence tokens from the start; 0: the whole file")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--threads", flags->threads, "0: one per core")
-      ->check(CLI::Range(0, 1024));
+  command->add_option("--threads", flags->threads, "0: one per core")->check(CLI::Range(0, 1024));
   command->callback([flags, exit_code] { *exit_code = Report(Eval(*flags)); });
 }
 

@@ -1,13 +1,13 @@
 // worker flops: size and cost of a configuration in the paper's convention.
-#include <cstdio>
-#include <memory>
+#include "worker/flops.h"
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "common/config.h"
 #include "worker/commands/commands.h"
-#include "worker/flops.h"
 
 namespace mf {
 namespace {

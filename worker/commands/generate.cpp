@@ -1,10 +1,9 @@
 // worker generate: text continued by an exported model.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <memory>
-
-#include <CLI/CLI.hpp>
 
 #include "common/random.h"
 #include "worker/commands/commands.h"
@@ -35,8 +34,8 @@ uint32_t Sample(const std::vector<float>& logits, double temperature, double uni
     cumulative.push_back(sum);
   }
   const auto picked = std::upper_bound(cumulative.begin(), cumulative.end(), unit * sum);
-  return static_cast<uint32_t>(std::min<ptrdiff_t>(picked - cumulative.begin(),
-                                                   std::ssize(logits) - 1));
+  return static_cast<uint32_t>(
+      std::min<ptrdiff_t>(picked - cumulative.begin(), std::ssize(logits) - 1));
 }
 
 Status Generate(const GenerateFlags& flags) {
@@ -54,8 +53,7 @@ Status Generate(const GenerateFlags& flags) {
   for (const uint32_t id : tokens) {
     if (id >= static_cast<uint64_t>(m.vocabulary)) {
       return Status::Invalid("--prompt: token id " + std::to_string(id) +
-                             " is above the model's vocabulary of " +
-                             std::to_string(m.vocabulary));
+                             " is above the model's vocabulary of " + std::to_string(m.vocabulary));
     }
   }
   ThreadPool pool(ThreadsOrCores(flags.threads));
@@ -98,8 +96,7 @@ void AddGenerateCommand(CLI::App& app, int* exit_code) {
       ->check(CLI::Range(0.0, 1000.0))
       ->capture_default_str();
   command->add_option("--seed", flags->seed, "Of the choices")->capture_default_str();
-  command->add_option("--threads", flags->threads, "0: one per core")
-      ->check(CLI::Range(0, 1024));
+  command->add_option("--threads", flags->threads, "0: one per core")->check(CLI::Range(0, 1024));
   command->callback([flags, exit_code] { *exit_code = Report(Generate(*flags)); });
 }
 

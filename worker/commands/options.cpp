@@ -1,7 +1,6 @@
 // worker options: every configuration key in one Markdown table; README.md holds the same.
-#include <cstdio>
-
 #include <CLI/CLI.hpp>
+#include <cstdio>
 
 #include "common/config.h"
 #include "worker/commands/commands.h"

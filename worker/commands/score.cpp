@@ -1,8 +1,7 @@
 // worker score: the log-probability of documents, as JSON lines.
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
-
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "worker/commands/commands.h"
@@ -63,13 +62,13 @@ Status ScoreAll(const ScoreFlags& flags) {
 void AddScoreCommand(CLI::App& app, int* exit_code) {
   auto flags = std::make_shared<ScoreFlags>();
   CLI::App* command = app.add_subcommand(
-      "score", "Log-probability of documents: a line {\"tokens\", \"nll\"} per file; its first "
-               "token is context only and not counted");
+      "score",
+      "Log-probability of documents: a line {\"tokens\", \"nll\"} per file; its first "
+      "token is context only and not counted");
   command->add_option("--model", flags->model, "Exported safetensors file")->required();
   command->add_option("--text", flags->texts, "Files, each one document")->required();
   command->add_flag("--per-token", flags->per_token, "Add token_ids and logprobs to each line");
-  command->add_option("--threads", flags->threads, "0: one per core")
-      ->check(CLI::Range(0, 1024));
+  command->add_option("--threads", flags->threads, "0: one per core")->check(CLI::Range(0, 1024));
   command->callback([flags, exit_code] { *exit_code = Report(ScoreAll(*flags)); });
 }
 

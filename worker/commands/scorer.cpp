@@ -23,8 +23,8 @@ Status Scorer::Score(int64_t size, const Read& read, const Take& take, int64_t m
   for (int64_t at = 0; at < scored_end;) {
     // As many whole windows as fit a pass; the rest of the document is a shorter one of its own.
     const int64_t length = std::min(sequence, scored_end - at);
-    const int64_t windows = std::clamp<int64_t>(
-        std::min(kTokensPerPass, scored_end - at) / length, 1, kTokensPerPass);
+    const int64_t windows =
+        std::clamp<int64_t>(std::min(kTokensPerPass, scored_end - at) / length, 1, kTokensPerPass);
     const int64_t count = windows * length;
     std::vector<uint32_t> ids(static_cast<size_t>(count) + 1);
     MF_RETURN_IF_ERROR(read(at, count + 1, ids.data()));

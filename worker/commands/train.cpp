@@ -1,13 +1,12 @@
 // worker train: trains a model over parameter servers (embedded ones, so far).
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <unistd.h>
-
-#include <CLI/CLI.hpp>
 
 #include "worker/commands/commands.h"
 #include "worker/train_run.h"
@@ -76,8 +75,9 @@ void AddTrainCommand(CLI::App& app, int* exit_code) {
   command->add_option("--seed", flags->seed, "Instead of model.seed and train.seed");
   command->add_option("--threads", flags->threads, "Of the worker; 0: one per core")
       ->check(CLI::Range(0, 1024));
-  command->add_option("--server-threads", flags->server_threads,
-                      "Of each embedded server; 0: the cores shared between them")
+  command
+      ->add_option("--server-threads", flags->server_threads,
+                   "Of each embedded server; 0: the cores shared between them")
       ->check(CLI::Range(0, 1024));
   command->add_option("--memory", flags->memory,
                       "Bytes for tables addressed directly; 0: 70% of the machine's");
