@@ -5,7 +5,7 @@
 # Compiling pserver and worker. Sorted by what they are for: tools, then libraries.
 MF_BUILD_PACKAGES=(
   g++ cmake ninja-build ccache mold pkg-config
-  libzmq3-dev cppzmq-dev
+  libzmq3-dev
   capnproto libcapnp-dev
   prometheus-cpp-dev libcivetweb-dev zlib1g-dev libcurl4-openssl-dev  # the last three: its CMake package
   libhwy-dev libopenblas-pthread-dev
@@ -18,7 +18,7 @@ MF_QUICKSTART_PACKAGES=(bible-kjv python3)
 
 # Tests, benchmarks, formatting, the PyTorch reference.
 MF_TEST_PACKAGES=(
-  libgtest-dev libgmock-dev libbenchmark-dev
+  libgtest-dev
   python3 python3-numpy python3-torch
   clang-format shellcheck
 )
