@@ -34,7 +34,9 @@ class [[nodiscard]] Status {
   Code code() const { return code_; }
   const std::string& message() const { return message_; }
   /// The process's exit code for this outcome: 0 done, 2 bad usage or input, 1 everything else.
-  int exit_code() const { return ok() ? 0 : code_ == Code::kInvalid ? 2 : 1; }
+  int exit_code() const {
+    return ok() ? 0 : code_ == Code::kInvalid || code_ == Code::kWrongRun ? 2 : 1;
+  }
 
  private:
   Code code_ = Code::kOk;

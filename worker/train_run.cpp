@@ -127,7 +127,9 @@ bool StopRequested() { return g_stop.load(); }
 Status Train(const TrainOptions& options, TrainSummary* summary) {
   const Config& config = options.config;
   const std::vector<TensorSpec> tensors = TensorsOf(config);
-  MF_RETURN_IF_ERROR(CheckShards(config, tensors, options.shards));
+  const size_t shards =
+      options.pservers.empty() ? static_cast<size_t>(options.shards) : options.pservers.size();
+  MF_RETURN_IF_ERROR(CheckShards(config, tensors, static_cast<int64_t>(shards)));
   MF_ASSIGN_OR_RETURN(const auto data, TokenSource::Open(config, options.data, options.validation));
   // What could fail after hours is tried before anything of an earlier run is touched.
   Metrics metrics;
@@ -143,14 +145,19 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   LogRowGaps(config, tensors);
 
   TransportContext context;
-  MF_ASSIGN_OR_RETURN(
-      const auto servers,
-      EmbeddedServers::Start(context, {.shards = options.shards,
-                                       .threads = options.server_threads,
-                                       .memory_bytes = MemoryBudget(options.memory_bytes)}));
-  MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(context, servers->addresses()));
+  std::unique_ptr<EmbeddedServers> embedded;
+  std::vector<std::string> addresses = options.pservers;
+  if (addresses.empty()) {
+    MF_ASSIGN_OR_RETURN(
+        embedded,
+        EmbeddedServers::Start(context, {.shards = options.shards,
+                                         .threads = options.server_threads,
+                                         .memory_bytes = MemoryBudget(options.memory_bytes)}));
+    addresses = embedded->addresses();
+  }
+  MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(context, addresses));
   if (options.wrap_transport) transport = options.wrap_transport(std::move(transport));
-  Client client(std::move(transport), servers->addresses(),
+  Client client(std::move(transport), addresses,
                 {.deadline_seconds = config.exchange.deadline_seconds, .metrics = &metrics});
 
   using Clock = std::chrono::steady_clock;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "common/config.h"
 #include "common/status.h"
@@ -20,12 +21,13 @@ struct TrainOptions {
   std::string data;        // text file, directory or .bin
   std::string validation;  // empty: the last part of `data`
   std::string out;
-  int shards = 1;             // embedded servers
-  int threads = 1;            // of the worker
-  int server_threads = 1;     // of each embedded server
-  uint64_t memory_bytes = 0;  // of all embedded servers; 0: 70% of the machine's
-  bool fresh = false;         // refuse an `out` that holds a run
-  std::string export_path;    // empty: none
+  std::vector<std::string> pservers;  // addresses in shard order; empty: embedded servers
+  int shards = 1;                     // embedded servers
+  int threads = 1;                    // of the worker
+  int server_threads = 1;             // of each embedded server
+  uint64_t memory_bytes = 0;          // of all embedded servers; 0: 70% of the machine's
+  bool fresh = false;                 // refuse an `out` that holds a run
+  std::string export_path;            // empty: none
   ExportRows export_rows = ExportRows::kAll;
   std::string metrics_address;  // "host:port" of /metrics; empty: not served
   std::FILE* progress = nullptr;

@@ -7,3 +7,7 @@ foreach(name bad_input one_result memory)
 endforeach()
 # Measures its own peak of memory: not beside others that could take what it needs.
 set_tests_properties(memory PROPERTIES RUN_SERIAL ON)
+add_test(NAME cluster
+  COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/cluster_test.py $<TARGET_FILE:worker>
+          $<TARGET_FILE:pserver>)
+set_tests_properties(cluster PROPERTIES LABELS integration)

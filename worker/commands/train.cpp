@@ -1,4 +1,4 @@
-// worker train: trains a model over parameter servers (embedded ones, so far).
+// worker train: trains a model over parameter servers, embedded or elsewhere.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -16,7 +16,7 @@ namespace {
 
 struct TrainFlags {
   std::string config, data, validation, out, export_path, metrics, rows = "all";
-  std::vector<std::string> overrides;
+  std::vector<std::string> overrides, pservers;
   int64_t steps = 0;
   std::string seed;
   int shards = 1, threads = 0, server_threads = 0;
@@ -43,6 +43,7 @@ Status Run(const TrainFlags& flags) {
   options.data = flags.data;
   options.validation = flags.validation;
   options.out = flags.out;
+  options.pservers = flags.pservers;
   options.shards = flags.shards;
   options.threads = ThreadsOrCores(flags.threads);
   // The cores are shared between the servers that are asked at once.
@@ -64,12 +65,21 @@ Status Run(const TrainFlags& flags) {
 
 void AddTrainCommand(CLI::App& app, int* exit_code) {
   auto flags = std::make_shared<TrainFlags>();
-  CLI::App* command = app.add_subcommand("train", "Train a model; servers run inside the process");
+  CLI::App* command = app.add_subcommand("train", "Train a model");
   command->add_option("--config", flags->config, "TOML file (deploy/configs)")->required();
   command->add_option("--data", flags->data, "Text file, directory or .bin tokens")->required();
   command->add_option("--val", flags->validation, "Held-out data; default: the end of --data");
   command->add_option("--out", flags->out, "Folder for metrics.jsonl and loss.svg")->required();
-  command->add_option("--shards", flags->shards, "Embedded servers")->capture_default_str();
+  CLI::Option* pservers =
+      command
+          ->add_option("--pservers", flags->pservers,
+                       "tcp://HOST:PORT,... of all servers in shard order; default: servers inside "
+                       "the process")
+          ->delimiter(',')
+          ->allow_extra_args(false);
+  command->add_option("--shards", flags->shards, "Embedded servers")
+      ->capture_default_str()
+      ->excludes(pservers);
   command->add_option("--steps", flags->steps, "Instead of train.steps")
       ->check(CLI::PositiveNumber);
   command->add_option("--seed", flags->seed, "Instead of model.seed and train.seed");
