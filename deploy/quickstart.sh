@@ -6,20 +6,25 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 config=$root/deploy/configs/nano.toml
 worker=$root/build/release/bin/worker
+pserver=$root/build/release/bin/pserver
 validation_ratio=0.1
 
 data=
 out=$root/out/quickstart
 steps=800
 shards=2
+workers=2
+embedded=no
 
 usage() {
   cat <<'EOF'
-usage: deploy/quickstart.sh [--data PATH] [--steps N] [--shards N] [--out DIR]
+usage: deploy/quickstart.sh [--data PATH] [--steps N] [--shards N] [--workers N] [--embedded] [--out DIR]
   Installs what is missing, builds, trains the nano model on English text, evaluates it, shows a sample.
   --data PATH   train on this text file, or on all files of this folder, instead of the King James Bible
   --steps N     training steps (default 800)
-  --shards N    parameter servers inside the training process (default 2; the result is the same)
+  --shards N    parameter servers (default 2; the result is the same)
+  --workers N   workers that train together (default 2; the result is the same)
+  --embedded    one process that holds servers and worker, instead of a process each
   --out DIR     where the run is written (default out/quickstart)
 EOF
 }
@@ -42,12 +47,14 @@ headline() {
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage; exit 0 ;;
-    --data | --steps | --shards | --out)
+    --embedded) embedded=yes; shift ;;
+    --data | --steps | --shards | --workers | --out)
       [ $# -ge 2 ] || bad_usage "$1 needs a value"
       case "$1" in
         --data) data=$2 ;;
         --steps) steps=$2 ;;
         --shards) shards=$2 ;;
+        --workers) workers=$2 ;;
         --out) out=$2 ;;
       esac
       shift 2
@@ -57,6 +64,7 @@ while [ $# -gt 0 ]; do
 done
 [[ $steps =~ ^[1-9][0-9]*$ ]] || bad_usage "--steps: '$steps' is not a positive number"
 [[ $shards =~ ^[1-9][0-9]*$ ]] || bad_usage "--shards: '$shards' is not a positive number"
+[[ $workers =~ ^[1-9][0-9]*$ ]] || bad_usage "--workers: '$workers' is not a positive number"
 [ -z "$data" ] || [ -e "$data" ] || bad_usage "--data: there is no '$data'"
 [[ $out = /* ]] || out=$PWD/$out
 [ -z "$data" ] || [[ $data = /* ]] || data=$PWD/$data
@@ -87,7 +95,7 @@ if [ ! -f build/release/build.ninja ]; then
   logged "$out/logs/configure.log" cmake --preset release -DMF_TESTS=OFF
 fi
 echo "compiling (the first time takes minutes; log: $shown/logs/build.log)"
-logged "$out/logs/build.log" cmake --build --preset release --target worker
+logged "$out/logs/build.log" cmake --build --preset release --target worker pserver
 tail -n 1 "$out/logs/build.log"
 
 # --- text ---------------------------------------------------------------------------------------
@@ -123,18 +131,54 @@ echo "$bytes bytes, of which the last $(wc -c < "$heldout") are held out"
 
 # --- training -----------------------------------------------------------------------------------
 
-# The same settings on the same folder resume or finish a run; other settings start a new one.
-settings="steps=$steps shards=$shards text=$(sha256sum < "$text") config=$(sha256sum < "$config")"
-if [ "$(cat "$out/settings" 2> /dev/null)" != "$settings" ]; then
-  rm -rf "$out/state" "$out/metrics.jsonl" "$out/loss.svg" "$out/model.safetensors"
-  printf '%s\n' "$settings" > "$out/settings"
-fi
+# Processes started here end with this script, whatever happens; each is known by its id.
+started=()
+stop_started() {
+  local id
+  for id in "${started[@]}"; do kill "$id" 2> /dev/null || true; done
+  for id in "${started[@]}"; do wait "$id" 2> /dev/null || true; done
+  started=()
+}
+trap stop_started EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
-headline "Training: nano, $steps steps, $shards parameter servers in one process"
-"$worker" train --config "$config" --data "$text" --out "$out" --shards "$shards" \
-  --export "$out/model.safetensors" \
-  --set "train.steps=$steps" --set "data.validation_ratio=$validation_ratio" \
+# Starts server $1 on a port that the system chooses and adds its address to `addresses`.
+addresses=
+start_server() {
+  local said=$out/logs/pserver-$1.out address=
+  "$pserver" serve --listen tcp://127.0.0.1:0 --shard "$1/$shards" --data "$out/state" --threads 1 \
+    > "$said" 2> "$out/logs/pserver-$1.log" &
+  started+=($!)
+  for _ in $(seq 100); do
+    address=$(sed -n 's/^listening //p' "$said")
+    [ -z "$address" ] || break
+    sleep 0.1
+  done
+  [ -n "$address" ] || fail "server $1 does not start: $(tail -n 1 "$out/logs/pserver-$1.log")"
+  addresses=${addresses:+$addresses,}$address
+}
+
+rm -rf "$out/state" "$out/metrics.jsonl" "$out/loss.svg" "$out/model.safetensors"
+train=("$worker" train --config "$config" --data "$text"
+  --set "train.steps=$steps" --set "data.validation_ratio=$validation_ratio")
+if [ "$embedded" = yes ]; then
+  headline "Training: nano, $steps steps, $shards parameter servers and a worker in one process"
+  train+=(--shards "$shards")
+else
+  headline "Training: nano, $steps steps, $shards parameter servers and $workers workers as processes"
+  for ((shard = 0; shard < shards; ++shard)); do start_server "$shard"; done
+  echo "servers: $addresses"
+  cores=$(nproc)
+  train+=(--pservers "$addresses" --threads $((cores > workers ? cores / workers : 1)))
+  for ((i = 2; i <= workers; ++i)); do
+    "${train[@]}" --out "$out/worker-$i" > "$out/logs/worker-$i.log" 2>&1 &
+    started+=($!)
+  done
+fi
+"${train[@]}" --out "$out" --export "$out/model.safetensors" \
   2>&1 | tee "$out/logs/train.log" || fail "training failed (log: $out/logs/train.log)"
+stop_started
 
 for file in metrics.jsonl loss.svg model.safetensors; do
   [ -s "$out/$file" ] || fail "training ended without writing $out/$file (log: $out/logs/train.log)"
