@@ -185,6 +185,7 @@ class ZmqServer final : public ServerTransport {
 
   bool Receive(int timeout_ms, std::string* peer, Message* message) override {
     if (Take(peer, message)) return true;
+    if (timeout_ms == 0) return false;  // a poll would only ask again, for the price of a syscall
     zmq_pollitem_t items[] = {{socket_.handle(), 0, ZMQ_POLLIN, 0},
                               {nullptr, wake_.fd(), ZMQ_POLLIN, 0}};
     zmq_poll(items, 2, timeout_ms);
@@ -231,6 +232,7 @@ class ZmqClient final : public ClientTransport {
 
   bool Receive(int timeout_ms, size_t* server, Message* message) override {
     if (Take(server, message)) return true;
+    if (timeout_ms == 0) return false;
     zmq_poll(items_.data(), static_cast<int>(items_.size()), timeout_ms);
     if (items_.back().revents != 0) wake_.Clear();
     return Take(server, message);
