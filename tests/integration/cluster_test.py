@@ -8,7 +8,7 @@ import subprocess
 import sys
 import unittest
 
-from cluster_case import DEADLINE, ClusterCase as Cluster
+from cluster_case import DEADLINE, ClusterCase as Cluster, words
 
 if len(sys.argv) > 2:
     Cluster.PSERVER = sys.argv.pop(2)

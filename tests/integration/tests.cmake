@@ -14,3 +14,9 @@ foreach(name cluster chaos)
             $<TARGET_FILE:pserver>)
   set_tests_properties(${name} PROPERTIES LABELS integration RUN_SERIAL ON)
 endforeach()
+add_executable(hostile_peer ${CMAKE_CURRENT_LIST_DIR}/hostile_peer.cpp)
+target_link_libraries(hostile_peer PRIVATE mf_worker)
+add_test(NAME hostile
+  COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/hostile_test.py $<TARGET_FILE:worker>
+          $<TARGET_FILE:pserver> $<TARGET_FILE:hostile_peer>)
+set_tests_properties(hostile PROPERTIES LABELS integration RUN_SERIAL ON)
