@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "pserver/server.h"
 #include "tests/support/faulty_transport.h"
+#include "tests/support/tcp_servers.h"
 #include "tests/support/training_case.h"
 
 namespace mf {
@@ -25,35 +25,6 @@ constexpr int64_t kSteps = 60;
 constexpr double kCut = 0.001;
 #endif
 constexpr double kResendSeconds = 0.005;
-
-/// Servers of this process that listen on ports of their own.
-class TcpServers {
- public:
-  explicit TcpServers(uint32_t shards) {
-    for (uint32_t shard = 0; shard < shards; ++shard) {
-      auto transport = BindZmq(context_, "tcp://127.0.0.1:0");
-      MF_CHECK(transport.ok());
-      Shard::Options options;
-      options.shard = shard;
-      options.shards = shards;
-      options.incarnation = 100 + shard;
-      options.memory_bytes = 1 << 30;
-      servers_.push_back(std::make_unique<Server>(std::move(transport).value(), options, 1));
-      addresses_.push_back(servers_.back()->address());
-    }
-  }
-  const std::vector<std::string>& addresses() const { return addresses_; }
-  uint64_t malformed() const {
-    uint64_t all = 0;
-    for (const auto& server : servers_) all += server->malformed();
-    return all;
-  }
-
- private:
-  TransportContext context_;
-  std::vector<std::unique_ptr<Server>> servers_;
-  std::vector<std::string> addresses_;
-};
 
 TrainOptions Options(const TrainingFolder& folder) {
   TrainOptions options;
