@@ -7,7 +7,7 @@
 namespace mf {
 namespace {
 
-constexpr int kTickMs = 20;                // how late a deadline or a repeat may be noticed
+constexpr int kTickMsMax = 20;             // how late a deadline or a repeat may be noticed
 constexpr double kRepeatSecondsMax = 10;   // the back-off ends there
 constexpr double kRollbackDeadlines = 10;  // building tables takes its time
 constexpr double kSaySecondsBetween = 5;   // between lines about a call that waits
@@ -15,6 +15,11 @@ constexpr double kSaySecondsBetween = 5;   // between lines about a call that wa
 std::chrono::steady_clock::duration Seconds(double seconds) {
   return std::chrono::duration_cast<std::chrono::steady_clock::duration>(
       std::chrono::duration<double>(seconds));
+}
+
+/// A quarter of the first repeat's wait, where that is short.
+int TickMs(double resend_seconds) {
+  return static_cast<int>(std::clamp(resend_seconds * 1000 / 4, 1.0, double{kTickMsMax}));
 }
 
 uint64_t BytesOf(const Message& message) {
@@ -96,15 +101,16 @@ void Client::Start(std::vector<Request> requests, size_t first_server, Callback 
 }
 
 void Client::Run() {
+  const int tick_ms = TickMs(options_.resend_seconds);
   auto next_tick = Clock::now();
   while (!stopping_.load()) {
     SendQueued();
     size_t server = 0;
     Message message;
-    if (transport_->Receive(kTickMs, &server, &message)) OnMessage(server, message);
+    if (transport_->Receive(tick_ms, &server, &message)) OnMessage(server, message);
     if (Clock::now() >= next_tick) {
       CheckCalls();
-      next_tick = Clock::now() + std::chrono::milliseconds(kTickMs);
+      next_tick = Clock::now() + std::chrono::milliseconds(tick_ms);
     }
   }
   std::unique_lock lock(mutex_);

@@ -1,9 +1,11 @@
 // The only file that knows ZeroMQ.
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 #include <zmq.h>
 
 #include <cerrno>
+#include <chrono>
 #include <new>
 
 #include "common/transport.h"
@@ -170,6 +172,39 @@ class WakeSignal {
   int fd_;
 };
 
+/// What poll() watches for a socket. Edge-triggered: it tells of news since the last attempt to
+/// receive that found nothing, so such an attempt comes before every poll(), also after a send.
+pollfd PollOf(const Socket& socket) {
+  int fd = -1;
+  size_t size = sizeof fd;
+  MF_CHECK(zmq_getsockopt(socket.handle(), ZMQ_FD, &fd, &size) == 0);
+  return {fd, POLLIN, 0};
+}
+
+/// Calls `take` until it succeeds, `wake` is raised or time is up. One poll() a wait, where
+/// zmq_poll() makes two and asks every socket twice.
+template <class Take>
+bool TakeWithin(int timeout_ms, std::vector<pollfd>& sockets_and_wake, WakeSignal& wake,
+                const Take& take) {
+  if (take()) return true;
+  if (timeout_ms == 0) return false;
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::milliseconds(timeout_ms);
+  int left_ms = timeout_ms;
+  while (true) {
+    const int ready = poll(sockets_and_wake.data(), sockets_and_wake.size(), left_ms);
+    const bool woken = ready > 0 && sockets_and_wake.back().revents != 0;
+    if (woken) wake.Clear();
+    if (take()) return true;
+    if (woken) return false;
+    if (timeout_ms < 0) continue;
+    // News may be of the connection only: the rest of the wait remains.
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now());
+    left_ms = static_cast<int>(left.count());
+    if (left_ms <= 0) return false;
+  }
+}
+
 class ZmqServer final : public ServerTransport {
  public:
   Status Bind(TransportContext& context, const std::string& address) {
@@ -180,16 +215,12 @@ class ZmqServer final : public ServerTransport {
     size_t size = sizeof last;
     zmq_getsockopt(socket_.handle(), ZMQ_LAST_ENDPOINT, last, &size);
     address_ = last;
+    polls_ = {PollOf(socket_), {wake_.fd(), POLLIN, 0}};
     return Status::Ok();
   }
 
   bool Receive(int timeout_ms, std::string* peer, Message* message) override {
-    if (Take(peer, message)) return true;
-    zmq_pollitem_t items[] = {{socket_.handle(), 0, ZMQ_POLLIN, 0},
-                              {nullptr, wake_.fd(), ZMQ_POLLIN, 0}};
-    zmq_poll(items, 2, timeout_ms);
-    if (items[1].revents != 0) wake_.Clear();
-    return Take(peer, message);
+    return TakeWithin(timeout_ms, polls_, wake_, [&] { return Take(peer, message); });
   }
 
   bool Send(const std::string& peer, const Message& message) override {
@@ -210,6 +241,7 @@ class ZmqServer final : public ServerTransport {
 
   Socket socket_;
   WakeSignal wake_;
+  std::vector<pollfd> polls_;  // of socket_ and wake_
   std::string address_;
 };
 
@@ -223,17 +255,14 @@ class ZmqClient final : public ClientTransport {
         return ZmqError("cannot connect to " + address);
       }
       sockets_.push_back(std::move(socket));
-      items_.push_back({sockets_.back().handle(), 0, ZMQ_POLLIN, 0});
+      polls_.push_back(PollOf(sockets_.back()));
     }
-    items_.push_back({nullptr, wake_.fd(), ZMQ_POLLIN, 0});
+    polls_.push_back({wake_.fd(), POLLIN, 0});
     return Status::Ok();
   }
 
   bool Receive(int timeout_ms, size_t* server, Message* message) override {
-    if (Take(server, message)) return true;
-    zmq_poll(items_.data(), static_cast<int>(items_.size()), timeout_ms);
-    if (items_.back().revents != 0) wake_.Clear();
-    return Take(server, message);
+    return TakeWithin(timeout_ms, polls_, wake_, [&] { return Take(server, message); });
   }
 
   bool Send(size_t server, const Message& message) override {
@@ -257,7 +286,7 @@ class ZmqClient final : public ClientTransport {
   }
 
   std::vector<Socket> sockets_;
-  std::vector<zmq_pollitem_t> items_;
+  std::vector<pollfd> polls_;  // in that order, then wake_
   WakeSignal wake_;
   size_t next_ = 0;
 };

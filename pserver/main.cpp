@@ -81,7 +81,8 @@ Status Serve(const ServeFlags& flags) {
                data->path());
   int signal = 0;
   sigwait(&signals, &signal);
-  spdlog::info("ends after signal {}", signal);
+  spdlog::info("ends after signal {}; {} messages did not parse, {} replies found nobody", signal,
+               server.malformed(), server.unsent());
   // A second signal while things are put away ends the process at once.
   std::signal(SIGINT, SIG_DFL);
   std::signal(SIGTERM, SIG_DFL);
@@ -109,7 +110,7 @@ void AddServeCommand(CLI::App& app, Status* status) {
 int main(int argc, char** argv) {
   CLI::App app("Holds the tables of MemoryFormer models and serves them to workers.", "pserver");
   app.require_subcommand(1);
-  mf::Status status;
+  mf::Status status = mf::SetUpLogging("info");  // to stderr: stdout says where it listens
   mf::AddServeCommand(app, &status);
   try {
     app.parse(argc, argv);

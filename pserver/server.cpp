@@ -7,6 +7,7 @@ namespace {
 
 constexpr int kTickMs = 50;         // how late a lease's end may be noticed
 constexpr size_t kInboxMax = 1024;  // requests taken in ahead; the rest waits in the socket
+constexpr int kTakenMax = 1024;     // messages of any kind taken in before a request is worked on
 
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -49,12 +50,14 @@ void Server::Run() {
 
 /// Takes in what has arrived, waiting a moment if there is nothing to do. Renewals of leases are
 /// handled at once: those that came while a long request was worked on must not find their lease
-/// expired.
+/// expired. Messages that do not fill the inbox (renewals, and what does not parse) are bounded,
+/// too: a peer that sends nothing else must not keep the server from its work.
 void Server::Drain() {
   std::string peer;
   Message message;
-  while (inbox_.size() < kInboxMax &&
-         transport_->Receive(inbox_.empty() ? kTickMs : 0, &peer, &message)) {
+  for (int taken = 0; taken < kTakenMax && inbox_.size() < kInboxMax; ++taken) {
+    const bool idle = inbox_.empty() && taken == 0;
+    if (!transport_->Receive(idle ? kTickMs : 0, &peer, &message)) return;
     Result<Request> request = DecodeRequest(message);
     if (!request.ok()) {
       malformed_.fetch_add(1);  // nobody to answer: the id is not known

@@ -116,6 +116,7 @@ void Summarise(const Client& client, const Trainer& trainer, double seconds,
               .forward_received = forward.received_bytes.load(),
               .backward_sent = backward.sent_bytes.load(),
               .backward_received = backward.received_bytes.load(),
+              .resends = client.resends(),
               .seconds = seconds};
 }
 
@@ -157,8 +158,11 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   }
   MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(context, addresses));
   if (options.wrap_transport) transport = options.wrap_transport(std::move(transport));
-  Client client(std::move(transport), addresses,
-                {.deadline_seconds = config.exchange.deadline_seconds, .metrics = &metrics});
+  Client::Options client_options;
+  client_options.deadline_seconds = config.exchange.deadline_seconds;
+  client_options.metrics = &metrics;
+  if (options.resend_seconds > 0) client_options.resend_seconds = options.resend_seconds;
+  Client client(std::move(transport), addresses, client_options);
 
   using Clock = std::chrono::steady_clock;
   const auto seconds_since = [](Clock::time_point start) {
@@ -194,6 +198,8 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
       return status;
     }
   }
+  spdlog::info("did {} micro-batches; {} requests were sent again", trainer.micro_batches_done(),
+               client.resends());
   Summarise(client, trainer, seconds_since(start), summary);
   MF_RETURN_IF_ERROR(report->Finish());
   if (trainer.finished().epoch == 0)

@@ -31,6 +31,7 @@ struct TrainOptions {
   ExportRows export_rows = ExportRows::kAll;
   std::string metrics_address;  // "host:port" of /metrics; empty: not served
   std::FILE* progress = nullptr;
+  double resend_seconds = 0;  // first repeat of an unanswered request; 0: the client's default
   /// Tests put a misbehaving transport around the real one here.
   std::function<std::unique_ptr<ClientTransport>(std::unique_ptr<ClientTransport>)> wrap_transport;
 };
@@ -41,6 +42,7 @@ struct TrainSummary {
   uint64_t forward_calls = 0, backward_calls = 0;   // exchanges of memory layers by pushdown
   uint64_t forward_sent = 0, forward_received = 0;  // bytes
   uint64_t backward_sent = 0, backward_received = 0;
+  uint64_t resends = 0;  // requests that were sent again because no answer came
   double seconds = 0;
 };
 

@@ -13,8 +13,13 @@ namespace mf {
 namespace {
 
 constexpr auto kRetryPause = std::chrono::milliseconds(50);
-constexpr double kIdleSeconds = 60;    // between looks of the renewer when nothing is leased
-constexpr double kNormEpsilon = 1e-6;  // torch.nn.utils.clip_grad_norm_
+constexpr std::chrono::duration<double> kIdle(60);  // of the renewer when nothing is leased
+constexpr double kNormEpsilon = 1e-6;               // torch.nn.utils.clip_grad_norm_
+
+std::chrono::steady_clock::time_point After(std::chrono::duration<double> wait) {
+  return std::chrono::steady_clock::now() +
+         std::chrono::duration_cast<std::chrono::steady_clock::duration>(wait);
+}
 
 Request BoardRequest(Op op, const Reply& lease) {
   Request request;
@@ -161,7 +166,9 @@ void Trainer::RunLane() {
 Status Trainer::WorkUnderLease(const Reply& lease, Lane& lane) {
   {
     std::lock_guard lock(state_mutex_);
-    leases_[lease.lease] = lease.lease_seconds;
+    // A third of the lease: two renewals may be lost.
+    const std::chrono::duration<double> between(lease.lease_seconds / 3);
+    leases_[lease.lease] = {between, After(between)};
     leases_changed_ = true;
   }
   wake_renewer_.notify_all();
@@ -345,15 +352,17 @@ Status Trainer::Recover(const Reply& lease) {
 void Trainer::RenewLeases() {
   std::unique_lock lock(state_mutex_);
   while (!renewer_stops_) {
-    double shortest = kIdleSeconds;
-    for (const auto& [id, seconds] : leases_) shortest = std::min(shortest, seconds);
-    // A third of the lease: two renewals may be lost. A new lease may be shorter than the wait.
+    // Every lease has its own time: one that lasts must not wait for ever behind new, short ones.
+    auto next = After(kIdle);
+    for (const auto& [id, lease] : leases_) next = std::min(next, lease.next);
     leases_changed_ = false;
-    if (wake_renewer_.wait_for(lock, std::chrono::duration<double>(shortest / 3),
-                               [this] { return renewer_stops_ || leases_changed_; })) {
+    if (wake_renewer_.wait_until(lock, next,
+                                 [this] { return renewer_stops_ || leases_changed_; })) {
       continue;
     }
-    for (const auto& [id, seconds] : leases_) {
+    for (auto& [id, lease] : leases_) {
+      if (lease.next > std::chrono::steady_clock::now()) continue;
+      lease.next = After(lease.between);
       Request renew;
       renew.op = Op::kRenew;
       renew.lease = id;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <map>
@@ -55,6 +56,10 @@ class Trainer {
 
  private:
   struct Lane;
+  struct HeldLease {
+    std::chrono::duration<double> between;  // renewals
+    std::chrono::steady_clock::time_point next;
+  };
   void RunLane();
   Status WorkUnderLease(const Reply& lease, Lane& lane);
   Status DoWork(const Reply& lease, Lane& lane);
@@ -96,11 +101,11 @@ class Trainer {
 
   std::mutex state_mutex_;
   std::condition_variable wake_renewer_;
-  std::map<uint64_t, double> leases_;  // guarded by state_mutex_: id -> seconds
-  Status failure_;                     // guarded by state_mutex_
-  bool leases_changed_ = false;        // guarded by state_mutex_
-  bool renewer_stops_ = false;         // guarded by state_mutex_
-  StepRef finished_;                   // guarded by state_mutex_ while lanes run
+  std::map<uint64_t, HeldLease> leases_;  // guarded by state_mutex_: by id
+  Status failure_;                        // guarded by state_mutex_
+  bool leases_changed_ = false;           // guarded by state_mutex_
+  bool renewer_stops_ = false;            // guarded by state_mutex_
+  StepRef finished_;                      // guarded by state_mutex_ while lanes run
 };
 
 }  // namespace mf

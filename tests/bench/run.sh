@@ -14,11 +14,12 @@ esac
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! { cmake --preset release -DMF_TESTS=ON && cmake --build --preset release --target system_bench; } \
+if ! { cmake --preset release -DMF_TESTS=ON && cmake --build --preset release --target system_bench round_trip_bench; } \
   > "$log" 2>&1; then
   tail -n 30 "$log" >&2
   echo "tests/bench/run.sh: the build failed (deploy/install_packages.sh build test installs what it needs)" >&2
   exit 1
 fi
 echo "$(nproc) cores, $(awk '{print $1}' /proc/loadavg) of them busy before the start"
+build/release/bin/round_trip_bench
 build/release/bin/system_bench --config deploy/configs/nano.toml "$@"

@@ -7,8 +7,16 @@ foreach(name bad_input one_result memory)
 endforeach()
 # Measures its own peak of memory: not beside others that could take what it needs.
 set_tests_properties(memory PROPERTIES RUN_SERIAL ON)
-add_test(NAME cluster
-  COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/cluster_test.py $<TARGET_FILE:worker>
-          $<TARGET_FILE:pserver>)
-# Kills at moments that it waits for: not beside others that take the cores.
-set_tests_properties(cluster PROPERTIES LABELS integration RUN_SERIAL ON)
+# These kill, hold and flood at moments that they wait for: not beside others that take the cores.
+foreach(name cluster chaos overload)
+  add_test(NAME ${name}
+    COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/${name}_test.py $<TARGET_FILE:worker>
+            $<TARGET_FILE:pserver>)
+  set_tests_properties(${name} PROPERTIES LABELS integration RUN_SERIAL ON)
+endforeach()
+add_executable(hostile_peer ${CMAKE_CURRENT_LIST_DIR}/hostile_peer.cpp)
+target_link_libraries(hostile_peer PRIVATE mf_worker)
+add_test(NAME hostile
+  COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/hostile_test.py $<TARGET_FILE:worker>
+          $<TARGET_FILE:pserver> $<TARGET_FILE:hostile_peer>)
+set_tests_properties(hostile PROPERTIES LABELS integration RUN_SERIAL ON)

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <deque>
 #include <map>
 #include <tuple>
 #include <utility>
@@ -20,6 +19,10 @@ class FaultyTransport final : public ClientTransport {
 
   bool Send(size_t server, const Message& message) override {
     const uint64_t number = sent_++;
+    if (options_.cut > 0 && Chance(options_.cut)) {
+      counts_->cuts.fetch_add(1);
+      cut_until_ = Clock::now() + std::chrono::milliseconds(1 + Below(options_.cut_ms_max));
+    }
     if (Chance(options_.duplicate)) {
       counts_->duplicated_requests.fetch_add(1);
       Hold({server, number, message}, options_.copy_hold_us_max);
@@ -31,25 +34,24 @@ class FaultyTransport final : public ClientTransport {
 
   bool Receive(int timeout_ms, size_t* server, Message* message) override {
     SendDue();
-    if (!again_.empty()) {
-      std::tie(*server, *message) = std::move(again_.front());
-      again_.pop_front();
+    if (!replies_.empty() && replies_.begin()->first <= Clock::now()) {
+      std::tie(*server, *message) = replies_.extract(replies_.begin()).mapped();
       return true;
     }
-    if (!held_.empty()) {
-      // Rounded down: what is due within a millisecond is polled for, so that faults cost little
-      // time.
-      const auto wait = std::chrono::duration_cast<std::chrono::milliseconds>(held_.begin()->first -
-                                                                              Clock::now());
-      const int until_due = std::max(0, static_cast<int>(wait.count()));
-      timeout_ms = timeout_ms < 0 ? until_due : std::min(timeout_ms, until_due);
+    if (!inner_->Receive(UntilDue(timeout_ms), server, message)) return false;
+    if (Lost()) {
+      counts_->lost_replies.fetch_add(1);
+      return false;
     }
-    if (!inner_->Receive(timeout_ms, server, message)) return false;
     if (Chance(options_.duplicate)) {
       counts_->duplicated_replies.fetch_add(1);
-      again_.emplace_back(*server, *message);
+      replies_.emplace(Clock::now(), std::pair(*server, *message));
     }
-    return true;
+    if (options_.late == 0 || !Chance(options_.late)) return true;
+    counts_->late_replies.fetch_add(1);
+    replies_.emplace(Clock::now() + std::chrono::microseconds(Below(options_.late_us_max)),
+                     std::pair(*server, std::move(*message)));
+    return false;
   }
 
   void Wake() override { inner_->Wake(); }
@@ -63,16 +65,36 @@ class FaultyTransport final : public ClientTransport {
   };
 
   uint64_t Draw() { return RandomKey(options_.seed, drawn_++); }
+  int Below(int max) {
+    return static_cast<int>(RandomBelow(Draw(), static_cast<uint64_t>(max) + 1));
+  }
+  bool Lost() { return Clock::now() < cut_until_ || (options_.drop > 0 && Chance(options_.drop)); }
   bool Chance(double share) { return RandomUnit(Draw()) < share; }
 
   void Hold(Held held, int us_max) {
-    const auto us = RandomBelow(Draw(), static_cast<uint64_t>(us_max) + 1);
-    held_.emplace(Clock::now() + std::chrono::microseconds(us), std::move(held));
+    held_.emplace(Clock::now() + std::chrono::microseconds(Below(us_max)), std::move(held));
+  }
+
+  /// The wait of a Receive: no longer than until something held is due.
+  int UntilDue(int timeout_ms) const {
+    auto due = Clock::time_point::max();
+    if (!held_.empty()) due = held_.begin()->first;
+    if (!replies_.empty()) due = std::min(due, replies_.begin()->first);
+    if (due == Clock::time_point::max()) return timeout_ms;
+    // Rounded down: what is due within a millisecond is polled for, so that faults cost little
+    // time.
+    const auto wait = std::chrono::duration_cast<std::chrono::milliseconds>(due - Clock::now());
+    const int until_due = std::max(0, static_cast<int>(wait.count()));
+    return timeout_ms < 0 ? until_due : std::min(timeout_ms, until_due);
   }
 
   bool SendNow(const Held& held) {
     if (held.number < latest_out_) counts_->overtaken.fetch_add(1);
     latest_out_ = std::max(latest_out_, held.number);
+    if (Lost()) {
+      counts_->lost_requests.fetch_add(1);
+      return true;
+    }
     return inner_->Send(held.server, held.message);
   }
 
@@ -88,8 +110,10 @@ class FaultyTransport final : public ClientTransport {
   uint64_t drawn_ = 0;
   uint64_t sent_ = 0;
   uint64_t latest_out_ = 0;
-  std::multimap<Clock::time_point, Held> held_;   // by when they go out
-  std::deque<std::pair<size_t, Message>> again_;  // replies to be received a second time
+  std::multimap<Clock::time_point, Held> held_;  // by when they go out
+  // Replies that were held back or come a second time, by when they are received.
+  std::multimap<Clock::time_point, std::pair<size_t, Message>> replies_;
+  Clock::time_point cut_until_{};
 };
 
 }  // namespace

@@ -1,0 +1,137 @@
+// What a small request costs beside what the transport costs: the median round trip of a client's
+// `status` to a server, and of an empty exchange between a bare DEALER and a bare ROUTER, over TCP
+// and inproc, in the same run. Turns are taken, so that a busy moment hits both.
+//
+//   round_trip_bench [--calls N] [--repeats N]
+#include <zmq.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/check.h"
+#include "common/client.h"
+#include "common/config.h"
+#include "pserver/server.h"
+
+namespace mf {
+namespace {
+
+template <class Call>
+double MedianMicros(int calls, Call call) {
+  std::vector<double> micros;
+  for (int i = 0; i < calls; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    call();
+    micros.push_back(
+        std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
+            .count());
+  }
+  std::nth_element(micros.begin(), micros.begin() + calls / 2, micros.end());
+  return micros[static_cast<size_t>(calls / 2)];
+}
+
+/// A ROUTER that echoes in blocking calls, and a DEALER that asks it.
+class BarePair {
+ public:
+  explicit BarePair(const std::string& address) {
+    router_ = zmq_socket(context_, ZMQ_ROUTER);
+    MF_CHECK(zmq_bind(router_, address.c_str()) == 0);
+    char last[256];
+    size_t size = sizeof last;
+    zmq_getsockopt(router_, ZMQ_LAST_ENDPOINT, last, &size);
+    dealer_ = zmq_socket(context_, ZMQ_DEALER);
+    MF_CHECK(zmq_connect(dealer_, last) == 0);
+    echo_ = std::thread([this] {
+      char identity[256], body[256];
+      while (true) {
+        const int id_size = zmq_recv(router_, identity, sizeof identity, 0);
+        const int body_size = zmq_recv(router_, body, sizeof body, 0);
+        if (id_size < 0 || body_size <= 0) return;
+        zmq_send(router_, identity, static_cast<size_t>(id_size), ZMQ_SNDMORE);
+        zmq_send(router_, body, static_cast<size_t>(body_size), 0);
+      }
+    });
+  }
+  ~BarePair() {
+    zmq_send(dealer_, "", 0, 0);  // ends the echo
+    echo_.join();
+    zmq_close(dealer_);
+    zmq_close(router_);
+    zmq_ctx_term(context_);
+  }
+  double Micros(int calls) {
+    char body[200] = {1};
+    return MedianMicros(calls, [&] {
+      zmq_send(dealer_, body, sizeof body, 0);
+      MF_CHECK(zmq_recv(dealer_, body, sizeof body, 0) == sizeof body);
+    });
+  }
+
+ private:
+  void* context_ = zmq_ctx_new();
+  void* router_;
+  void* dealer_;
+  std::thread echo_;
+};
+
+class ServedPair {
+ public:
+  explicit ServedPair(const std::string& address) {
+    auto bound = BindZmq(context_, address);
+    MF_CHECK(bound.ok());
+    Shard::Options options;
+    options.memory_bytes = 1 << 30;
+    server_ = std::make_unique<Server>(std::move(bound).value(), options, 1);
+    auto connected = ConnectZmq(context_, {server_->address()});
+    MF_CHECK(connected.ok());
+    client_ = std::make_unique<Client>(std::move(connected).value(),
+                                       std::vector{server_->address()}, Client::Options{});
+  }
+  /// Requests that are refused at once, as nobody has joined: no work but the message's own.
+  double Micros(int calls) {
+    return MedianMicros(calls, [&] { client_->Call(0, Request()).wait(); });
+  }
+
+ private:
+  TransportContext context_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<Client> client_;
+};
+
+void Compare(const char* what, const std::string& address, int calls, int repeats) {
+  BarePair bare(address);
+  ServedPair served(address);
+  double best_bare = std::numeric_limits<double>::max(), best_served = best_bare;
+  for (int i = 0; i < repeats; ++i) {
+    best_bare = std::min(best_bare, bare.Micros(calls));
+    best_served = std::min(best_served, served.Micros(calls));
+  }
+  std::printf("%-8s bare ROUTER/DEALER %7.1f us, client and server %7.1f us, %5.2f x\n", what,
+              best_bare, best_served, best_served / best_bare);
+}
+
+}  // namespace
+}  // namespace mf
+
+int main(int argc, char** argv) {
+  int calls = 2000, repeats = 5;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    if (std::strcmp(argv[i], "--calls") == 0) calls = std::atoi(argv[i + 1]);
+    if (std::strcmp(argv[i], "--repeats") == 0) repeats = std::atoi(argv[i + 1]);
+  }
+  if (calls < 1 || repeats < 1) {
+    std::fprintf(stderr, "usage: round_trip_bench [--calls N] [--repeats N]\n");
+    return 2;
+  }
+  mf::Compare("tcp", "tcp://127.0.0.1:0", calls, repeats);
+  mf::Compare("inproc", "inproc://round-trip", calls, repeats);
+  return 0;
+}

@@ -1,0 +1,126 @@
+"""Processes of one cluster for the integration tests: started in a temporary folder, on ports that the
+system chose, and ended by their id. Programs set WORKER and PSERVER before they start."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import subprocess
+import tempfile
+import time
+import unittest
+
+DEADLINE = 120  # seconds for any one thing to happen
+
+CONFIG = """[model]
+d = 64
+layers = 2
+heads = 4
+K = 8
+tau = 8
+sequence = 64
+[train]
+micro_batches = 4
+batch = 2
+eval_every = 20
+eval_batches = 4
+lease_seconds = 2
+"""
+COMPARED = re.compile(r'"(?:step|loss|lr|grad_norm|tokens|val_loss|dropped)":[^,}]*')
+
+
+def words(count: int, seed: int) -> str:
+    draw = random.Random(seed)
+    known = "the a small river runs under old stones and never stops for rain or wind".split()
+    return " ".join(draw.choice(known) for _ in range(count)) + ".\n"
+
+
+class ClusterCase(unittest.TestCase):
+    """Starts processes and ends, by their id, those that still run."""
+
+    WORKER = "worker"
+    PSERVER = "pserver"
+    CONFIG = CONFIG
+    STEPS = 60
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        self.config = self.write("run.toml", self.CONFIG)
+        self.data = self.write("data.txt", words(6000, 1))
+
+    def write(self, name: str, content: str) -> str:
+        path = os.path.join(self.folder, name)
+        with open(path, "w", encoding="ascii") as file:
+            file.write(content)
+        return path
+
+    def start(self, command: list[str], log: str) -> subprocess.Popen:
+        with open(os.path.join(self.folder, log), "a", encoding="utf-8") as errors:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+
+        def end() -> None:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            process.stdout.close()
+
+        self.addCleanup(end)
+        return process
+
+    def serve(self, shard: int, shards: int, listen: str = "tcp://127.0.0.1:0"):
+        """A server and the address that it says it listens on."""
+        process = self.start([self.PSERVER, "serve", "--listen", listen, "--shard", f"{shard}/{shards}",
+                              "--data", os.path.join(self.folder, "state"), "--threads", "1"],
+                             f"pserver-{shard}.log")
+        line = process.stdout.readline()
+        self.assertRegex(line, r"^listening tcp://127\.0\.0\.1:\d+$")
+        return process, line.split()[1]
+
+    def train(self, name: str, servers: list[str], *more: str) -> subprocess.Popen:
+        where = ["--pservers", ",".join(servers)] if servers else []
+        out = os.path.join(self.folder, name)
+        return self.start([self.WORKER, "train", "--config", self.config, "--data", self.data, "--out", out,
+                           "--steps", str(self.STEPS), "--threads", "1", "--export", self.model(name), *where,
+                           *more], f"{name}.log")
+
+    def model(self, name: str) -> str:
+        return os.path.join(self.folder, name + ".safetensors")
+
+    def log(self, name: str) -> str:
+        with open(os.path.join(self.folder, name + ".log"), encoding="utf-8") as file:
+            return file.read()
+
+    def finish(self, name: str, process: subprocess.Popen) -> None:
+        self.assertEqual(process.wait(DEADLINE), 0, self.log(name))
+
+    def result(self, name: str) -> tuple[str, list[str]]:
+        """The model's hash, and of every step the last line that metrics.jsonl has."""
+        with open(self.model(name), "rb") as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
+        lines = {}
+        with open(os.path.join(self.folder, name, "metrics.jsonl"), encoding="ascii") as file:
+            for line in file:
+                lines[json.loads(line)["step"]] = " ".join(COMPARED.findall(line))
+        self.assertEqual(sorted(lines), list(range(1, self.STEPS + 1)))
+        return digest, [lines[step] for step in sorted(lines)]
+
+    def embedded(self) -> tuple[str, list[str]]:
+        self.finish("embedded", self.train("embedded", []))
+        return self.result("embedded")
+
+    def steps(self, name: str) -> int:
+        """Lines of metrics.jsonl so far."""
+        try:
+            with open(os.path.join(self.folder, name, "metrics.jsonl"), "rb") as file:
+                return file.read().count(b"\n")
+        except FileNotFoundError:
+            return 0
+
+    def wait_for_steps(self, name: str, steps: int) -> None:
+        end = time.monotonic() + DEADLINE
+        while self.steps(name) < steps:
+            self.assertLess(time.monotonic(), end, f"{name} does not reach step {steps}")
+            time.sleep(0.01)
