@@ -345,6 +345,7 @@ Status Trainer::Recover(const Reply& lease) {
   rollback.step = 0;
   Client::Outcome done = client_.CallAll(std::vector<Request>(client_.servers(), rollback)).get();
   if (!done.ok()) return done.status();
+  if (epoch_seen != 0) spdlog::warn("servers were recovered: the run goes back to step 0");
   recovered.applied = true;
   return Tell(std::move(recovered));
 }

@@ -5,37 +5,15 @@ file, the same metrics and the same scores, byte for byte. Usage: one_result_tes
 import hashlib
 import itertools
 import os
-import random
-import re
 import subprocess
 import sys
 import tempfile
 import unittest
 
+from cluster_case import COMPARED, CONFIG, words
+
 WORKER = sys.argv.pop(1) if len(sys.argv) > 1 else "worker"
 STEPS = 60
-
-# nano with a quarter of its width and of its batch.
-CONFIG = """[model]
-d = 64
-layers = 2
-heads = 4
-K = 8
-tau = 8
-sequence = 64
-[train]
-micro_batches = 4
-batch = 2
-eval_every = 20
-eval_batches = 4
-"""
-COMPARED = re.compile(r'"(?:step|loss|lr|grad_norm|tokens|val_loss|dropped)":[^,}]*')
-
-
-def words(count, seed):
-    draw = random.Random(seed)
-    known = "the a small river runs under old stones and never stops for rain or wind".split()
-    return " ".join(draw.choice(known) for _ in range(count)) + ".\n"
 
 
 class OneResult(unittest.TestCase):
