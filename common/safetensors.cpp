@@ -105,7 +105,9 @@ Status SafetensorsReader::ParseHeader() {
   if (length > size_ - 8) return Invalid("cut short inside its header");
   const std::optional<json> root = ParseHeaderJson(base + 8, base + 8 + length);
   if (!root.has_value()) return Invalid("its header is not a JSON object with distinct names");
-  for (const auto& [name, value] : root->items()) {
+  for (const auto& item : root->items()) {
+    const std::string& name = item.key();
+    const json& value = item.value();
     if (name == "__metadata__") {
       if (!value.is_object()) return Invalid("__metadata__ is not an object");
       const auto config = value.find("config");

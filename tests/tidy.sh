@@ -18,5 +18,7 @@ if [ $# -gt 0 ]; then
 else
   mapfile -t files < <(find common pserver worker -name '*.cpp' | LC_ALL=C sort)
 fi
-printf '%s\0' "${files[@]}" | xargs -0 -P "$(nproc)" -n 1 clang-tidy --quiet -p "$build"
+# The build is GCC's: it knows a warning option that clang does not.
+printf '%s\0' "${files[@]}" | xargs -0 -P "$(nproc)" -n 1 \
+  clang-tidy --quiet -p "$build" --extra-arg=-Wno-unknown-warning-option
 echo "tidy: ${#files[@]} files, no fault"
