@@ -208,7 +208,6 @@ Status Board::Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_s
                            std::to_string(config_.steps));
   }
   if (ok) {
-    ++recoveries_;
     for (size_t i = 0; i < incarnations_.size() && i < incarnations.size(); ++i) {
       if (incarnations_[i] != incarnations[i]) retired_incarnations_.insert(incarnations_[i]);
     }

@@ -76,7 +76,6 @@ class Board {
   uint64_t epoch() const { return epoch_; }
   uint64_t step() const { return step_; }
   uint64_t leases_expired() const { return leases_expired_; }
-  uint64_t recoveries() const { return recoveries_; }
   bool finished() const { return phase_ == Phase::kFinished; }
   const std::vector<StepRecord>& records() const { return records_; }
 
@@ -135,7 +134,6 @@ class Board {
   int drops_in_a_row_ = 0;
   std::string failure_;
   uint64_t leases_expired_ = 0;
-  uint64_t recoveries_ = 0;
   std::vector<uint64_t> incarnations_;       // of the servers at the last recovery
   std::set<uint64_t> retired_incarnations_;  // known once, replaced since
 };

@@ -67,8 +67,4 @@ void RowIndex::Clear() {
   rows_.clear();
 }
 
-size_t RowIndex::bytes() const {
-  return slots_.capacity() * sizeof(uint32_t) + rows_.capacity() * sizeof(uint64_t);
-}
-
 }  // namespace mf

@@ -29,7 +29,6 @@ class RowIndex {
   /// The rows in slot order.
   const std::vector<uint64_t>& rows() const { return rows_; }
   size_t size() const { return rows_.size(); }
-  size_t bytes() const;
 
  private:
   size_t Bucket(uint64_t row) const;

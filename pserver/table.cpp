@@ -166,11 +166,6 @@ void Table::Update(uint64_t row, const UpdateHistory& history, double lr, float 
   updated_at_[slot] = static_cast<uint32_t>(count + 1);
 }
 
-bool Table::Updated(uint64_t row) const {
-  const uint32_t slot = SlotOf(row);
-  return slot != RowIndex::kNone && updated_at_[slot] != kNeverUpdated;
-}
-
 std::vector<uint64_t> Table::UpdatedRows(uint64_t begin, uint64_t most) const {
   std::vector<uint64_t> rows;
   if (storage_ == Storage::kDirect) {

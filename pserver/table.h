@@ -65,7 +65,6 @@ class Table {
   void Update(uint64_t row, const UpdateHistory& history, double lr, float gradient_scale,
               const float* gradient);
 
-  bool Updated(uint64_t row) const;
   /// Updated rows in [begin, ...), rising, at most `most`; sparse tables sort.
   std::vector<uint64_t> UpdatedRows(uint64_t begin, uint64_t most) const;
   uint64_t updated_count() const;
