@@ -22,12 +22,6 @@ int TickMs(double resend_seconds) {
   return static_cast<int>(std::clamp(resend_seconds * 1000 / 4, 1.0, double{kTickMsMax}));
 }
 
-uint64_t BytesOf(const Message& message) {
-  uint64_t bytes = 0;
-  for (const Frame& frame : message) bytes += frame.size();
-  return bytes;
-}
-
 }  // namespace
 
 Client::Client(std::unique_ptr<ClientTransport> transport, std::vector<std::string> addresses,

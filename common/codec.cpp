@@ -60,9 +60,9 @@ Result<Out> Decode(const std::vector<Frame>& message, Read read) {
 
 const char* OpName(Op op) {
   static constexpr const char* kNames[kOpCount] = {
-      "hello",    "status",           "rollback",   "pull",      "push",      "forward",
-      "backward", "list_rows",        "prepare",    "apply",     "drop",      "lease",
-      "renew",    "micro_batch_done", "step_ended", "evaluated", "recovered", "give_back"};
+      "hello",      "status",    "rollback",  "pull",      "push",   "forward", "backward",
+      "list_rows",  "prepare",   "apply",     "drop",      "lease",  "renew",   "micro_batch_done",
+      "step_ended", "evaluated", "recovered", "give_back", "buckets"};
   return kNames[static_cast<int>(op)];
 }
 

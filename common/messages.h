@@ -3,24 +3,33 @@
 // who receives a message checks every size, id and range before use.
 //
 // Frames and fields by operation (all numbers little-endian; `columns` are the server's own):
-//   hello      protocol, shard, shards, runId, text = CanonicalJson   -> session, incarnation,
-//   epoch, step status     -                                                      -> epoch, step,
-//   text = config rollback   epoch, step                                            -> (answered
-//   the same if repeated) pull       tensor, training; [u64 rows] or firstRow, rowCount     -> [f32
-//   rows x columns] listRows   tensor, firstRow, rowCount (at most)                   -> [u64
-//   updated rows, rising] forward    tensor, tokens, training; [indices][f32 weights]       ->
-//   [wire tokens x columns] backward   tensor, microBatch, tokens; [indices][f32 weights][wire dy
-//   tokens x columns]
-//              [i8 exponents]                                         -> [i64 dots, pairs x tokens]
+// clang-format off
+//   hello      protocol, shard, shards, runId (empty: an observer, who may ask for status and
+//              buckets only), text = CanonicalJson
+//                                 -> session, incarnation, epoch, step, text = CanonicalJson
+//   status     -                  -> epoch, step, text
+//   rollback   epoch, step        -> - (answered the same if repeated)
+//   pull       tensor, training; [u64 rows] or firstRow, rowCount   -> [f32 rows x columns]
+//   listRows   tensor, firstRow, rowCount (at most)                 -> [u64 updated rows, rising]
+//   forward    tensor, tokens, training; [indices][f32 weights]     -> [wire tokens x columns]
+//   backward   tensor, microBatch, tokens; [indices][f32 weights][wire dy tokens x columns]
+//              [i8 exponents]     -> [i64 dots, pairs x tokens]
 //   push       tensor, microBatch; [u64 rows, rising; empty with rowCount = total: all]
-//              [u32 hits per row, or empty][f32 values]
-//   prepare    step                         -> [f64 squares, tensor x table x block], text = not
-//   finite apply      step, lr, scale              -> applied (how the step ended) drop       step
-//   -> applied lease      epoch, step = last record known, incarnations -> work, step, microBatch,
-//   lease..., records renew      lease   giveBack  lease   microBatchDone  step, microBatch, lease,
-//   value = loss sum stepEnded  step, applied, value = gradient norm, text = tensor that was not
-//   finite evaluated  step, value = val_loss       recovered  epoch, step, incarnations;
-//              applied = false: value = bits of the epoch seen
+//              [u32 hits per row, or empty][f32 values]             -> -
+//   prepare    step               -> [f64 squares, tensor x table x block], text = not finite
+//   apply      step, lr, scale    -> applied (how the step ended)
+//   drop       step               -> applied
+//   buckets    tensor             -> [TableBuckets per table] (common/bucket_summary.h), step;
+//              shard 0 only
+// To the work board, on shard 0:
+//   lease      epoch, step = last record known, incarnations
+//                                 -> work, step, microBatch, lease..., records
+//   renew, giveBack  lease        -> -
+//   microBatchDone   step, microBatch, lease, value = loss sum      -> -
+//   stepEnded  step, applied, value = gradient norm, text = tensor that was not finite  -> -
+//   evaluated  step, value = val_loss                               -> -
+//   recovered  epoch, step, incarnations; applied = false: value = bits of the epoch seen -> -
+// clang-format on
 #pragma once
 
 #include <cstdint>
@@ -32,7 +41,7 @@
 
 namespace mf {
 
-inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr uint32_t kProtocolVersion = 2;
 
 enum class Op : uint16_t {
   kHello,
@@ -53,8 +62,9 @@ enum class Op : uint16_t {
   kEvaluated,
   kRecovered,
   kGiveBack,
+  kBuckets,
 };
-inline constexpr int kOpCount = 18;
+inline constexpr int kOpCount = 19;
 const char* OpName(Op op);
 
 struct Request {
@@ -98,6 +108,7 @@ struct StepRecord {
 };
 
 struct Reply {
+  Op op = Op::kStatus;  // of the request; not on the wire, where the id tells
   uint64_t id = 0;
   Code code = Code::kOk;
   std::string message;

@@ -1,115 +1,277 @@
 #include "common/metrics.h"
 
 #include <prometheus/counter.h>
-#include <prometheus/exposer.h>
 #include <prometheus/family.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <array>
+#include <vector>
+
+#include "common/check.h"
+#include "common/http_endpoint.h"
+
 namespace mf {
 namespace {
 
-const char* Name(Direction direction) {
-  return direction == Direction::kSent ? "sent" : "received";
+enum class Kind { kCounter, kGauge, kHistogram };
+
+struct Description {
+  Metric metric;
+  Kind kind;
+  const char* name;
+  std::array<const char*, 3> labels;  // nullptr: no more
+  const char* who;
+  const char* help;
+};
+
+/// All metrics. `who` exports them: worker, pserver (every server), server 0 (the one of shard 0).
+constexpr std::array<Description, kMetricCount> kMetrics = {{
+    {Metric::kStep, Kind::kGauge, "mf_step", {}, "both", "Last finished step"},
+    {Metric::kTrainLoss,
+     Kind::kGauge,
+     "mf_train_loss",
+     {},
+     "worker",
+     "Mean loss of the last finished step, nats per token"},
+    {Metric::kTrainTokens,
+     Kind::kCounter,
+     "mf_train_tokens_total",
+     {},
+     "worker",
+     "Tokens of the run's finished steps since this worker joined, whoever did them"},
+    {Metric::kStepSeconds,
+     Kind::kHistogram,
+     "mf_step_seconds",
+     {"phase"},
+     "server 0",
+     "Time a step spent in a phase of the work board: micro_batches, commit, evaluate, recover"},
+    {Metric::kRequestSeconds,
+     Kind::kHistogram,
+     "mf_request_seconds",
+     {"op"},
+     "both",
+     "worker: from a request to the last server's reply; pserver: from taking a request in to its "
+     "reply, without requests for work that wait until there is some"},
+    {Metric::kWireBytes,
+     Kind::kCounter,
+     "mf_wire_bytes_total",
+     {"op", "direction"},
+     "both",
+     "Bytes of message frames, sent and received"},
+    {Metric::kRequestsRejected,
+     Kind::kCounter,
+     "mf_requests_rejected_total",
+     {"reason"},
+     "pserver",
+     "Requests that were refused; malformed: the message did not parse; stale, not_yet and "
+     "wrong_epoch are normal after faults"},
+    {Metric::kRepliesUnsent,
+     Kind::kCounter,
+     "mf_replies_unsent_total",
+     {},
+     "pserver",
+     "Replies to peers that are gone"},
+    {Metric::kTableRows,
+     Kind::kGauge,
+     "mf_table_rows",
+     {"layer"},
+     "pserver",
+     "Rows that were ever updated; layer = dense: all that are no memory layer"},
+    {Metric::kTableBytes,
+     Kind::kGauge,
+     "mf_table_bytes",
+     {"layer"},
+     "pserver",
+     "Memory of the rows' state and of the open step's gradients on this server"},
+    {Metric::kBucketHits,
+     Kind::kCounter,
+     "mf_bucket_hits_total",
+     {"layer"},
+     "server 0",
+     "Rows read by training contributions, each counted once"},
+    {Metric::kBucketCoverage,
+     Kind::kGauge,
+     "mf_bucket_coverage_ratio",
+     {"layer", "stat"},
+     "server 0",
+     "Share of a table's rows hit in the last 100 steps; mean and worst table"},
+    {Metric::kBucketEntropy,
+     Kind::kGauge,
+     "mf_bucket_entropy_ratio",
+     {"layer", "stat"},
+     "server 0",
+     "Entropy of a table's hits / ln(rows), 1 is uniform; mean and worst table"},
+    {Metric::kBucketTop1,
+     Kind::kGauge,
+     "mf_bucket_top1_ratio",
+     {"layer", "stat"},
+     "server 0",
+     "Share of a table's hits that its most popular row took; mean and worst table"},
+    {Metric::kBucketDead,
+     Kind::kGauge,
+     "mf_bucket_dead",
+     {"layer", "stat"},
+     "server 0",
+     "Rows of a table not hit since the servers started or went back; mean and worst table"},
+    {Metric::kBucketBinHits,
+     Kind::kCounter,
+     "mf_bucket_bin_hits_total",
+     {"layer", "table", "bin"},
+     "server 0",
+     "Hits by 64 bins of the bucket number, first and last table (the paper's figure 4)"},
+    {Metric::kWorkersLive,
+     Kind::kGauge,
+     "mf_workers_live",
+     {},
+     "server 0",
+     "Workers heard of within train.lease_seconds"},
+    {Metric::kLeaseExpired,
+     Kind::kCounter,
+     "mf_lease_expired_total",
+     {},
+     "server 0",
+     "Leases that ended before the work was handed in"},
+    {Metric::kRecoveries,
+     Kind::kCounter,
+     "mf_recoveries_total",
+     {},
+     "pserver",
+     "Rollbacks to a common step; the first one is the start of the run"},
+    {Metric::kStepsDropped,
+     Kind::kCounter,
+     "mf_steps_dropped_total",
+     {},
+     "pserver",
+     "Steps that changed no parameter as a gradient was not finite"},
+}};
+
+constexpr bool InOrder() {
+  for (size_t i = 0; i < kMetrics.size(); ++i) {
+    if (kMetrics[i].metric != static_cast<Metric>(i)) return false;
+  }
+  return true;
+}
+static_assert(InOrder(), "kMetrics stands in the order of enum Metric");
+
+const char* KindName(Kind kind) {
+  return kind == Kind::kCounter ? "counter" : kind == Kind::kGauge ? "gauge" : "histogram";
 }
 
 /// 100 us to 100 s, three to a decade: from a small inproc request to a deadline.
-prometheus::Histogram::BucketBoundaries RequestBuckets() {
+prometheus::Histogram::BucketBoundaries TimeBuckets() {
   return {1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1,
           0.2,  0.5,  1,    2,    5,    10,   20,   50,   100};
+}
+
+prometheus::Labels NamedLabels(const Description& description, Metrics::Labels values) {
+  prometheus::Labels labels;
+  size_t i = 0;
+  for (const std::string_view value : values) labels[description.labels[i++]] = value;
+  MF_CHECK(i == description.labels.size() || description.labels[i] == nullptr);
+  return labels;
 }
 
 }  // namespace
 
 struct Metrics::State {
-  // Shared with the exposer, which scrapes it from its own threads.
-  std::shared_ptr<prometheus::Registry> shared = std::make_shared<prometheus::Registry>();
-  prometheus::Registry& registry = *shared;
-  std::unique_ptr<prometheus::Exposer> exposer;
-  prometheus::Gauge& step = prometheus::BuildGauge()
-                                .Name("mf_step")
-                                .Help("Last finished step")
-                                .Register(registry)
-                                .Add({});
-  prometheus::Gauge& loss = prometheus::BuildGauge()
-                                .Name("mf_train_loss")
-                                .Help("Mean loss of the last step, nats per token")
-                                .Register(registry)
-                                .Add({});
-  prometheus::Counter& tokens = prometheus::BuildCounter()
-                                    .Name("mf_train_tokens_total")
-                                    .Help("Tokens of finished steps")
-                                    .Register(registry)
-                                    .Add({});
-  prometheus::Family<prometheus::Counter>& wire_bytes =
-      prometheus::BuildCounter()
-          .Name("mf_wire_bytes_total")
-          .Help("Bytes of message frames, by operation and direction")
-          .Register(registry);
-  prometheus::Family<prometheus::Counter>& rejected =
-      prometheus::BuildCounter()
-          .Name("mf_requests_rejected_total")
-          .Help("Requests answered with an error, by reason")
-          .Register(registry);
-  prometheus::Family<prometheus::Histogram>& request_seconds =
-      prometheus::BuildHistogram()
-          .Name("mf_request_seconds")
-          .Help("Time from a request to its reply, by operation")
-          .Register(registry);
+  State() {
+    for (size_t i = 0; i < kMetrics.size(); ++i) {
+      const auto& [metric, kind, name, labels, who, help] = kMetrics[i];
+      switch (kind) {
+        case Kind::kCounter:
+          counters[i] = &prometheus::BuildCounter().Name(name).Help(help).Register(*registry);
+          break;
+        case Kind::kGauge:
+          gauges[i] = &prometheus::BuildGauge().Name(name).Help(help).Register(*registry);
+          break;
+        case Kind::kHistogram:
+          histograms[i] = &prometheus::BuildHistogram().Name(name).Help(help).Register(*registry);
+      }
+    }
+  }
+  // A family without a series is not exported, so each program shows only what it has.
+  prometheus::Counter& counter(Metric metric, Labels labels) const {
+    const size_t i = static_cast<size_t>(metric);
+    MF_CHECK(counters[i] != nullptr);
+    return counters[i]->Add(NamedLabels(kMetrics[i], labels));
+  }
+  prometheus::Gauge& gauge(Metric metric, Labels labels) const {
+    const size_t i = static_cast<size_t>(metric);
+    MF_CHECK(gauges[i] != nullptr);
+    return gauges[i]->Add(NamedLabels(kMetrics[i], labels));
+  }
+
+  const std::unique_ptr<prometheus::Registry> registry = std::make_unique<prometheus::Registry>();
+  std::array<prometheus::Family<prometheus::Counter>*, kMetricCount> counters{};
+  std::array<prometheus::Family<prometheus::Gauge>*, kMetricCount> gauges{};
+  std::array<prometheus::Family<prometheus::Histogram>*, kMetricCount> histograms{};
+  std::unique_ptr<HttpEndpoint> endpoint;
 };
 
 Metrics::Metrics() : state_(std::make_unique<State>()) {}
-Metrics::~Metrics() = default;
+Metrics::~Metrics() { state_->endpoint.reset(); }  // before what it reads
 
-void Metrics::AddWireBytes(const std::string& op, Direction direction, uint64_t bytes) {
-  state_->wire_bytes.Add({{"op", op}, {"direction", Name(direction)}})
-      .Increment(static_cast<double>(bytes));
+void Metrics::Count(Metric metric, Labels labels, double by) {
+  state_->counter(metric, labels).Increment(by);
 }
 
-void Metrics::AddRejected(const std::string& reason) {
-  state_->rejected.Add({{"reason", reason}}).Increment();
+void Metrics::Set(Metric metric, double value, Labels labels) {
+  state_->gauge(metric, labels).Set(value);
 }
 
-void Metrics::ObserveRequest(const std::string& op, double seconds) {
-  state_->request_seconds.Add({{"op", op}}, RequestBuckets()).Observe(seconds);
+void Metrics::Observe(Metric metric, double seconds, Labels labels) {
+  const size_t i = static_cast<size_t>(metric);
+  MF_CHECK(state_->histograms[i] != nullptr);
+  state_->histograms[i]->Add(NamedLabels(kMetrics[i], labels), TimeBuckets()).Observe(seconds);
 }
 
-void Metrics::StepEnded(uint64_t step, double loss, uint64_t tokens) {
-  state_->step.Set(static_cast<double>(step));
-  state_->loss.Set(loss);
-  state_->tokens.Increment(static_cast<double>(tokens));
+void Metrics::AddWireBytes(std::string_view op, Direction direction, uint64_t bytes) {
+  Count(Metric::kWireBytes, {op, direction == Direction::kSent ? "sent" : "received"},
+        static_cast<double>(bytes));
+}
+
+void Metrics::ObserveRequest(std::string_view op, double seconds) {
+  Observe(Metric::kRequestSeconds, seconds, {op});
 }
 
 Status Metrics::Serve(const std::string& address) {
-  try {
-    constexpr size_t kThreads = 1;
-    state_->exposer = std::make_unique<prometheus::Exposer>(address, kThreads);
-  } catch (const std::exception& e) {
-    return Status::Invalid("cannot serve metrics on " + address + ": " + e.what() +
-                           "; give --metrics a free host:port");
+  auto endpoint = HttpEndpoint::Serve(address, "/metrics", [this] { return Text(); });
+  if (!endpoint.ok()) {
+    return Status::Invalid("--metrics: " + endpoint.status().message() +
+                           "; give a free HOST:PORT, or port 0 for any");
   }
-  state_->exposer->RegisterCollectable(state_->shared);
+  state_->endpoint = std::move(endpoint).value();
   return Status::Ok();
 }
 
-int Metrics::port() const {
-  return state_->exposer == nullptr ? 0 : state_->exposer->GetListeningPorts().at(0);
+std::string Metrics::address() const {
+  return state_->endpoint == nullptr ? "" : state_->endpoint->address();
 }
 
-uint64_t Metrics::WireBytes(const std::string& op, Direction direction) const {
+double Metrics::Value(Metric metric, Labels labels) const {
   // Add() returns the existing series; a read may create an empty one, which reads as 0.
-  return static_cast<uint64_t>(
-      state_->wire_bytes.Add({{"op", op}, {"direction", Name(direction)}}).Value());
-}
-
-uint64_t Metrics::Rejected(const std::string& reason) const {
-  return static_cast<uint64_t>(state_->rejected.Add({{"reason", reason}}).Value());
+  const bool counts = kMetrics[static_cast<size_t>(metric)].kind == Kind::kCounter;
+  return counts ? state_->counter(metric, labels).Value() : state_->gauge(metric, labels).Value();
 }
 
 std::string Metrics::Text() const {
-  return prometheus::TextSerializer().Serialize(state_->registry.Collect());
+  return prometheus::TextSerializer().Serialize(state_->registry->Collect());
+}
+
+std::string MetricsTableMarkdown() {
+  std::string table = "| metric | type | labels | exported by | meaning |\n|---|---|---|---|---|\n";
+  for (const Description& d : kMetrics) {
+    std::string labels;
+    for (const char* label : d.labels) {
+      if (label != nullptr) labels += (labels.empty() ? "`" : ", `") + std::string(label) + "`";
+    }
+    table += "| `" + std::string(d.name) + "` | " + KindName(d.kind) + " | " + labels + " | " +
+             d.who + " | " + d.help + " |\n";
+  }
+  return table;
 }
 
 }  // namespace mf

@@ -24,6 +24,7 @@ enum Op {
   evaluated @15;
   recovered @16;
   giveBack @17;
+  buckets @18;
 }
 
 struct Request {

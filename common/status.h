@@ -21,6 +21,14 @@ enum class Code {
   kUnavailable,  // the server has to be recovered first
 };
 
+/// The code as metrics label it.
+inline const char* CodeName(Code code) {
+  constexpr const char* kNames[] = {"ok",        "invalid",    "failed",
+                                    "stale",     "not_yet",    "wrong_epoch",
+                                    "wrong_run", "not_joined", "unavailable"};
+  return kNames[static_cast<int>(code)];
+}
+
 /// The outcome of an operation: ok, or a code and one line that says what, where and what to do.
 class [[nodiscard]] Status {
  public:

@@ -32,6 +32,8 @@ struct TensorSpec {
   uint64_t total_rows() const {
     return static_cast<uint64_t>(tables) * static_cast<uint64_t>(rows);
   }
+  /// A memory layer's name for people: "blocks.0.qkv" of "blocks.0.qkv.tables".
+  std::string layer() const { return name.substr(0, name.rfind('.')); }
   /// Bytes of one bucket index on the wire: 1, 2 or 4.
   int index_bytes() const { return index_bits <= 8 ? 1 : index_bits <= 16 ? 2 : 4; }
 };

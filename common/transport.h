@@ -14,6 +14,12 @@ namespace mf {
 
 using Message = std::vector<Frame>;
 
+inline uint64_t BytesOf(const Message& message) {
+  uint64_t bytes = 0;
+  for (const Frame& frame : message) bytes += frame.size();
+  return bytes;
+}
+
 /// What binds the two ends of inproc addresses together; one per process is enough.
 class TransportContext {
  public:

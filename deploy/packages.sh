@@ -7,7 +7,7 @@ MF_BUILD_PACKAGES=(
   g++ cmake ninja-build ccache mold pkg-config
   libzmq3-dev
   capnproto libcapnp-dev
-  prometheus-cpp-dev libcivetweb-dev zlib1g-dev libcurl4-openssl-dev  # the last three: its CMake package
+  prometheus-cpp-dev libcpp-httplib-dev
   libhwy-dev libopenblas-pthread-dev
   libtomlplusplus-dev libcli11-dev libspdlog-dev nlohmann-json3-dev
   libsodium-dev
@@ -26,7 +26,7 @@ MF_TEST_PACKAGES=(
 # What the finished programs load; for images without a compiler.
 MF_RUN_PACKAGES=(
   libzmq5 libcapnp-0.9.2
-  libprometheus-cpp-pull1.0 libprometheus-cpp-core1.0
+  libprometheus-cpp-core1.0 libcpp-httplib0.11
   libhwy1 libopenblas0-pthread
   libtomlplusplus3 libspdlog1.10
   libsodium23

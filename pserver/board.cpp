@@ -14,6 +14,24 @@ constexpr double kSecondLeaseAfterMedians = 2;
 Board::Board(const TrainConfig& config, int64_t tokens_per_step, uint64_t boot_count)
     : config_(config), tokens_per_step_(tokens_per_step), boot_count_(boot_count) {}
 
+const char* Board::phase() const {
+  switch (phase_) {
+    case Phase::kRecover:
+      return "recover";
+    case Phase::kMicroBatches:
+      return "micro_batches";
+    case Phase::kCommit:
+      return "commit";
+    case Phase::kEvaluate:
+      return "evaluate";
+    case Phase::kFinished:
+      return "finished";
+    case Phase::kFailed:
+      break;
+  }
+  return "failed";
+}
+
 Board::Grants Board::Ask(uint64_t ticket, uint64_t session, uint64_t known_step, double now) {
   parked_.push_back({ticket, session, known_step, now + kParkSeconds});
   return Tick(now);

@@ -73,6 +73,8 @@ class Board {
   /// Time has passed: leases end, parked asks are answered.
   Grants Tick(double now);
 
+  /// What is being worked on: recover, micro_batches, commit, evaluate, finished or failed.
+  const char* phase() const;
   uint64_t epoch() const { return epoch_; }
   uint64_t step() const { return step_; }
   uint64_t leases_expired() const { return leases_expired_; }

@@ -4,7 +4,46 @@
 
 namespace mf {
 
-Status BoardDesk::Handle(const std::string& peer, const Request& r, double now, bool* answered) {
+BoardDesk::BoardDesk(const Config& config, uint64_t boot_count, Metrics* metrics, Send send)
+    : board_(config.train, config.train.micro_batches * config.tokens_per_micro_batch(),
+             boot_count),
+      metrics_(metrics),
+      send_(std::move(send)),
+      live_seconds_(config.train.lease_seconds),
+      phase_(board_.phase()) {
+  if (metrics_ == nullptr) return;
+  metrics_->Count(Metric::kLeaseExpired, {}, 0);
+  metrics_->Set(Metric::kWorkersLive, 0);
+}
+
+Status BoardDesk::Handle(const std::string& peer, const Request& request, double now,
+                         bool* answered) {
+  heard_[request.session] = now;
+  const Status status = HandOn(peer, request, now, answered);
+  Observe(now);
+  return status;
+}
+
+void BoardDesk::Tick(double now) {
+  std::erase_if(heard_, [&](const auto& entry) { return entry.second + live_seconds_ <= now; });
+  SendGrants(board_.Tick(now));
+  Observe(now);
+}
+
+void BoardDesk::Observe(double now) {
+  if (metrics_ == nullptr) return;
+  metrics_->Set(Metric::kWorkersLive, static_cast<double>(heard_.size()));
+  metrics_->Count(Metric::kLeaseExpired, {},
+                  static_cast<double>(board_.leases_expired() - expired_));
+  expired_ = board_.leases_expired();
+  if (phase_ == board_.phase() && phase_step_ == board_.step() && phase_since_ >= 0) return;
+  if (phase_since_ >= 0) metrics_->Observe(Metric::kStepSeconds, now - phase_since_, {phase_});
+  phase_ = board_.phase();
+  phase_step_ = board_.step();
+  phase_since_ = now;
+}
+
+Status BoardDesk::HandOn(const std::string& peer, const Request& r, double now, bool* answered) {
   if (r.op == Op::kLease) return Lease(peer, r, now, answered);
   Board::Grants grants;
   Status status;
@@ -55,6 +94,7 @@ Status BoardDesk::Lease(const std::string& peer, const Request& request, double 
 void BoardDesk::SendGrants(const Board::Grants& grants) {
   for (const Grant& grant : grants) {
     Reply reply;
+    reply.op = Op::kLease;
     reply.work = grant.work;
     reply.epoch = grant.epoch;
     reply.step = grant.step;

@@ -31,6 +31,8 @@ class Gradients {
   const std::vector<uint64_t>& rows() const { return sorted_; }
   const float* gradient(uint64_t row) const { return slots_.at(index_.Find(row)); }
   bool empty() const { return index_.size() == 0; }
+  /// Memory held, whatever of it the open step uses.
+  uint64_t bytes() const { return slots_.bytes() + index_.bytes(); }
   void Clear();
 
  private:

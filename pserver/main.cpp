@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "common/logging.h"
+#include "common/metrics.h"
 #include "pserver/data_directory.h"
 #include "pserver/mapped_memory.h"
 #include "pserver/server.h"
@@ -18,7 +19,7 @@ namespace mf {
 namespace {
 
 struct ServeFlags {
-  std::string listen, shard, data;
+  std::string listen, shard, data, metrics;
   int threads = 0;
   uint64_t memory = 0;
   bool insecure = false;
@@ -68,14 +69,18 @@ Status Serve(const ServeFlags& flags) {
   sigaddset(&signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
+  Metrics metrics;
+  if (!flags.metrics.empty()) MF_RETURN_IF_ERROR(metrics.Serve(flags.metrics));
+  options.metrics = &metrics;
   TransportContext context;
   MF_ASSIGN_OR_RETURN(std::unique_ptr<ServerTransport> transport, BindZmq(context, flags.listen));
   const std::string address = transport->address();
   const int threads = flags.threads > 0
                           ? flags.threads
                           : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  Server server(std::move(transport), options, threads);
+  Server server(std::move(transport), options, threads, &metrics);
   std::printf("listening %s\n", address.c_str());
+  if (!flags.metrics.empty()) std::printf("metrics %s\n", metrics.address().c_str());
   std::fflush(stdout);
   spdlog::info("shard {} of {}, start {} on {}", options.shard, options.shards, options.boot_count,
                data->path());
@@ -100,6 +105,7 @@ void AddServeCommand(CLI::App& app, Status* status) {
       ->check(CLI::Range(0, 1024));
   command->add_option("--memory", flags->memory,
                       "Bytes for tables addressed directly; 0: 70% of the machine's");
+  command->add_option("--metrics", flags->metrics, "Serve /metrics on HOST:PORT; port 0: any");
   command->add_flag("--insecure", flags->insecure, "Listen beyond loopback without keys");
   command->callback([flags, status] { *status = Serve(*flags); });
 }

@@ -49,6 +49,7 @@ class FloatSlots {
     return chunks_[slot >> shift_].as<float>() + (slot & mask_) * width_;
   }
   size_t width() const { return width_; }
+  uint64_t bytes() const { return (chunks_.size() << shift_) * width_ * sizeof(float); }
 
  private:
   size_t width_ = 0;

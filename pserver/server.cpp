@@ -16,13 +16,12 @@ double Now() {
 }  // namespace
 
 Server::Server(std::unique_ptr<ServerTransport> transport, const Shard::Options& options,
-               int threads)
+               int threads, Metrics* metrics)
     : transport_(std::move(transport)),
       pool_(threads),
+      metrics_(metrics),
       shard_(options, pool_,
-             [this](const std::string& peer, const Reply& reply) {
-               if (!transport_->Send(peer, Encode(reply))) unsent_.fetch_add(1);
-             }),
+             [this](const std::string& peer, const Reply& reply) { SendReply(peer, reply); }),
       thread_([this] { Run(); }) {}
 
 Server::~Server() {
@@ -36,9 +35,9 @@ void Server::Run() {
   while (!stopping_.load()) {
     Drain();
     if (!inbox_.empty()) {
-      const auto [peer, request] = std::move(inbox_.front());
+      const Received received = std::move(inbox_.front());
       inbox_.pop_front();
-      shard_.Handle(peer, request, Now());
+      Handle(received);
     }
     if (const double now = Now(); now - last_tick >= kTickMs / 1000.0) {
       Drain();
@@ -61,11 +60,38 @@ void Server::Drain() {
     Result<Request> request = DecodeRequest(message);
     if (!request.ok()) {
       malformed_.fetch_add(1);  // nobody to answer: the id is not known
-    } else if (request->op == Op::kRenew) {
-      shard_.Handle(peer, *request, Now());
-    } else {
-      inbox_.emplace_back(peer, std::move(request).value());
+      if (metrics_ != nullptr) metrics_->Count(Metric::kRequestsRejected, {"malformed"});
+      continue;
     }
+    if (metrics_ != nullptr) {
+      metrics_->AddWireBytes(OpName(request->op), Direction::kReceived, BytesOf(message));
+    }
+    Received received{peer, std::move(request).value(), Now()};
+    if (received.request.op == Op::kRenew) {
+      Handle(received);
+    } else {
+      inbox_.push_back(std::move(received));
+    }
+  }
+}
+
+void Server::Handle(const Received& received) {
+  handled_ = &received;
+  shard_.Handle(received.peer, received.request, Now());
+  handled_ = nullptr;
+}
+
+void Server::SendReply(const std::string& peer, const Reply& reply) {
+  const Message message = Encode(reply);
+  if (!transport_->Send(peer, message)) {
+    unsent_.fetch_add(1);
+    if (metrics_ != nullptr) metrics_->Count(Metric::kRepliesUnsent);
+  }
+  if (metrics_ == nullptr) return;
+  metrics_->AddWireBytes(OpName(reply.op), Direction::kSent, BytesOf(message));
+  // Not of a request for work that was parked: that one waited for work, not for the server.
+  if (handled_ != nullptr && handled_->request.id == reply.id && handled_->peer == peer) {
+    metrics_->ObserveRequest(OpName(reply.op), Now() - handled_->at);
   }
 }
 

@@ -6,7 +6,6 @@
 #include <memory>
 #include <string>
 #include <thread>
-#include <utility>
 
 #include "common/thread_pool.h"
 #include "common/transport.h"
@@ -16,8 +15,10 @@ namespace mf {
 
 class Server {
  public:
-  /// Serves from a thread of its own until destroyed. `threads`: of the kernels.
-  Server(std::unique_ptr<ServerTransport> transport, const Shard::Options& options, int threads);
+  /// Serves from a thread of its own until destroyed. `threads`: of the kernels. `metrics` counts
+  /// requests and bytes and outlives the server; none where the clients in the same process do.
+  Server(std::unique_ptr<ServerTransport> transport, const Shard::Options& options, int threads,
+         Metrics* metrics = nullptr);
   ~Server();
 
   const std::string& address() const { return transport_->address(); }
@@ -26,16 +27,25 @@ class Server {
   uint64_t unsent() const { return unsent_.load(); }
 
  private:
+  struct Received {
+    std::string peer;
+    Request request;
+    double at = 0;
+  };
   void Run();
   void Drain();
+  void Handle(const Received& received);
+  void SendReply(const std::string& peer, const Reply& reply);
 
   const std::unique_ptr<ServerTransport> transport_;
   std::atomic<bool> stopping_{false};
   std::atomic<uint64_t> malformed_{0};
   std::atomic<uint64_t> unsent_{0};
   ThreadPool pool_;
-  Shard shard_;                                        // used by thread_ only
-  std::deque<std::pair<std::string, Request>> inbox_;  // used by thread_ only
+  Metrics* const metrics_;
+  Shard shard_;                        // used by thread_ only
+  std::deque<Received> inbox_;         // used by thread_ only
+  const Received* handled_ = nullptr;  // used by thread_ only
   std::thread thread_;
 };
 

@@ -6,45 +6,16 @@
 #include <limits>
 #include <new>
 #include <numeric>
-#include <random>
 
-#include "common/bf16.h"
+#include "pserver/shard_run.h"
 
 namespace mf {
 namespace {
 
-constexpr uint64_t kRowsPerReply = 1 << 22;
-constexpr uint64_t kBytesPerReply = 1ull << 30;
-constexpr size_t kSessionsMax = 65536;
+constexpr size_t kWorkersMax = 65'536;
+constexpr size_t kObserversMax = 256;
 
 Status Bad(const std::string& what) { return Status::Invalid(what); }
-
-Status CheckFrame(const Request& request, size_t frame, uint64_t bytes, const char* name) {
-  if (request.payload[frame].size() == bytes) return Status::Ok();
-  return Bad(std::string(name) + " frame has " + std::to_string(request.payload[frame].size()) +
-             " bytes, " + std::to_string(bytes) + " are due");
-}
-
-Status CheckFrames(const Request& request, size_t count) {
-  if (request.payload.size() == count) return Status::Ok();
-  return Bad(std::to_string(request.payload.size()) + " payload frames, " + std::to_string(count) +
-             " are due");
-}
-
-/// f32 from a wire frame: itself, or unpacked from bf16.
-Frame ToF32(const Frame& frame, size_t count, Wire wire) {
-  if (wire == Wire::kF32) return frame;
-  Buffer buffer(count * sizeof(float));
-  UnpackBf16(buffer.as<float>(), frame.data(), count);
-  return buffer;
-}
-
-Frame FromF32(const Buffer& values, size_t count, Wire wire) {
-  if (wire == Wire::kF32) return values;
-  Buffer buffer(count * sizeof(uint16_t));
-  PackBf16(buffer.data(), values.as<float>(), count);
-  return buffer;
-}
 
 /// Dense tensors are held whole: refused before the machine runs out of memory over them.
 Status CheckDenseMemory(const Config& config) {
@@ -73,33 +44,13 @@ std::string WhyAnotherRun(const Config& ours, const std::string& theirs) {
 
 }  // namespace
 
-struct Shard::Run {
-  explicit Run(Config c)
-      : config(std::move(c)),
-        canonical(CanonicalJson(config)),
-        specs(TensorsOf(config)),
-        optimizer(config.train),
-        history(config.train.weight_decay) {}
-
-  uint64_t micro_batches() const { return static_cast<uint64_t>(config.train.micro_batches); }
-  bool AllIn() const {
-    return std::all_of(tensors.begin(), tensors.end(),
-                       [&](const auto& t) { return t->watermark() == micro_batches(); });
-  }
-
-  const Config config;
-  const std::string canonical;
-  std::string id;
-  const std::vector<TensorSpec> specs;
-  const Optimizer optimizer;
-  UpdateHistory history;
-  RequestScratch scratch;
-  std::vector<std::unique_ptr<TensorShard>> tensors;
-  Reply prepared;  // kept until the next step is prepared
-};
-
 Shard::Shard(const Options& options, ThreadPool& pool, Send send)
-    : options_(options), pool_(pool), send_(std::move(send)) {}
+    : options_(options),
+      pool_(pool),
+      send_(std::move(send)),
+      monitor_(options.metrics),
+      workers_(kWorkersMax),
+      observers_(kObserversMax) {}
 
 Shard::~Shard() = default;
 
@@ -123,8 +74,11 @@ void Shard::Answer(const std::string& peer, const Request& request, const Status
     reply = Reply();
     reply.code = status.code();
     reply.message = status.message();
-    if (status.code() == Code::kInvalid || status.code() == Code::kNotJoined) ++rejected_;
+    if (options_.metrics != nullptr) {
+      options_.metrics->Count(Metric::kRequestsRejected, {CodeName(status.code())});
+    }
   }
+  reply.op = request.op;
   reply.id = request.id;
   reply.incarnation = options_.incarnation;
   send_(peer, std::move(reply));
@@ -133,7 +87,12 @@ void Shard::Answer(const std::string& peer, const Request& request, const Status
 Status Shard::Dispatch(const std::string& peer, const Request& request, double now, Reply* reply,
                        bool* answered) {
   if (request.op == Op::kHello) return Hello(request, reply);
-  if (!sessions_.contains(request.session)) {
+  if (observers_.contains(request.session)) {
+    if (request.op == Op::kStatus) return DoStatus(request, reply);
+    if (request.op == Op::kBuckets) return Buckets(request, reply);
+    return Bad(std::string(OpName(request.op)) + " from an observer");
+  }
+  if (!workers_.contains(request.session)) {
     return {Code::kNotJoined,
             std::string(OpName(request.op)) + " without a joined session; say hello"};
   }
@@ -149,6 +108,8 @@ Status Shard::Dispatch(const std::string& peer, const Request& request, double n
       return Pull(request, reply);
     case Op::kListRows:
       return ListRows(request, reply);
+    case Op::kBuckets:
+      return Buckets(request, reply);
     case Op::kForward:
       return Forward(request, reply);
     case Op::kBackward:
@@ -184,37 +145,36 @@ Status Shard::Hello(const Request& request, Reply* reply) {
                std::to_string(request.shards) + ", this is shard " +
                std::to_string(options_.shard) + " of " + std::to_string(options_.shards));
   }
-  if (run_ == nullptr) {
-    MF_ASSIGN_OR_RETURN(Config config, ConfigFromJson(request.text));
-    MF_RETURN_IF_ERROR(CheckShards(config, TensorsOf(config), options_.shards));
-    MF_RETURN_IF_ERROR(CheckDenseMemory(config));
-    run_ = std::make_unique<Run>(std::move(config));
-    run_->id = request.run_id;
-    if (options_.shard == 0) {
-      desk_ = std::make_unique<BoardDesk>(run_->config, options_.boot_count,
-                                          [this](const std::string& peer, Reply answer) {
-                                            answer.incarnation = options_.incarnation;
-                                            send_(peer, std::move(answer));
-                                          });
+  if (request.run_id.empty()) {
+    if (run_ == nullptr) {
+      return {Code::kUnavailable, "no training has begun on this server"};
     }
+    reply->session = observers_.New();
+    return DoStatus(request, reply);
+  }
+  if (run_ == nullptr) {
+    MF_RETURN_IF_ERROR(OpenRun(request));
   } else if (run_->id != request.run_id) {
     return {Code::kWrongRun, WhyAnotherRun(run_->config, request.text)};
   }
-  reply->session = NewSession();
+  reply->session = workers_.New();
   return DoStatus(request, reply);
 }
 
-/// Sessions can not be guessed; the oldest are forgotten, and their workers say hello again.
-uint64_t Shard::NewSession() {
-  std::random_device random;
-  const uint64_t session = uint64_t{random()} << 32 | random();
-  sessions_.insert(session);
-  session_order_.push_back(session);
-  if (session_order_.size() > kSessionsMax) {
-    sessions_.erase(session_order_.front());
-    session_order_.pop_front();
-  }
-  return session;
+/// The first worker's hello says what run it is.
+Status Shard::OpenRun(const Request& hello) {
+  MF_ASSIGN_OR_RETURN(Config config, ConfigFromJson(hello.text));
+  MF_RETURN_IF_ERROR(CheckShards(config, TensorsOf(config), options_.shards));
+  MF_RETURN_IF_ERROR(CheckDenseMemory(config));
+  run_ = std::make_unique<Run>(std::move(config));
+  run_->id = hello.run_id;
+  if (options_.shard != 0) return Status::Ok();
+  desk_ = std::make_unique<BoardDesk>(run_->config, options_.boot_count, options_.metrics,
+                                      [this](const std::string& peer, Reply answer) {
+                                        answer.incarnation = options_.incarnation;
+                                        send_(peer, std::move(answer));
+                                      });
+  return Status::Ok();
 }
 
 Status Shard::DoStatus(const Request&, Reply* reply) {
@@ -230,7 +190,9 @@ Status Shard::Rollback(const Request& request) {
                ": there is no such state here");
   }
   MF_ASSIGN_OR_RETURN(const auto action, commit_.Rollback(request.epoch, request.step));
-  if (action == CommitState::Action::kDo) BuildTables();
+  if (action == CommitState::Action::kRepeat) return Status::Ok();
+  BuildTables();
+  monitor_.RolledBack(commit_.finished());
   return Status::Ok();
 }
 
@@ -269,212 +231,13 @@ void Shard::BuildTables() {
   }
   std::vector<std::unique_ptr<TensorShard>> tensors;
   for (size_t i = 0; i < layouts.size(); ++i) {
-    const TensorShard::Options options{config.model.probes, config.model.seed, storage[i]};
+    // Every server sees every hit: one of them counts (DESIGN 7).
+    const TensorShard::Options options{config.model.probes, config.model.seed, storage[i],
+                                       options_.shard == 0};
     tensors.push_back(std::make_unique<TensorShard>(std::move(layouts[i]), options, run_->optimizer,
                                                     pool_, run_->scratch));
   }
   run_->tensors = std::move(tensors);
-}
-
-Status Shard::CheckTensor(const Request& request, TensorKind kind, TensorShard** tensor) {
-  if (request.tensor >= run_->specs.size()) {
-    return Bad("tensor " + std::to_string(request.tensor) + " of " +
-               std::to_string(run_->specs.size()));
-  }
-  if (run_->tensors.empty()) return {Code::kUnavailable, "waits for recovery"};
-  *tensor = run_->tensors[request.tensor].get();
-  if (kind == TensorKind::kMemory && run_->specs[request.tensor].kind != kind) {
-    return Bad(run_->specs[request.tensor].name + " is not a memory tensor");
-  }
-  return Status::Ok();
-}
-
-/// Readers outside a training step name the finished step they want to see: the state must be at
-/// it.
-Status Shard::CheckReadStep(const Request& request) const {
-  return commit_.Admit(request.epoch, request.training ? request.step : request.step + 1);
-}
-
-Status Shard::ReadBuckets(const Request& request, TensorShard& tensor,
-                          std::vector<uint32_t>* buckets) {
-  const TensorSpec& spec = tensor.layout().spec;
-  // A micro-batch is the most that any message is about; evaluation uses no more.
-  const uint64_t most = static_cast<uint64_t>(run_->config.tokens_per_micro_batch());
-  if (request.tokens == 0 || request.tokens > most) {
-    return Bad(std::to_string(request.tokens) + " tokens; 1 to " + std::to_string(most) +
-               " are allowed");
-  }
-  const size_t count = tensor.pairs() * request.tokens;
-  const size_t index_bytes = static_cast<size_t>(spec.index_bytes());
-  MF_RETURN_IF_ERROR(CheckFrame(request, 0, count * index_bytes, "index"));
-  MF_RETURN_IF_ERROR(CheckFrame(request, 1, count * sizeof(float), "weight"));
-  buckets->resize(count);
-  const std::byte* data = request.payload[0].data();
-  uint32_t any = 0;
-  for (size_t i = 0; i < count; ++i) {
-    uint32_t bucket = 0;
-    switch (index_bytes) {
-      case 1:
-        bucket = LoadUnaligned<uint8_t>(data, i);
-        break;
-      case 2:
-        bucket = LoadUnaligned<uint16_t>(data, i);
-        break;
-      default:
-        bucket = LoadUnaligned<uint32_t>(data, i);
-    }
-    (*buckets)[i] = bucket;
-    any |= bucket;
-  }
-  // rows is a power of two: one bit beyond it in any index is one index out of range.
-  if (any >= static_cast<uint64_t>(spec.rows))
-    return Bad("a bucket index of " + spec.name + " is out of range");
-  return Status::Ok();
-}
-
-/// Contributions that wait for earlier ones are bounded by the window, as the board bounds its
-/// leases.
-Status Shard::CheckMicroBatch(const Request& request, const TensorShard& tensor) const {
-  if (request.micro_batch >= run_->micro_batches()) {
-    return Bad("micro-batch " + std::to_string(request.micro_batch) + " of " +
-               std::to_string(run_->micro_batches()));
-  }
-  if (request.micro_batch >=
-      tensor.watermark() + static_cast<uint64_t>(run_->config.train.window)) {
-    return {Code::kNotYet, "micro-batch " + std::to_string(request.micro_batch) +
-                               " is beyond the window of " +
-                               std::to_string(run_->config.train.window)};
-  }
-  return Status::Ok();
-}
-
-Status Shard::Forward(const Request& request, Reply* reply) {
-  MF_RETURN_IF_ERROR(CheckReadStep(request));
-  TensorShard* tensor = nullptr;
-  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kMemory, &tensor));
-  MF_RETURN_IF_ERROR(CheckFrames(request, 2));
-  std::vector<uint32_t> buckets;
-  MF_RETURN_IF_ERROR(ReadBuckets(request, *tensor, &buckets));
-  const size_t count = request.tokens * tensor->layout().width();
-  Buffer y(count * sizeof(float));
-  tensor->Forward(buckets, request.payload[1].data(), request.tokens, request.training,
-                  run_->history, y.as<float>());
-  reply->payload = {FromF32(y, count, run_->config.exchange.wire)};
-  return Status::Ok();
-}
-
-Status Shard::Backward(const std::string& peer, const Request& request, Reply* reply,
-                       bool* answered) {
-  MF_RETURN_IF_ERROR(commit_.Admit(request.epoch, request.step));
-  TensorShard* tensor = nullptr;
-  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kMemory, &tensor));
-  MF_RETURN_IF_ERROR(CheckFrames(request, 4));
-  MF_RETURN_IF_ERROR(CheckMicroBatch(request, *tensor));
-  Contribution c;
-  MF_RETURN_IF_ERROR(ReadBuckets(request, *tensor, &c.buckets));
-  const size_t count = request.tokens * tensor->layout().width();
-  const Wire wire = run_->config.exchange.wire;
-  MF_RETURN_IF_ERROR(CheckFrame(request, 2, count * (wire == Wire::kBf16 ? 2 : 4), "gradient"));
-  MF_RETURN_IF_ERROR(CheckFrame(request, 3, request.tokens, "exponent"));
-  c.tokens = request.tokens;
-  c.weights = request.payload[1];
-  c.dy = ToF32(request.payload[2], count, wire);
-  const int8_t* exponents = request.payload[3].as<int8_t>();
-  Buffer dots(c.buckets.size() * sizeof(int64_t));
-  tensor->Dots(c.buckets, c.weights.data(), c.tokens, c.dy.data(), exponents, run_->history,
-               dots.as<int64_t>());
-  reply->payload = {Frame(dots)};
-  // The worker goes on with dL/dp while the row gradients are summed.
-  Answer(peer, request, Status::Ok(), std::move(*reply));
-  *answered = true;
-  if (!tensor->Wants(request.micro_batch)) return Status::Ok();
-  c.finite =
-      AllFinite(c.weights.data(), c.buckets.size()) && AllFinite(c.dy.data(), count) &&
-      std::find(exponents, exponents + request.tokens, kNotFinite) == exponents + request.tokens;
-  tensor->Contribute(request.micro_batch, std::move(c));
-  return Status::Ok();
-}
-
-Status Shard::Push(const std::string& peer, const Request& request, Reply* reply, bool* answered) {
-  MF_RETURN_IF_ERROR(commit_.Admit(request.epoch, request.step));
-  TensorShard* tensor = nullptr;
-  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kDense, &tensor));
-  MF_RETURN_IF_ERROR(CheckFrames(request, 3));
-  MF_RETURN_IF_ERROR(CheckMicroBatch(request, *tensor));
-  Contribution c;
-  c.is_push = true;
-  const Frame& ids = request.payload[0];
-  if (ids.size() % sizeof(uint64_t) != 0) return Bad("row frame is not whole");
-  c.rows.resize(ids.size() / sizeof(uint64_t));
-  if (!c.rows.empty()) std::memcpy(c.rows.data(), ids.data(), ids.size());
-  const uint64_t total = tensor->layout().spec.total_rows();
-  for (size_t i = 0; i < c.rows.size(); ++i) {
-    if (c.rows[i] >= total || (i > 0 && c.rows[i] <= c.rows[i - 1])) {
-      return Bad("rows of " + tensor->layout().spec.name + " must rise and stay below " +
-                 std::to_string(total));
-    }
-  }
-  const bool whole = c.rows.empty() && request.row_count != 0;  // row_count = total: all rows
-  if (whole && request.row_count != total) return Bad("row count of a whole push");
-  const uint64_t rows = whole ? total : c.rows.size();
-  const size_t hits = request.payload[1].size();
-  if (hits != 0 && hits != rows * sizeof(uint32_t)) return Bad("hit frame of the wrong size");
-  const size_t count = rows * tensor->layout().width();
-  MF_RETURN_IF_ERROR(CheckFrame(request, 2, count * sizeof(float), "value"));
-  Answer(peer, request, Status::Ok(), std::move(*reply));
-  *answered = true;
-  if (!tensor->Wants(request.micro_batch)) return Status::Ok();
-  c.values = request.payload[2];
-  c.finite = AllFinite(c.values.data(), count);
-  c.whole = whole;
-  tensor->Contribute(request.micro_batch, std::move(c));
-  return Status::Ok();
-}
-
-Status Shard::Pull(const Request& request, Reply* reply) {
-  MF_RETURN_IF_ERROR(CheckReadStep(request));
-  TensorShard* tensor = nullptr;
-  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kDense, &tensor));
-  MF_RETURN_IF_ERROR(CheckFrames(request, 1));
-  const uint64_t total = tensor->layout().spec.total_rows();
-  const size_t width = tensor->layout().width();
-  const Frame& ids = request.payload[0];
-  const uint64_t count = ids.size() > 0 ? ids.size() / sizeof(uint64_t) : request.row_count;
-  if (ids.size() % sizeof(uint64_t) != 0 || count > total ||
-      count * width * sizeof(float) > kBytesPerReply) {
-    return Bad("pull of " + std::to_string(count) + " rows of " + tensor->layout().spec.name);
-  }
-  std::vector<uint64_t> rows(count);
-  if (ids.size() > 0) {
-    std::memcpy(rows.data(), ids.data(), ids.size());
-    for (size_t i = 0; i < count; ++i) {
-      if (rows[i] >= total || (i > 0 && rows[i] <= rows[i - 1])) {
-        return Bad("rows of " + tensor->layout().spec.name + " must rise and stay below " +
-                   std::to_string(total));
-      }
-    }
-  } else {
-    if (request.first_row > total - count)
-      return Bad("rows beyond the end of " + tensor->layout().spec.name);
-    std::iota(rows.begin(), rows.end(), request.first_row);
-  }
-  Buffer values(count * width * sizeof(float));
-  tensor->Pull(rows, request.training, run_->history, values.as<float>());
-  reply->payload = {Frame(values)};
-  return Status::Ok();
-}
-
-Status Shard::ListRows(const Request& request, Reply* reply) {
-  MF_RETURN_IF_ERROR(CheckReadStep(request));
-  TensorShard* tensor = nullptr;
-  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kDense, &tensor));
-  MF_RETURN_IF_ERROR(CheckFrames(request, 0));
-  const std::vector<uint64_t> rows =
-      tensor->UpdatedRows(request.first_row, std::min(request.row_count, kRowsPerReply));
-  Buffer buffer(rows.size() * sizeof(uint64_t));
-  if (!rows.empty()) std::memcpy(buffer.data(), rows.data(), buffer.size());
-  reply->payload = {Frame(buffer)};
-  return Status::Ok();
 }
 
 Status Shard::Prepare(const Request& request, Reply* reply) {
@@ -513,6 +276,7 @@ Status Shard::Finish(const Request& request, Ended how, Reply* reply) {
     } else {
       for (const auto& tensor : run_->tensors) tensor->ForgetStep();
     }
+    monitor_.StepEnded(commit_.finished(), end.ended == Ended::kApplied);
   }
   reply->applied = end.ended == Ended::kApplied;
   return Status::Ok();
@@ -520,6 +284,7 @@ Status Shard::Finish(const Request& request, Ended how, Reply* reply) {
 
 void Shard::Tick(double now) {
   if (desk_ != nullptr) desk_->Tick(now);
+  if (run_ != nullptr) monitor_.Tick(run_->tensors, commit_.step(), now);
 }
 
 }  // namespace mf

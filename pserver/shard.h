@@ -6,25 +6,20 @@
 // Single-threaded: one thread calls Handle and Tick; kernels run on the pool inside those calls.
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <deque>
 #include <functional>
-#include <map>
 #include <memory>
-#include <optional>
-#include <set>
 #include <string>
-#include <unordered_set>
-#include <utility>
 #include <vector>
 
 #include "common/config.h"
 #include "common/messages.h"
+#include "common/metrics.h"
 #include "common/thread_pool.h"
 #include "pserver/board_desk.h"
 #include "pserver/commit.h"
-#include "pserver/optimizer.h"
+#include "pserver/sessions.h"
+#include "pserver/table_monitor.h"
 #include "pserver/tensor_shard.h"
 
 namespace mf {
@@ -34,9 +29,10 @@ class Shard {
   struct Options {
     uint32_t shard = 0;
     uint32_t shards = 1;
-    uint64_t incarnation = 1;   // different for every start of the process
-    uint64_t boot_count = 1;    // shard 0: durable before it listens
-    uint64_t memory_bytes = 0;  // budget for tables addressed directly
+    uint64_t incarnation = 1;    // different for every start of the process
+    uint64_t boot_count = 1;     // shard 0: durable before it listens
+    uint64_t memory_bytes = 0;   // budget for tables addressed directly
+    Metrics* metrics = nullptr;  // outlives the shard; none: nothing is told
   };
   /// Sends a reply to a peer; called from inside Handle and Tick.
   using Send = std::function<void(const std::string& peer, Reply reply)>;
@@ -47,7 +43,6 @@ class Shard {
   void Handle(const std::string& peer, const Request& request, double now);
   void Tick(double now);
 
-  uint64_t requests_rejected() const { return rejected_; }
   const Board* board() const { return desk_ == nullptr ? nullptr : &desk_->board(); }
   const CommitState& commit() const { return commit_; }
 
@@ -57,10 +52,12 @@ class Shard {
   Status Dispatch(const std::string& peer, const Request& request, double now, Reply* reply,
                   bool* answered);
   Status Hello(const Request& request, Reply* reply);
+  Status OpenRun(const Request& hello);
   Status DoStatus(const Request& request, Reply* reply);
   Status Rollback(const Request& request);
   Status Pull(const Request& request, Reply* reply);
   Status ListRows(const Request& request, Reply* reply);
+  Status Buckets(const Request& request, Reply* reply);
   Status Forward(const Request& request, Reply* reply);
   Status Backward(const std::string& peer, const Request& request, Reply* reply, bool* answered);
   Status Push(const std::string& peer, const Request& request, Reply* reply, bool* answered);
@@ -73,7 +70,6 @@ class Shard {
   Status ReadBuckets(const Request& request, TensorShard& tensor, std::vector<uint32_t>* buckets);
   void Answer(const std::string& peer, const Request& request, const Status& status, Reply reply);
   void BuildTables();
-  uint64_t NewSession();
 
   const Options options_;
   ThreadPool& pool_;
@@ -81,9 +77,9 @@ class Shard {
   CommitState commit_;
   std::unique_ptr<Run> run_;
   std::unique_ptr<BoardDesk> desk_;  // shard 0 only
-  std::unordered_set<uint64_t> sessions_;
-  std::deque<uint64_t> session_order_;  // oldest first
-  uint64_t rejected_ = 0;
+  TableMonitor monitor_;
+  Sessions workers_;
+  Sessions observers_;
 };
 
 }  // namespace mf

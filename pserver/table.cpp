@@ -191,6 +191,10 @@ uint64_t Table::updated_count() const {
                                              [](uint32_t at) { return at != kNeverUpdated; }));
 }
 
+uint64_t Table::bytes() const {
+  return DirectBytes(layout_, optimizer_, updated_at_.size()) + index_.bytes();
+}
+
 uint64_t Table::DirectBytes(const TensorLayout& layout, const Optimizer& optimizer, uint64_t rows) {
   return rows * (static_cast<uint64_t>(optimizer.planes()) * layout.stride * sizeof(float) +
                  sizeof(uint32_t));

@@ -68,6 +68,8 @@ class Table {
   /// Updated rows in [begin, ...), rising, at most `most`; sparse tables sort.
   std::vector<uint64_t> UpdatedRows(uint64_t begin, uint64_t most) const;
   uint64_t updated_count() const;
+  /// Memory of the rows' state.
+  uint64_t bytes() const;
 
   /// Bytes of the full state of `rows` rows held directly.
   static uint64_t DirectBytes(const TensorLayout& layout, const Optimizer& optimizer,

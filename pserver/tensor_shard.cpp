@@ -25,6 +25,9 @@ TensorShard::TensorShard(TensorLayout layout, const Options& options, const Opti
     tables_.push_back(std::make_unique<Table>(layout_, static_cast<int64_t>(k), options.storage,
                                               optimizer, options.seed));
     gradients_.push_back(std::make_unique<Gradients>(layout_));
+    if (options.count_hits && layout_.spec.kind == TensorKind::kMemory) {
+      hits_.emplace_back(static_cast<uint64_t>(layout_.spec.rows));
+    }
   }
   scratch_.made_rows.resize(std::max(scratch_.made_rows.size(), tables));
   scratch_.groups.resize(static_cast<size_t>(pool.threads()));
@@ -108,14 +111,16 @@ void TensorShard::Contribute(uint64_t micro_batch, Contribution contribution) {
   for (const Contribution& due : order_.Offer(micro_batch, std::move(contribution))) Add(due);
 }
 
+/// Hits count whether the numbers are finite or not: of a NaN in dL/dy only the server of its
+/// column knows.
 void TensorShard::Add(const Contribution& contribution) {
-  if (!contribution.finite) {
-    finite_ = false;
-  } else if (contribution.is_push) {
-    AddRows(contribution);
-  } else {
+  if (!contribution.finite) finite_ = false;
+  if (!contribution.is_push) {
     AddPairs(contribution);
+    return;
   }
+  if (!hits_.empty() && contribution.hits.size() > 0) CountRowHits(contribution);
+  if (contribution.finite) AddRows(contribution);
 }
 
 void TensorShard::AddPairs(const Contribution& c) {
@@ -125,8 +130,23 @@ void TensorShard::AddPairs(const Contribution& c) {
     RowGroups& groups = scratch_.groups[static_cast<size_t>(thread)];
     GroupByRow(c.buckets.data() + k * per_table, c.weights.data() + k * per_table * sizeof(float),
                c.tokens, probes, static_cast<uint64_t>(layout_.spec.rows), groups);
-    gradients_[k]->AddPairs(groups, c.dy.data(), layout_.width());
+    if (!hits_.empty()) {
+      for (size_t g = 0; g < groups.rows.size(); ++g) {
+        hits_[k].Add(groups.rows[g], groups.begin[g + 1] - groups.begin[g], c.step);
+      }
+    }
+    if (c.finite) gradients_[k]->AddPairs(groups, c.dy.data(), layout_.width());
   });
+}
+
+void TensorShard::CountRowHits(const Contribution& c) {
+  const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
+  const uint64_t count = c.hits.size() / sizeof(uint32_t);
+  for (uint64_t i = 0; i < count; ++i) {
+    const uint64_t row = c.whole ? i : c.rows[i];
+    const uint32_t hits = LoadUnaligned<uint32_t>(c.hits.data(), i);
+    if (hits > 0) hits_[row / rows_per_table].Add(row % rows_per_table, hits, c.step);
+  }
 }
 
 void TensorShard::AddRows(const Contribution& c) {
@@ -201,6 +221,19 @@ uint64_t TensorShard::updated_count() const {
   uint64_t count = 0;
   for (const auto& table : tables_) count += table->updated_count();
   return count;
+}
+
+uint64_t TensorShard::bytes() const {
+  uint64_t bytes = 0;
+  for (const auto& table : tables_) bytes += table->bytes();
+  for (const auto& gradients : gradients_) bytes += gradients->bytes();
+  return bytes;
+}
+
+std::vector<TableBuckets> TensorShard::Buckets(uint64_t step) const {
+  std::vector<TableBuckets> tables(hits_.size());
+  pool_.ParallelFor(hits_.size(), [&](size_t k, int) { tables[k] = hits_[k].Summarise(step); });
+  return tables;
 }
 
 void TensorShard::Prepare(std::vector<double>* squares) {

@@ -11,6 +11,7 @@
 #include "common/buffer.h"
 #include "common/kernels/pairs.h"
 #include "common/thread_pool.h"
+#include "pserver/bucket_counts.h"
 #include "pserver/contribution_order.h"
 #include "pserver/gradients.h"
 #include "pserver/table.h"
@@ -19,6 +20,7 @@ namespace mf {
 
 /// One micro-batch's gradient for one tensor: pairs with dy (pushdown), or summed rows (push).
 struct Contribution {
+  uint64_t step = 0;
   bool finite = true;
   // pushdown
   size_t tokens = 0;
@@ -29,6 +31,7 @@ struct Contribution {
   bool is_push = false;
   std::vector<uint64_t> rows;  // global row ids, rising
   bool whole = false;          // instead of `rows`: all of them
+  Frame hits;                  // u32 per row, or empty
   Frame values;                // f32 [rows][width]
 };
 
@@ -45,6 +48,7 @@ class TensorShard {
     int64_t probes = 1;
     uint64_t seed = 1;
     Table::Storage storage = Table::Storage::kDirect;
+    bool count_hits = false;  // see Buckets()
   };
   TensorShard(TensorLayout layout, const Options& options, const Optimizer& optimizer,
               ThreadPool& pool, RequestScratch& scratch);
@@ -71,6 +75,11 @@ class TensorShard {
   /// Updated global rows >= first, rising, at most `most`.
   std::vector<uint64_t> UpdatedRows(uint64_t first, uint64_t most) const;
   uint64_t updated_count() const;
+  /// Memory of the rows' state and of the open step's gradients.
+  uint64_t bytes() const;
+  /// Per table, the hits of contributions added so far, as they are in step `step`; empty unless
+  /// they are counted (Options::count_hits, memory tensors).
+  std::vector<TableBuckets> Buckets(uint64_t step) const;
 
   /// Squares of the step's gradient, one double per (table, block), squares added by rising row,
   /// then column in 8 lanes (SquareSum). Appends tables * blocks doubles to `squares`.
@@ -85,6 +94,7 @@ class TensorShard {
   void Add(const Contribution& contribution);
   void AddPairs(const Contribution& contribution);
   void AddRows(const Contribution& contribution);
+  void CountRowHits(const Contribution& contribution);
   std::vector<uint32_t> TokenOrder(const std::vector<uint32_t>& buckets, const void* weights,
                                    size_t tokens);
 
@@ -93,6 +103,7 @@ class TensorShard {
   ThreadPool& pool_;
   std::vector<std::unique_ptr<Table>> tables_;
   std::vector<std::unique_ptr<Gradients>> gradients_;
+  std::vector<BucketCounts> hits_;  // by table; empty: not counted
   ContributionOrder<Contribution> order_;
   bool finite_ = true;
   RequestScratch& scratch_;

@@ -46,6 +46,9 @@ fence "Cap'n Proto is used in common/codec.cpp only" '(capnp|kj)/|[^">]*\.capnp\
   'common/codec\.cpp' "${boxes[@]}"
 fence "RocksDB is used in pserver/snapshot*.cpp only" 'rocksdb/' \
   'pserver/snapshot[a-z_]*\.cpp' "${boxes[@]}"
+fence "prometheus-cpp is used in common/metrics.cpp only" 'prometheus/' 'common/metrics\.cpp' "${boxes[@]}"
+fence "cpp-httplib is used in common/http_endpoint.cpp only" 'httplib\.h' 'common/http_endpoint\.cpp' \
+  "${boxes[@]}"
 fence "TOML is read in common/config*.cpp only" 'toml\+\+' 'common/config[a-z_]*\.cpp' "${boxes[@]}"
 
 # Sizes: 600 lines is too long for one reading. Headers are guarded.

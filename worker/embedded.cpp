@@ -30,6 +30,7 @@ Result<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(TransportContext
     shard_options.shards = static_cast<uint32_t>(options.shards);
     shard_options.incarnation = incarnation;
     shard_options.memory_bytes = options.memory_bytes / static_cast<uint64_t>(options.shards);
+    shard_options.metrics = shard == 0 ? options.metrics : nullptr;
     embedded->running_->servers.push_back(
         std::make_unique<Server>(std::move(transport), shard_options, options.threads));
     embedded->addresses_.push_back(address);

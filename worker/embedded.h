@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/metrics.h"
 #include "common/status.h"
 #include "common/transport.h"
 
@@ -16,8 +17,9 @@ class EmbeddedServers {
  public:
   struct Options {
     int shards = 1;
-    int threads = 1;            // kernel threads of each server
-    uint64_t memory_bytes = 0;  // of all servers together
+    int threads = 1;             // kernel threads of each server
+    uint64_t memory_bytes = 0;   // of all servers together
+    Metrics* metrics = nullptr;  // outlives the servers; told by the first of them for all
   };
   static Result<std::unique_ptr<EmbeddedServers>> Start(TransportContext& context,
                                                         const Options& options);

@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   mf::AddScoreCommand(app, &exit_code);
   mf::AddGenerateCommand(app, &exit_code);
   mf::AddFlopsCommand(app, &exit_code);
+  mf::AddBucketsCommand(app, &exit_code);
   mf::AddOptionsCommand(app, &exit_code);
   try {
     app.parse(argc, argv);

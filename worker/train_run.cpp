@@ -136,7 +136,7 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   Metrics metrics;
   if (!options.metrics_address.empty()) {
     MF_RETURN_IF_ERROR(metrics.Serve(options.metrics_address));
-    spdlog::info("metrics on port {}", metrics.port());
+    spdlog::info("metrics on {}", metrics.address());
   }
   MF_RETURN_IF_ERROR(CheckExportPlace(options.export_path));
   MF_RETURN_IF_ERROR(CheckFresh(options));
@@ -149,11 +149,11 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   std::unique_ptr<EmbeddedServers> embedded;
   std::vector<std::string> addresses = options.pservers;
   if (addresses.empty()) {
-    MF_ASSIGN_OR_RETURN(
-        embedded,
-        EmbeddedServers::Start(context, {.shards = options.shards,
-                                         .threads = options.server_threads,
-                                         .memory_bytes = MemoryBudget(options.memory_bytes)}));
+    MF_ASSIGN_OR_RETURN(embedded, EmbeddedServers::Start(
+                                      context, {.shards = options.shards,
+                                                .threads = options.server_threads,
+                                                .memory_bytes = MemoryBudget(options.memory_bytes),
+                                                .metrics = &metrics}));
     addresses = embedded->addresses();
   }
   MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(context, addresses));
@@ -181,7 +181,9 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     line.dropped = record.dropped;
     if (record.has_val_loss && std::isfinite(record.val_loss)) line.val_loss = record.val_loss;
     last = Clock::now();
-    metrics.StepEnded(record.step, record.loss, static_cast<uint64_t>(tokens_per_step));
+    metrics.Set(Metric::kStep, static_cast<double>(record.step));
+    metrics.Set(Metric::kTrainLoss, record.loss);
+    metrics.Count(Metric::kTrainTokens, {}, static_cast<double>(tokens_per_step));
     return report->Step(line);
   };
   Trainer trainer(config, tensors, *data, client,

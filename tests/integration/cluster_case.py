@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 import unittest
+import urllib.request
 
 DEADLINE = 120  # seconds for any one thing to happen
 
@@ -48,6 +49,7 @@ class ClusterCase(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
+        self.metrics: dict[int, str] = {}  # where each server's are, by shard
         self.config = self.write("run.toml", self.CONFIG)
         self.data = self.write("data.txt", words(6000, 1))
 
@@ -73,11 +75,24 @@ class ClusterCase(unittest.TestCase):
     def serve(self, shard: int, shards: int, listen: str = "tcp://127.0.0.1:0"):
         """A server and the address that it says it listens on."""
         process = self.start([self.PSERVER, "serve", "--listen", listen, "--shard", f"{shard}/{shards}",
-                              "--data", os.path.join(self.folder, "state"), "--threads", "1"],
-                             f"pserver-{shard}.log")
+                              "--data", os.path.join(self.folder, "state"), "--threads", "1",
+                              "--metrics", "127.0.0.1:0"], f"pserver-{shard}.log")
         line = process.stdout.readline()
         self.assertRegex(line, r"^listening tcp://127\.0\.0\.1:\d+$")
+        self.metrics[shard] = process.stdout.readline().removeprefix("metrics ").strip()
+        self.assertRegex(self.metrics[shard], r"^127\.0\.0\.1:\d+$")
         return process, line.split()[1]
+
+    def scrape(self, address: str) -> dict[str, float]:
+        """All series that a program exports, by name and labels."""
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=DEADLINE) as answer:
+            lines = answer.read().decode().splitlines()
+        return {series: float(value) for series, _, value in
+                (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+    def metric(self, shard: int, series: str) -> float:
+        """A server's series; 0 if it is not there."""
+        return self.scrape(self.metrics[shard]).get(series, 0)
 
     def train(self, name: str, servers: list[str], *more: str) -> subprocess.Popen:
         where = ["--pservers", ",".join(servers)] if servers else []

@@ -1,6 +1,6 @@
 """Goal: eight workers on two servers, more than the machine has cores, share the work evenly: what each did
-is within a factor of two of the mean, and fewer than 1 in 100 requests were sent again. The result is that
-of one process. Usage: overload_test.py PATH_OF_WORKER PATH_OF_PSERVER"""
+is within a factor of two of the mean, no lease ends before its work is handed in, and fewer than 1 in 100
+requests were sent again. The result is that of one process. Usage: overload_test.py PATH_OF_WORKER PATH_OF_PSERVER"""
 
 import re
 import sys
@@ -31,7 +31,10 @@ class Overload(ClusterCase):
             found = re.search(r"did (\d+) micro-batches; (\d+) requests were sent again", self.log(name))
             done.append(int(found[1]))
             again += int(found[2])
-        print(f"micro-batches {done}, {again} requests sent again", flush=True)
+        expired = self.metric(0, "mf_lease_expired_total")
+        print(f"micro-batches {done}, {again} requests sent again, {expired:.0f} leases expired", flush=True)
+        self.assertEqual(self.metric(0, 'mf_step_seconds_count{phase="commit"}'), self.STEPS)
+        self.assertEqual(expired, 0)
         mean = sum(done) / len(done)
         self.assertGreaterEqual(sum(done), 32 * self.STEPS)
         self.assertLessEqual(max(done), 2 * mean)

@@ -44,6 +44,7 @@ class ShardHarness {
   /// Everything that was sent by the server so far, in order.
   const std::vector<std::pair<std::string, Reply>>& sent() const { return sent_; }
   Shard& shard() { return *shard_; }
+  const Metrics& metrics() const { return metrics_; }
   const std::vector<TensorSpec>& specs() const { return specs_; }
   const TensorSpec& spec(const std::string& name) const;
 
@@ -75,6 +76,7 @@ class ShardHarness {
   const Config config_;
   const std::vector<TensorSpec> specs_;
   ThreadPool pool_;
+  Metrics metrics_;
   std::unique_ptr<Shard> shard_;
   std::vector<std::pair<std::string, Reply>> sent_;
   uint64_t next_id_ = 1;

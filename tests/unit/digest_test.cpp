@@ -1,11 +1,9 @@
-// Goal: the digest is SHA-256, however its input is cut, and metrics read back what was added.
+// Goal: the digest is SHA-256, however its input is cut.
 #include "common/digest.h"
 
 #include <gtest/gtest.h>
 
 #include <fstream>
-
-#include "common/metrics.h"
 
 namespace mf {
 namespace {
@@ -32,25 +30,6 @@ TEST(Digest, OfAFile) {
   std::ofstream(path) << "abc";
   EXPECT_EQ(Sha256HexOfFile(path), kAbc);
   EXPECT_EQ(Sha256HexOfFile(path + ".none"), "");
-}
-
-TEST(Metrics, CountersReadBack) {
-  Metrics metrics;
-  metrics.AddWireBytes("forward", Direction::kSent, 100);
-  metrics.AddWireBytes("forward", Direction::kSent, 23);
-  metrics.AddWireBytes("forward", Direction::kReceived, 5);
-  metrics.AddRejected("malformed");
-  metrics.ObserveRequest("forward", 0.003);
-  EXPECT_EQ(metrics.WireBytes("forward", Direction::kSent), 123u);
-  EXPECT_EQ(metrics.WireBytes("forward", Direction::kReceived), 5u);
-  EXPECT_EQ(metrics.WireBytes("pull", Direction::kSent), 0u);
-  EXPECT_EQ(metrics.Rejected("malformed"), 1u);
-  EXPECT_EQ(metrics.Rejected("other"), 0u);
-  const std::string text = metrics.Text();
-  EXPECT_NE(text.find("mf_wire_bytes_total{direction=\"sent\",op=\"forward\"} 123"),
-            std::string::npos)
-      << text;
-  EXPECT_NE(text.find("mf_request_seconds_count{op=\"forward\"} 1"), std::string::npos) << text;
 }
 
 }  // namespace

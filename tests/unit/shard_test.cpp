@@ -283,7 +283,7 @@ TEST(Shard, WrongRequestsChangeNothing) {
     refuse(wrong);
     ASSERT_EQ(server.State(), before) << OpName(wrong.request.op) << " with " << wrong.what;
   }
-  EXPECT_GT(server.shard().requests_rejected(), 50u);
+  EXPECT_GT(server.metrics().Value(Metric::kRequestsRejected, {"invalid"}), 50);
   for (ShardHarness* each : {&server, &undisturbed}) {
     for (uint32_t i = 0; i < 3; ++i) each->MicroBatch(2, i);
     EXPECT_EQ(each->Send(each->Make(Op::kPrepare)).code, Code::kOk);

@@ -17,6 +17,7 @@ void AddEvalCommand(CLI::App& app, int* exit_code);
 void AddScoreCommand(CLI::App& app, int* exit_code);
 void AddGenerateCommand(CLI::App& app, int* exit_code);
 void AddFlopsCommand(CLI::App& app, int* exit_code);
+void AddBucketsCommand(CLI::App& app, int* exit_code);
 void AddOptionsCommand(CLI::App& app, int* exit_code);
 
 /// Says what went wrong, one line on stderr, and returns the exit code: 0, 1 or 2.

@@ -1,0 +1,41 @@
+// What a server has once it knows the configuration of the run. Seen by the parts of Shard only.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "pserver/optimizer.h"
+#include "pserver/shard.h"
+#include "pserver/tensor_shard.h"
+
+namespace mf {
+
+struct Shard::Run {
+  explicit Run(Config c)
+      : config(std::move(c)),
+        canonical(CanonicalJson(config)),
+        specs(TensorsOf(config)),
+        optimizer(config.train),
+        history(config.train.weight_decay) {}
+
+  uint64_t micro_batches() const { return static_cast<uint64_t>(config.train.micro_batches); }
+  bool AllIn() const {
+    return std::all_of(tensors.begin(), tensors.end(),
+                       [&](const auto& t) { return t->watermark() == micro_batches(); });
+  }
+
+  const Config config;
+  const std::string canonical;
+  std::string id;
+  const std::vector<TensorSpec> specs;
+  const Optimizer optimizer;
+  UpdateHistory history;
+  RequestScratch scratch;
+  std::vector<std::unique_ptr<TensorShard>> tensors;
+  Reply prepared;  // kept until the next step is prepared
+};
+
+}  // namespace mf

@@ -1,0 +1,144 @@
+// worker buckets: how evenly a running cluster's training hits its tables.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "common/bucket_summary.h"
+#include "common/client.h"
+#include "common/config.h"
+#include "common/tensors.h"
+#include "worker/commands/commands.h"
+
+namespace mf {
+namespace {
+
+struct BucketsFlags {
+  std::vector<std::string> pservers;
+  bool tables = false, json = false;
+};
+
+struct Layer {
+  std::string name;
+  std::vector<TableBuckets> tables;
+};
+
+/// Everything that server 0 has counted, at one time per layer.
+struct Cluster {
+  uint64_t step = 0;  // finished
+  std::vector<Layer> layers;
+};
+
+Result<Reply> Ask(Client& client, Request request) {
+  Client::Outcome outcome = client.Call(0, std::move(request)).get();
+  if (!outcome.ok()) return outcome.status();
+  return std::move((*outcome)[0]);
+}
+
+Result<Cluster> AskCluster(const std::vector<std::string>& pservers) {
+  constexpr double kDeadlineSeconds = 10;  // somebody waits at a terminal
+  TransportContext context;
+  MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(context, {pservers[0]}));
+  Client client(std::move(transport), {pservers[0]}, {.deadline_seconds = kDeadlineSeconds});
+  Request hello;
+  hello.op = Op::kHello;
+  hello.shards = static_cast<uint32_t>(pservers.size());
+  MF_ASSIGN_OR_RETURN(const Reply joined, Ask(client, std::move(hello)));
+  client.SetSession(0, joined.session);
+  MF_ASSIGN_OR_RETURN(const Config config, ConfigFromJson(joined.text));
+  Cluster cluster;
+  cluster.step = joined.step;
+  for (const TensorSpec& tensor : TensorsOf(config)) {
+    if (tensor.kind != TensorKind::kMemory) continue;
+    Request request;
+    request.op = Op::kBuckets;
+    request.tensor = tensor.id;
+    MF_ASSIGN_OR_RETURN(const Reply reply, Ask(client, std::move(request)));
+    Layer layer{tensor.layer(), std::vector<TableBuckets>(static_cast<size_t>(tensor.tables))};
+    const size_t bytes = layer.tables.size() * sizeof(TableBuckets);
+    if (reply.payload.size() != 1 || reply.payload[0].size() != bytes) {
+      return Status::Failed("server 0 (" + pservers[0] + "): a buckets reply of the wrong size");
+    }
+    std::memcpy(layer.tables.data(), reply.payload[0].data(), bytes);
+    cluster.step = reply.step;
+    cluster.layers.push_back(std::move(layer));
+  }
+  return cluster;
+}
+
+std::string Json(const Cluster& cluster) {
+  nlohmann::ordered_json json;
+  json["step"] = cluster.step;
+  json["layers"] = nlohmann::ordered_json::array();
+  for (const Layer& layer : cluster.layers) {
+    nlohmann::ordered_json tables = nlohmann::ordered_json::array();
+    for (const TableBuckets& t : layer.tables) {
+      tables.push_back({{"rows", t.rows},
+                        {"hits", t.hits},
+                        {"coverage_ratio", t.coverage_ratio()},
+                        {"entropy_ratio", t.entropy_ratio()},
+                        {"top1_ratio", t.top1_ratio()},
+                        {"dead", t.dead},
+                        {"bins", std::vector<uint64_t>(std::begin(t.bins), std::end(t.bins))}});
+    }
+    json["layers"].push_back({{"layer", layer.name}, {"tables", std::move(tables)}});
+  }
+  return json.dump();
+}
+
+void PrintTable(const Cluster& cluster, bool each) {
+  std::printf("step %llu; coverage: of the last %llu steps; mean / worst table\n",
+              static_cast<unsigned long long>(cluster.step),
+              static_cast<unsigned long long>(kCoverageSteps));
+  std::printf("%-18s %6s %10s %14s %15s %15s %15s %10s\n", "layer", "tables", "rows", "hits",
+              "coverage", "entropy", "top1", "dead rows");
+  for (const Layer& layer : cluster.layers) {
+    const LayerBuckets s = SummariseLayer(layer.tables);
+    std::printf("%-18s %6llu %10llu %14llu %7.4f/%7.4f %7.4f/%7.4f %7.4f/%7.4f %10llu\n",
+                layer.name.c_str(), static_cast<unsigned long long>(s.tables),
+                static_cast<unsigned long long>(s.rows), static_cast<unsigned long long>(s.hits),
+                s.coverage.mean, s.coverage.worst, s.entropy.mean, s.entropy.worst, s.top1.mean,
+                s.top1.worst, static_cast<unsigned long long>(s.dead_rows));
+    for (size_t k = 0; each && k < layer.tables.size(); ++k) {
+      const TableBuckets& t = layer.tables[k];
+      std::printf("  table %-9zu %7s %10llu %14llu %15.4f %15.4f %15.4f %10llu\n", k, "",
+                  static_cast<unsigned long long>(t.rows), static_cast<unsigned long long>(t.hits),
+                  t.coverage_ratio(), t.entropy_ratio(), t.top1_ratio(),
+                  static_cast<unsigned long long>(t.dead));
+    }
+  }
+}
+
+Status Run(const BucketsFlags& flags) {
+  MF_ASSIGN_OR_RETURN(const Cluster cluster, AskCluster(flags.pservers));
+  if (cluster.layers.empty()) {
+    return Status::Failed("this training has no memory layers (model.projection = dense)");
+  }
+  if (flags.json) {
+    std::printf("%s\n", Json(cluster).c_str());
+  } else {
+    PrintTable(cluster, flags.tables);
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+void AddBucketsCommand(CLI::App& app, int* exit_code) {
+  auto flags = std::make_shared<BucketsFlags>();
+  CLI::App* command =
+      app.add_subcommand("buckets", "How evenly a running cluster's training hits its tables");
+  command
+      ->add_option("--pservers", flags->pservers,
+                   "tcp://HOST:PORT,... of all servers in shard order; the first one is asked")
+      ->delimiter(',')
+      ->required();
+  command->add_flag("--tables", flags->tables, "Every table, too");
+  command->add_flag("--json", flags->json, "One JSON object with every table and its 64 bins");
+  command->callback([flags, exit_code] { *exit_code = Report(Run(*flags)); });
+}
+
+}  // namespace mf
