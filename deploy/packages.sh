@@ -11,6 +11,7 @@ MF_BUILD_PACKAGES=(
   libhwy-dev libopenblas-pthread-dev
   libtomlplusplus-dev libcli11-dev libspdlog-dev nlohmann-json3-dev
   libsodium-dev
+  librocksdb-dev
 )
 
 # The quickstart's text (a public-domain English book) and its order-2 model.
@@ -30,4 +31,5 @@ MF_RUN_PACKAGES=(
   libhwy1 libopenblas0-pthread
   libtomlplusplus3 libspdlog1.10
   libsodium23
+  librocksdb7.8
 )
