@@ -28,6 +28,11 @@ std::vector<Frame> Join(Frame header, const std::vector<Frame>& payload) {
   return message;
 }
 
+template <class List>
+void SetList(List list, const std::vector<uint64_t>& values) {
+  for (unsigned i = 0; i < list.size(); ++i) list.set(i, values[i]);
+}
+
 /// Reads the header of `message` by `read`; frames have no alignment, so it is copied to words
 /// first.
 template <class Root, class Out, class Read>
@@ -91,8 +96,11 @@ std::vector<Frame> Encode(const Request& r) {
   if (!r.text.empty()) w.setText(r.text.c_str());
   if (!r.run_id.empty()) w.setRunId(r.run_id.c_str());
   if (!r.incarnations.empty()) {
-    auto list = w.initIncarnations(static_cast<unsigned>(r.incarnations.size()));
-    for (unsigned i = 0; i < list.size(); ++i) list.set(i, r.incarnations[i]);
+    SetList(w.initIncarnations(static_cast<unsigned>(r.incarnations.size())), r.incarnations);
+  }
+  w.setSnapshot(r.snapshot);
+  if (!r.discard.empty()) {
+    SetList(w.initDiscard(static_cast<unsigned>(r.discard.size())), r.discard);
   }
   return Join(HeaderFrame(builder), r.payload);
 }
@@ -122,6 +130,8 @@ Result<Request> DecodeRequest(const std::vector<Frame>& message) {
     r.text = w.getText().cStr();
     r.run_id = w.getRunId().cStr();
     for (const uint64_t incarnation : w.getIncarnations()) r.incarnations.push_back(incarnation);
+    r.snapshot = w.getSnapshot();
+    for (const uint64_t step : w.getDiscard()) r.discard.push_back(step);
     return Status::Ok();
   });
 }
@@ -157,6 +167,13 @@ std::vector<Frame> Encode(const Reply& r) {
       list[i].setDropped(record.dropped);
     }
   }
+  const std::vector<uint64_t>& published = r.snapshots.published;
+  if (!published.empty()) {
+    SetList(w.initPublished(static_cast<unsigned>(published.size())), published);
+  }
+  w.setWriting(r.snapshots.writing);
+  w.setFresh(r.fresh);
+  w.setSnapshotDue(static_cast<uint16_t>(r.snapshot_due));
   return Join(HeaderFrame(builder), r.payload);
 }
 
@@ -165,6 +182,9 @@ Result<Reply> DecodeReply(const std::vector<Frame>& message) {
     if (w.getCode() > static_cast<uint16_t>(Code::kUnavailable))
       return Status::Invalid("unknown code");
     if (w.getWork() > static_cast<uint16_t>(Work::kFailed)) return Status::Invalid("unknown work");
+    if (w.getSnapshotDue() > static_cast<uint16_t>(SnapshotDue::kNow)) {
+      return Status::Invalid("unknown snapshot order");
+    }
     r.id = w.getId();
     r.code = static_cast<Code>(w.getCode());
     r.message = w.getMessage().cStr();
@@ -180,6 +200,10 @@ Result<Reply> DecodeReply(const std::vector<Frame>& message) {
     r.lease_seconds = w.getLeaseSeconds();
     r.lr = w.getLr();
     r.clip = w.getClip();
+    for (const uint64_t step : w.getPublished()) r.snapshots.published.push_back(step);
+    r.snapshots.writing = w.getWriting();
+    r.fresh = w.getFresh();
+    r.snapshot_due = static_cast<SnapshotDue>(w.getSnapshotDue());
     for (const auto& record : w.getRecords()) {
       r.records.push_back({record.getStep(), record.getLoss(), record.getLr(), record.getGradNorm(),
                            record.getValLoss(), record.getHasValLoss(), record.getDropped()});

@@ -67,7 +67,7 @@ struct TrainConfig {
 
 struct SnapshotConfig {
   int64_t every_steps = 0;   // 0: never by steps
-  double every_minutes = 0;  // 0: never by time
+  double every_minutes = 5;  // 0: never by time; both 0: none, not even after the last step
   int64_t keep = 2;
 };
 

@@ -246,11 +246,11 @@ void AddTrainKeys(Table& t) {
 }
 
 void AddOtherKeys(Table& t) {
-  t.Integer(MF_FIELD(snapshot.every_steps), {0, 0},
-            "steps between snapshots; not available in this build yet");
+  t.Integer(MF_FIELD(snapshot.every_steps), {0, 1e9},
+            "steps between snapshots, and one after the last step; 0: not by steps");
   t.HowOnly();
-  t.Real(MF_FIELD(snapshot.every_minutes), {0, 0},
-         "minutes between snapshots; not available in this build yet");
+  t.Real(MF_FIELD(snapshot.every_minutes), {0, 1e6},
+         "minutes between snapshots; 0: not by time, both 0: no snapshots");
   t.HowOnly();
   t.Integer(MF_FIELD(snapshot.keep), {1, 1e6}, "newest common snapshots that are kept");
   t.HowOnly();

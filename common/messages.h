@@ -6,9 +6,10 @@
 // clang-format off
 //   hello      protocol, shard, shards, runId (empty: an observer, who may ask for status and
 //              buckets only), text = CanonicalJson
-//                                 -> session, incarnation, epoch, step, text = CanonicalJson
-//   status     -                  -> epoch, step, text
-//   rollback   epoch, step        -> - (answered the same if repeated)
+//                                 -> session, and as status
+//   status     -                  -> incarnation, epoch, step, text = CanonicalJson, snapshots, fresh
+//   rollback   epoch, step, incarnations = [the server's, as status told it]
+//                                 -> - (answered the same if repeated)
 //   pull       tensor, training; [u64 rows] or firstRow, rowCount   -> [f32 rows x columns]
 //   listRows   tensor, firstRow, rowCount (at most)                 -> [u64 updated rows, rising]
 //   forward    tensor, tokens, training; [indices][f32 weights]     -> [wire tokens x columns]
@@ -16,17 +17,21 @@
 //              [i8 exponents]     -> [i64 dots, pairs x tokens]
 //   push       tensor, microBatch; [u64 rows, rising; empty with rowCount = total: all]
 //              [u32 hits per row, or empty][f32 values]             -> -
-//   prepare    step               -> [f64 squares, tensor x table x block], text = not finite
-//   apply      step, lr, scale    -> applied (how the step ended)
-//   drop       step               -> applied
+//   prepare    step               -> [f64 squares, tensor x table x block], text = not finite,
+//                                    snapshots
+//   apply      step, lr, scale, value = gradient norm, snapshot, discard
+//                                 -> applied (how the step ended)
+//   drop       step, value, snapshot, discard   -> applied
 //   buckets    tensor             -> [TableBuckets per table] (common/bucket_summary.h), step;
 //              shard 0 only
 // To the work board, on shard 0:
 //   lease      epoch, step = last record known, incarnations
-//                                 -> work, step, microBatch, lease..., records
+//                                 -> work, step, microBatch, lease..., records; commit: lr,
+//                                    clip, snapshotDue
 //   renew, giveBack  lease        -> -
 //   microBatchDone   step, microBatch, lease, value = loss sum      -> -
-//   stepEnded  step, applied, value = gradient norm, text = tensor that was not finite  -> -
+//   stepEnded  step, applied, value = gradient norm, text = tensor that was not finite,
+//              snapshot           -> -
 //   evaluated  step, value = val_loss                               -> -
 //   recovered  epoch, step, incarnations; applied = false: value = bits of the epoch seen -> -
 // clang-format on
@@ -37,6 +42,7 @@
 #include <vector>
 
 #include "common/buffer.h"
+#include "common/snapshot_plan.h"
 #include "common/status.h"
 
 namespace mf {
@@ -89,7 +95,9 @@ struct Request {
   uint32_t shards = 0;
   std::string text;
   std::string run_id;
-  std::vector<uint64_t> incarnations;  // of all servers, as the sender knows them
+  std::vector<uint64_t> incarnations;  // of servers, as the sender knows them
+  bool snapshot = false;
+  std::vector<uint64_t> discard;  // steps whose snapshots are to be deleted
   std::vector<Frame> payload;
 };
 
@@ -125,6 +133,9 @@ struct Reply {
   double lr = 0;
   double clip = 0;
   std::vector<StepRecord> records;
+  SnapshotState snapshots;
+  bool fresh = false;
+  SnapshotDue snapshot_due = SnapshotDue::kNo;
   std::vector<Frame> payload;
 };
 

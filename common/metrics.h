@@ -34,8 +34,12 @@ enum class Metric {
   kLeaseExpired,
   kRecoveries,
   kStepsDropped,
+  kSnapshotSeconds,
+  kSnapshotBytes,
+  kSnapshotLastStep,
+  kSnapshotFailures,
 };
-inline constexpr int kMetricCount = 20;
+inline constexpr int kMetricCount = 24;
 
 enum class Direction { kSent, kReceived };
 

@@ -50,6 +50,8 @@ struct Request {
   text @19 :Text;
   runId @20 :Text;
   incarnations @21 :List(UInt64);
+  snapshot @22 :Bool;
+  discard @23 :List(UInt64);
 }
 
 struct StepRecord {
@@ -79,4 +81,8 @@ struct Reply {
   lr @13 :Float64;
   clip @14 :Float64;
   records @15 :List(StepRecord);
+  published @16 :List(UInt64);
+  writing @17 :UInt64;
+  fresh @18 :Bool;
+  snapshotDue @19 :UInt16;
 }

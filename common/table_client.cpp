@@ -246,6 +246,7 @@ Result<TableClient::Prepared> TableClient::Prepare(StepRef at) {
       return Status::Failed("server " + std::to_string(server) +
                             " answered prepare with a frame of the wrong size");
     }
+    prepared.snapshots.push_back(reply.snapshots);
     // The first tensor in canonical order, whichever server names it.
     const TensorSpec* named = FindTensor(tensors_, reply.text);
     if (named != nullptr && (not_finite == nullptr || named->id < not_finite->id))
@@ -275,11 +276,14 @@ Result<TableClient::Prepared> TableClient::Prepare(StepRef at) {
   return prepared;
 }
 
-Result<bool> TableClient::Finish(StepRef at, bool apply, double lr, double scale) {
-  std::vector<Request> requests = Requests(apply ? Op::kApply : Op::kDrop, at, tensors_[0]);
+Result<bool> TableClient::Finish(StepRef at, const End& end) {
+  std::vector<Request> requests = Requests(end.apply ? Op::kApply : Op::kDrop, at, tensors_[0]);
   for (Request& request : requests) {
-    request.lr = lr;
-    request.scale = scale;
+    request.lr = end.lr;
+    request.scale = end.scale;
+    request.value = end.norm;
+    request.snapshot = end.snapshots.take;
+    request.discard = end.snapshots.discard;
   }
   Client::Outcome outcome = client_.CallAll(std::move(requests)).get();
   if (!outcome.ok()) return outcome.status();

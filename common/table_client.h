@@ -71,10 +71,18 @@ class TableClient {
   struct Prepared {
     double squares = 0;      // the sum of all blocks' squares in canonical order; NaN if not finite
     std::string not_finite;  // the first tensor with a gradient that is not finite, or empty
+    std::vector<SnapshotState> snapshots;  // by server
   };
   Result<Prepared> Prepare(StepRef at);
+  struct End {
+    bool apply = true;  // or drop
+    double lr = 0;
+    double scale = 1;  // of the gradient: clipping
+    double norm = 0;   // of the gradient, for the record
+    SnapshotPlan snapshots = {};
+  };
   /// True if the step ended applied, on every server.
-  Result<bool> Finish(StepRef at, bool apply, double lr, double scale);
+  Result<bool> Finish(StepRef at, const End& end);
 
  private:
   /// Server s's columns of a tensor.

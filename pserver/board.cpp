@@ -11,8 +11,12 @@ constexpr size_t kRecordsPerGrant = 10'000;
 constexpr double kSecondLeaseAfterMedians = 2;
 }  // namespace
 
-Board::Board(const TrainConfig& config, int64_t tokens_per_step, uint64_t boot_count)
-    : config_(config), tokens_per_step_(tokens_per_step), boot_count_(boot_count) {}
+Board::Board(const TrainConfig& config, const SnapshotConfig& snapshot, int64_t tokens_per_step,
+             uint64_t boot_count)
+    : config_(config),
+      snapshot_(snapshot),
+      tokens_per_step_(tokens_per_step),
+      boot_count_(boot_count) {}
 
 const char* Board::phase() const {
   switch (phase_) {
@@ -99,7 +103,21 @@ bool Board::GrantSingle(const Parked& parked, Work work, double now, Grant* gran
   grant->lease_seconds = config_.lease_seconds;
   grant->lr = step_lr_;
   grant->clip = config_.clip;
+  if (work == Work::kCommit) {
+    if (!step_due_.has_value()) step_due_ = DueAfter(step_, now);
+    grant->snapshot_due = *step_due_;
+  }
   return true;
+}
+
+SnapshotDue Board::DueAfter(uint64_t step, double now) const {
+  if (snapshot_.every_steps == 0 && snapshot_.every_minutes == 0) return SnapshotDue::kNo;
+  if (step == static_cast<uint64_t>(config_.steps)) return SnapshotDue::kNow;
+  const uint64_t every = static_cast<uint64_t>(snapshot_.every_steps);
+  const bool by_steps = every > 0 && step / every > snapshot_step_ / every;
+  const bool by_time =
+      snapshot_.every_minutes > 0 && now - snapshot_time_ >= snapshot_.every_minutes * 60;
+  return by_steps || by_time ? SnapshotDue::kWhenIdle : SnapshotDue::kNo;
 }
 
 bool Board::GrantMicroBatch(const Parked& parked, double now, Grant* grant) {
@@ -179,17 +197,31 @@ Status Board::MicroBatchDone(uint64_t epoch, uint64_t step, uint32_t number, dou
   return Status::Ok();
 }
 
-Status Board::StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad_norm,
-                        const std::string& not_finite, double now, Grants* grants) {
-  MF_RETURN_IF_ERROR(CheckStep(epoch, step, Phase::kCommit));
+StepRecord Board::RecordIfEnded(bool applied, double grad_norm) const {
   StepRecord record;
-  record.step = step;
+  record.step = step_;
   record.lr = step_lr_;
   record.grad_norm = grad_norm;
   record.dropped = !applied;
   for (const MicroBatch& micro_batch : micro_batches_) record.loss += micro_batch.loss_sum;
   record.loss /= static_cast<double>(tokens_per_step_);
-  records_.push_back(record);
+  return record;
+}
+
+void Board::Restore(uint64_t step, const std::vector<StepRecord>& records) {
+  // What was lived through here goes further than what was saved: evaluations are in it.
+  if (!records_.empty() && records_.back().step >= step) return;
+  records_ = records;
+}
+
+Status Board::StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad_norm,
+                        const std::string& not_finite, bool snapshot, double now, Grants* grants) {
+  MF_RETURN_IF_ERROR(CheckStep(epoch, step, Phase::kCommit));
+  records_.push_back(RecordIfEnded(applied, grad_norm));
+  if (snapshot) {
+    snapshot_step_ = step;
+    snapshot_time_ = now;
+  }
   drops_in_a_row_ = applied ? 0 : drops_in_a_row_ + 1;
   if (drops_in_a_row_ == kDropsInARowMax) {
     failure_ = "the gradient of " + (not_finite.empty() ? "the model" : not_finite) +
@@ -230,6 +262,8 @@ Status Board::Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_s
       if (incarnations_[i] != incarnations[i]) retired_incarnations_.insert(incarnations_[i]);
     }
     incarnations_ = incarnations;
+    snapshot_step_ = step;
+    snapshot_time_ = now;
     while (!records_.empty() && records_.back().step > step) records_.pop_back();
     // What is counted is as if nothing had been lost.
     drops_in_a_row_ = 0;
@@ -299,6 +333,7 @@ void Board::OpenStep(uint64_t step) {
     EnterPhase(Phase::kFinished);
     return;
   }
+  step_due_.reset();
   micro_batches_.assign(static_cast<size_t>(config_.micro_batches), {});
   step_lr_ = LearningRate(config_, step);
   EnterPhase(Phase::kMicroBatches);

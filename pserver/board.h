@@ -27,15 +27,17 @@ struct Grant {
   double lease_seconds = 0;
   double lr = 0;  // commit: fixed with the first commit lease of a step
   double clip = 0;
-  std::string message;              // why a run failed
-  std::vector<StepRecord> records;  // finished steps that the asker did not know
+  SnapshotDue snapshot_due = SnapshotDue::kNo;  // commit: fixed like lr
+  std::string message;                          // why a run failed
+  std::vector<StepRecord> records;              // finished steps that the asker did not know
 };
 
 class Board {
  public:
   /// `boot_count` of this server, made durable before it listens: epochs are boot_count << 32 |
   /// counter.
-  Board(const TrainConfig& config, int64_t tokens_per_step, uint64_t boot_count);
+  Board(const TrainConfig& config, const SnapshotConfig& snapshot, int64_t tokens_per_step,
+        uint64_t boot_count);
 
   using Grants = std::vector<Grant>;
 
@@ -51,9 +53,9 @@ class Board {
   Status MicroBatchDone(uint64_t epoch, uint64_t step, uint32_t number, double loss_sum, double now,
                         Grants* grants);
   /// All servers have acknowledged the end of `step`. `not_finite`: the first such tensor of a
-  /// drop.
+  /// drop. `snapshot`: one was begun of the state after it.
   Status StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad_norm,
-                   const std::string& not_finite, double now, Grants* grants);
+                   const std::string& not_finite, bool snapshot, double now, Grants* grants);
   Status Evaluated(uint64_t epoch, uint64_t step, double val_loss, double now, Grants* grants);
   /// All servers are at `step` finished steps of `epoch`; or (ok = false) a server reported
   /// `epoch_seen`, at or above the leased epoch, and another recovery with a higher one is needed.
@@ -77,6 +79,10 @@ class Board {
   const char* phase() const;
   uint64_t epoch() const { return epoch_; }
   uint64_t step() const { return step_; }
+  /// The record of the open step, all of whose micro-batches are in, if it ends like this.
+  StepRecord RecordIfEnded(bool applied, double grad_norm) const;
+  /// What a snapshot of `step` finished steps knows of them, unless more is known here.
+  void Restore(uint64_t step, const std::vector<StepRecord>& records);
   uint64_t leases_expired() const { return leases_expired_; }
   bool finished() const { return phase_ == Phase::kFinished; }
   const std::vector<StepRecord>& records() const { return records_; }
@@ -112,6 +118,7 @@ class Board {
   void Expire(double now);
   void OpenStep(uint64_t step);
   void EnterPhase(Phase phase);
+  SnapshotDue DueAfter(uint64_t step, double now) const;
   double MedianSeconds() const;
   /// `step` is one after which there is an evaluation.
   bool EvaluationFollows(uint64_t step) const;
@@ -120,6 +127,7 @@ class Board {
   std::vector<StepRecord> RecordsAfter(uint64_t step) const;
 
   const TrainConfig config_;
+  const SnapshotConfig snapshot_;
   const int64_t tokens_per_step_;
   const uint64_t boot_count_;
   Phase phase_ = Phase::kRecover;
@@ -131,6 +139,9 @@ class Board {
   std::vector<MicroBatch> micro_batches_;
   std::optional<Lease> single_;  // commit, evaluate, recover: one holder at a time
   double step_lr_ = 0;
+  std::optional<SnapshotDue> step_due_;  // once commit was leased
+  uint64_t snapshot_step_ = 0;           // of the last snapshot begun, or rolled back to
+  double snapshot_time_ = 0;
   std::vector<StepRecord> records_;
   std::deque<double> durations_;  // of the last finished micro-batches
   int drops_in_a_row_ = 0;

@@ -5,8 +5,8 @@
 namespace mf {
 
 BoardDesk::BoardDesk(const Config& config, uint64_t boot_count, Metrics* metrics, Send send)
-    : board_(config.train, config.train.micro_batches * config.tokens_per_micro_batch(),
-             boot_count),
+    : board_(config.train, config.snapshot,
+             config.train.micro_batches * config.tokens_per_micro_batch(), boot_count),
       metrics_(metrics),
       send_(std::move(send)),
       live_seconds_(config.train.lease_seconds),
@@ -58,7 +58,8 @@ Status BoardDesk::HandOn(const std::string& peer, const Request& r, double now, 
       status = board_.MicroBatchDone(r.epoch, r.step, r.micro_batch, r.value, now, &grants);
       break;
     case Op::kStepEnded:
-      status = board_.StepEnded(r.epoch, r.step, r.applied, r.value, r.text, now, &grants);
+      status =
+          board_.StepEnded(r.epoch, r.step, r.applied, r.value, r.text, r.snapshot, now, &grants);
       break;
     case Op::kEvaluated:
       status = board_.Evaluated(r.epoch, r.step, r.value, now, &grants);
@@ -103,6 +104,7 @@ void BoardDesk::SendGrants(const Board::Grants& grants) {
     reply.lease_seconds = grant.lease_seconds;
     reply.lr = grant.lr;
     reply.clip = grant.clip;
+    reply.snapshot_due = grant.snapshot_due;
     reply.text = grant.message;
     reply.records = grant.records;
     reply.id = asks_.RequestId(grant.ticket);

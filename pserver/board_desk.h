@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "common/config.h"
 #include "common/messages.h"
@@ -28,6 +29,10 @@ class BoardDesk {
   void Tick(double now);
 
   const Board& board() const { return board_; }
+  /// See Board::Restore.
+  void Restore(uint64_t step, const std::vector<StepRecord>& records) {
+    board_.Restore(step, records);
+  }
 
  private:
   Status HandOn(const std::string& peer, const Request& request, double now, bool* answered);

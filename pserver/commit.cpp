@@ -46,12 +46,13 @@ Result<CommitState::End> CommitState::Finish(uint64_t epoch, uint64_t step, Ende
 }
 
 Result<CommitState::Action> CommitState::Rollback(uint64_t epoch, uint64_t step) {
-  if (epoch == epoch_ && epoch != 0 && step == first_) return Action::kRepeat;
+  if (epoch == epoch_ && restored_ && step == first_) return Action::kRepeat;
   if (epoch <= epoch_) {
     return Status(Code::kWrongEpoch, "rollback of epoch " + std::to_string(epoch) +
                                          ", here it is already " + std::to_string(epoch_));
   }
   epoch_ = epoch;
+  restored_ = true;
   first_ = step;
   ended_.clear();
   prepared_ = false;

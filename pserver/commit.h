@@ -19,7 +19,7 @@ class CommitState {
   uint64_t step() const { return finished() + 1; }
   uint64_t finished() const { return first_ + ended_.size(); }
   /// False until the first rollback: nothing but hello, status and rollback is answered.
-  bool recovered() const { return epoch_ != 0; }
+  bool recovered() const { return restored_; }
 
   /// Ok if (epoch, step) is where the server is; else kUnavailable, kWrongEpoch, kStale or kNotYet.
   Status Admit(uint64_t epoch, uint64_t step) const;
@@ -42,9 +42,13 @@ class CommitState {
   /// rollback(epoch, step): only an epoch above the own one; the same again is a repeat. After kDo
   /// the state after `step` finished steps is to be restored.
   Result<Action> Rollback(uint64_t epoch, uint64_t step);
+  /// The state that Rollback() asked for could not be restored: as before the first rollback, but
+  /// the epoch stays.
+  void RollbackFailed() { restored_ = false; }
 
  private:
   uint64_t epoch_ = 0;
+  bool restored_ = false;
   uint64_t first_ = 0;        // finished steps at the last rollback
   std::vector<Ended> ended_;  // since then
   bool prepared_ = false;

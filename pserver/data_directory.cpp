@@ -51,7 +51,15 @@ Result<std::unique_ptr<DataDirectory>> DataDirectory::Open(const std::string& di
                           "another folder");
   }
   MF_RETURN_IF_ERROR(data->CountBoot());
+  std::ifstream(data->path_ + "/run") >> data->run_id_;
   return data;
+}
+
+Status DataDirectory::KeepRunId(const std::string& run_id) {
+  if (run_id == run_id_) return Status::Ok();
+  MF_RETURN_IF_ERROR(WriteDurably(path_, "run", run_id + "\n"));
+  run_id_ = run_id;
+  return Status::Ok();
 }
 
 DataDirectory::~DataDirectory() {

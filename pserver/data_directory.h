@@ -24,6 +24,10 @@ class DataDirectory {
   const std::string& path() const { return path_; }
   /// 1 at the first start.
   uint64_t boot_count() const { return boot_count_; }
+  /// The id of the run that this folder was last used for; empty: none.
+  const std::string& run_id() const { return run_id_; }
+  /// Durable when it returns.
+  Status KeepRunId(const std::string& run_id);
 
  private:
   DataDirectory() = default;
@@ -32,6 +36,7 @@ class DataDirectory {
   std::string path_;
   int lock_ = -1;
   uint64_t boot_count_ = 0;
+  std::string run_id_;
 };
 
 }  // namespace mf

@@ -11,9 +11,9 @@
 
 #include "common/logging.h"
 #include "common/metrics.h"
-#include "pserver/data_directory.h"
 #include "pserver/mapped_memory.h"
 #include "pserver/server.h"
+#include "pserver/storage.h"
 
 namespace mf {
 namespace {
@@ -55,9 +55,6 @@ Status Serve(const ServeFlags& flags) {
   Shard::Options options;
   MF_RETURN_IF_ERROR(ParseShard(flags.shard, &options.shard, &options.shards));
   MF_RETURN_IF_ERROR(CheckListen(flags.listen, flags.insecure));
-  MF_ASSIGN_OR_RETURN(const auto data,
-                      DataDirectory::Open(flags.data, options.shard, options.shards));
-  options.boot_count = data->boot_count();
   std::random_device random;
   options.incarnation = uint64_t{random()} << 32 | random();
   options.memory_bytes = flags.memory != 0 ? flags.memory : PhysicalMemoryBytes() / 10 * 7;
@@ -69,6 +66,8 @@ Status Serve(const ServeFlags& flags) {
   sigaddset(&signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
+  MF_ASSIGN_OR_RETURN(const auto storage, Storage::Open(flags.data, options.shard, options.shards));
+  storage->GiveTo(&options);
   Metrics metrics;
   if (!flags.metrics.empty()) MF_RETURN_IF_ERROR(metrics.Serve(flags.metrics));
   options.metrics = &metrics;
@@ -83,7 +82,7 @@ Status Serve(const ServeFlags& flags) {
   if (!flags.metrics.empty()) std::printf("metrics %s\n", metrics.address().c_str());
   std::fflush(stdout);
   spdlog::info("shard {} of {}, start {} on {}", options.shard, options.shards, options.boot_count,
-               data->path());
+               storage->folder().path());
   int signal = 0;
   sigwait(&signals, &signal);
   spdlog::info("ends after signal {}; {} messages did not parse, {} replies found nobody", signal,

@@ -17,6 +17,8 @@ class UpdateHistory {
   uint64_t count() const { return lr_.size(); }
   /// The rate of applied step i (from 1).
   double lr(uint64_t step) const { return lr_[step - 1]; }
+  /// The same in full, as snapshots keep it: the decay is summed from this.
+  double exact_lr(uint64_t step) const { return exact_lr_[step - 1]; }
   /// The product of (1 - lr_i * weight_decay) over applied steps from+1..to. Kept as sums of
   /// logarithms in double: products would underflow in a long run.
   double Decay(uint64_t from, uint64_t to) const {
@@ -29,10 +31,12 @@ class UpdateHistory {
   }
   void Append(double lr) {
     lr_.push_back(static_cast<float>(lr));
+    exact_lr_.push_back(lr);
     log_decay_.push_back(log_decay_.back() + std::log1p(-lr * weight_decay_));
   }
   void Truncate(uint64_t count) {
     lr_.resize(count);
+    exact_lr_.resize(count);
     log_decay_.resize(count + 1);
   }
   const float* rates() const { return lr_.data(); }
@@ -40,6 +44,7 @@ class UpdateHistory {
  private:
   double weight_decay_;
   std::vector<float> lr_;
+  std::vector<double> exact_lr_;
   std::vector<double> log_decay_{0.0};
 };
 

@@ -6,6 +6,7 @@ namespace mf {
 namespace {
 
 constexpr int kTickMs = 50;         // how late a lease's end may be noticed
+constexpr int kWriterMs = 2;        // between looks at the writer of a snapshot
 constexpr size_t kInboxMax = 1024;  // requests taken in ahead; the rest waits in the socket
 constexpr int kTakenMax = 1024;     // messages of any kind taken in before a request is worked on
 
@@ -33,30 +34,35 @@ Server::~Server() {
 void Server::Run() {
   double last_tick = Now();
   while (!stopping_.load()) {
-    Drain();
+    const bool more = shard_.Work(Now());
+    Drain(more ? 0 : shard_.writing_snapshot() ? kWriterMs : kTickMs);
     if (!inbox_.empty()) {
       const Received received = std::move(inbox_.front());
       inbox_.pop_front();
       Handle(received);
     }
     if (const double now = Now(); now - last_tick >= kTickMs / 1000.0) {
-      Drain();
+      Drain(0);
       shard_.Tick(now);
       last_tick = now;
     }
   }
+  // The last snapshot of a run is begun with its last step.
+  while (shard_.writing_snapshot()) {
+    if (!shard_.Work(Now())) std::this_thread::sleep_for(std::chrono::milliseconds(kWriterMs));
+  }
 }
 
-/// Takes in what has arrived, waiting a moment if there is nothing to do. Renewals of leases are
-/// handled at once: those that came while a long request was worked on must not find their lease
-/// expired. Messages that do not fill the inbox (renewals, and what does not parse) are bounded,
-/// too: a peer that sends nothing else must not keep the server from its work.
-void Server::Drain() {
+/// Takes in what has arrived, waiting up to `idle_ms` if there is nothing to do. Renewals of leases
+/// are handled at once: those that came while a long request was worked on must not find their
+/// lease expired. Messages that do not fill the inbox (renewals, and what does not parse) are
+/// bounded, too: a peer that sends nothing else must not keep the server from its work.
+void Server::Drain(int idle_ms) {
   std::string peer;
   Message message;
   for (int taken = 0; taken < kTakenMax && inbox_.size() < kInboxMax; ++taken) {
     const bool idle = inbox_.empty() && taken == 0;
-    if (!transport_->Receive(idle ? kTickMs : 0, &peer, &message)) return;
+    if (!transport_->Receive(idle ? idle_ms : 0, &peer, &message)) return;
     Result<Request> request = DecodeRequest(message);
     if (!request.ok()) {
       malformed_.fetch_add(1);  // nobody to answer: the id is not known

@@ -15,8 +15,9 @@ namespace mf {
 
 class Server {
  public:
-  /// Serves from a thread of its own until destroyed. `threads`: of the kernels. `metrics` counts
-  /// requests and bytes and outlives the server; none where the clients in the same process do.
+  /// Serves from a thread of its own until destroyed, which waits for a snapshot being written.
+  /// `threads`: of the kernels. `metrics` counts requests and bytes and outlives the server; none
+  /// where the clients in the same process do.
   Server(std::unique_ptr<ServerTransport> transport, const Shard::Options& options, int threads,
          Metrics* metrics = nullptr);
   ~Server();
@@ -33,7 +34,7 @@ class Server {
     double at = 0;
   };
   void Run();
-  void Drain();
+  void Drain(int idle_ms);
   void Handle(const Received& received);
   void SendReply(const std::string& peer, const Reply& reply);
 

@@ -33,13 +33,11 @@ Status CheckDenseMemory(const Config& config) {
 }
 
 /// What is different in the run that `theirs` (CanonicalJson) describes.
-std::string WhyAnotherRun(const Config& ours, const std::string& theirs) {
+std::string WhatDiffers(const Config& ours, const std::string& theirs) {
   const Result<Config> config = ConfigFromJson(theirs);
-  std::string difference =
+  const std::string difference =
       config.ok() ? DescribeDifference(ours, config.value()) : config.status().message();
-  if (difference.empty()) difference = "the same configuration on other data";
-  return "this server runs another training: " + difference +
-         "; use the same --config, --set and --data, or servers of your own";
+  return difference.empty() ? "the same configuration on other data" : difference;
 }
 
 }  // namespace
@@ -50,9 +48,13 @@ Shard::Shard(const Options& options, ThreadPool& pool, Send send)
       send_(std::move(send)),
       monitor_(options.metrics),
       workers_(kWorkersMax),
-      observers_(kObserversMax) {}
+      observers_(kObserversMax) {
+  if (options.store == nullptr) return;
+  MF_CHECK(options.writer != nullptr);
+  snapshots_ = std::make_unique<Snapshots>(*options.store, *options.writer, options.metrics);
+}
 
-Shard::~Shard() = default;
+Shard::~Shard() { snapshots_.reset(); }  // before the tables that it reads
 
 void Shard::Handle(const std::string& peer, const Request& request, double now) {
   Reply reply;
@@ -119,9 +121,9 @@ Status Shard::Dispatch(const std::string& peer, const Request& request, double n
     case Op::kPrepare:
       return Prepare(request, reply);
     case Op::kApply:
-      return Finish(request, Ended::kApplied, reply);
+      return Finish(request, Ended::kApplied, now, reply);
     case Op::kDrop:
-      return Finish(request, Ended::kDropped, reply);
+      return Finish(request, Ended::kDropped, now, reply);
     case Op::kLease:
     case Op::kRenew:
     case Op::kMicroBatchDone:
@@ -155,7 +157,9 @@ Status Shard::Hello(const Request& request, Reply* reply) {
   if (run_ == nullptr) {
     MF_RETURN_IF_ERROR(OpenRun(request));
   } else if (run_->id != request.run_id) {
-    return {Code::kWrongRun, WhyAnotherRun(run_->config, request.text)};
+    return {Code::kWrongRun,
+            "this server runs another training: " + WhatDiffers(run_->config, request.text) +
+                "; use the same --config, --set and --data, or servers of your own"};
   }
   reply->session = workers_.New();
   return DoStatus(request, reply);
@@ -166,6 +170,15 @@ Status Shard::OpenRun(const Request& hello) {
   MF_ASSIGN_OR_RETURN(Config config, ConfigFromJson(hello.text));
   MF_RETURN_IF_ERROR(CheckShards(config, TensorsOf(config), options_.shards));
   MF_RETURN_IF_ERROR(CheckDenseMemory(config));
+  if (const auto held = snapshots_ == nullptr ? std::nullopt : snapshots_->NewestInfo();
+      held.has_value() && held->run_id != hello.run_id) {
+    const Result<Config> theirs = ConfigFromJson(held->config);
+    return {
+        Code::kWrongRun,
+        "this server's folder holds another training: " +
+            (theirs.ok() ? WhatDiffers(theirs.value(), hello.text) : theirs.status().message()) +
+            "; use the same --config, --set and --data to go on with it, or a folder of its own"};
+  }
   run_ = std::make_unique<Run>(std::move(config));
   run_->id = hello.run_id;
   if (options_.shard != 0) return Status::Ok();
@@ -181,24 +194,55 @@ Status Shard::DoStatus(const Request&, Reply* reply) {
   reply->epoch = commit_.epoch();
   reply->step = commit_.finished();
   reply->text = run_->canonical;
+  if (snapshots_ != nullptr) reply->snapshots = snapshots_->State();
+  reply->fresh = options_.folder != nullptr && options_.folder->run_id() != run_->id;
   return Status::Ok();
 }
 
 Status Shard::Rollback(const Request& request) {
+  // Who looked at another process in this place may not know what this one has (DESIGN 2.7).
+  if (!request.incarnations.empty() && request.incarnations[0] != options_.incarnation) {
+    return {Code::kWrongEpoch, "rollback of another incarnation of this server"};
+  }
   if (request.step != 0) {
-    return Bad("rollback to step " + std::to_string(request.step) +
-               ": there is no such state here");
+    const std::vector<uint64_t> published =
+        snapshots_ == nullptr ? std::vector<uint64_t>() : snapshots_->State().published;
+    if (!std::binary_search(published.begin(), published.end(), request.step)) {
+      return Bad("rollback to step " + std::to_string(request.step) +
+                 ": there is no such state here");
+    }
   }
   MF_ASSIGN_OR_RETURN(const auto action, commit_.Rollback(request.epoch, request.step));
   if (action == CommitState::Action::kRepeat) return Status::Ok();
-  BuildTables();
+  Status restored = Status::Failed("not enough memory for the tables");
+  try {
+    restored = Restore(request.step);
+  } catch (const std::bad_alloc&) {
+  }
+  if (!restored.ok()) {
+    run_->tensors.clear();
+    commit_.RollbackFailed();
+    return restored;
+  }
   monitor_.RolledBack(commit_.finished());
+  return Status::Ok();
+}
+
+Status Shard::Restore(uint64_t step) {
+  if (options_.folder != nullptr) MF_RETURN_IF_ERROR(options_.folder->KeepRunId(run_->id));
+  if (snapshots_ != nullptr) snapshots_->GiveUp();  // it reads the tables
+  BuildTables();
+  if (snapshots_ == nullptr) return Status::Ok();
+  if (step == 0) return snapshots_->Clear(run_->clock);
+  std::vector<StepRecord> records;
+  MF_RETURN_IF_ERROR(snapshots_->Load(step, run_->tensors, run_->history, run_->clock, &records));
+  if (desk_ != nullptr) desk_->Restore(step, records);
   return Status::Ok();
 }
 
 void Shard::BuildTables() {
   // What fits the budget is addressed directly, the smallest tensors first (DESIGN 2.8).
-  run_->tensors.clear();  // and stays so if memory runs out below: then the server is unavailable
+  run_->tensors.clear();
   run_->history.Truncate(0);
   run_->prepared = Reply();
   const Config& config = run_->config;
@@ -207,9 +251,11 @@ void Shard::BuildTables() {
     layouts.push_back(LayoutOf(spec, config.model.column_blocks, options_.shard, options_.shards));
   }
   const auto state_bytes = [&](size_t i) {
-    // Gradients of a step can hit every row, too.
-    return Table::DirectBytes(layouts[i], run_->optimizer, layouts[i].spec.total_rows()) +
-           layouts[i].spec.total_rows() * layouts[i].stride * sizeof(float);
+    // Gradients of a step can hit every row, too; and while a snapshot is written the state may
+    // have to be kept twice.
+    const uint64_t rows = layouts[i].spec.total_rows();
+    const uint64_t state = Table::DirectBytes(layouts[i], run_->optimizer, rows);
+    return state * (snapshots_ == nullptr ? 1 : 2) + rows * layouts[i].stride * sizeof(float);
   };
   std::vector<size_t> by_size(layouts.size());
   std::iota(by_size.begin(), by_size.end(), size_t{0});
@@ -235,7 +281,7 @@ void Shard::BuildTables() {
     const TensorShard::Options options{config.model.probes, config.model.seed, storage[i],
                                        options_.shard == 0};
     tensors.push_back(std::make_unique<TensorShard>(std::move(layouts[i]), options, run_->optimizer,
-                                                    pool_, run_->scratch));
+                                                    run_->clock, pool_, run_->scratch));
   }
   run_->tensors = std::move(tensors);
 }
@@ -256,12 +302,13 @@ Status Shard::Prepare(const Request& request, Reply* reply) {
     Buffer buffer(squares.size() * sizeof(double));
     std::memcpy(buffer.data(), squares.data(), buffer.size());
     run_->prepared.payload = {Frame(buffer)};
+    if (snapshots_ != nullptr) run_->prepared.snapshots = snapshots_->State();
   }
   *reply = run_->prepared;
   return Status::Ok();
 }
 
-Status Shard::Finish(const Request& request, Ended how, Reply* reply) {
+Status Shard::Finish(const Request& request, Ended how, double now, Reply* reply) {
   const auto fits_float = [](double x) { return std::abs(x) <= std::numeric_limits<float>::max(); };
   if (how == Ended::kApplied && !(fits_float(request.lr) && fits_float(request.scale))) {
     return Bad("apply with a rate or scale that is not a finite float");
@@ -276,10 +323,33 @@ Status Shard::Finish(const Request& request, Ended how, Reply* reply) {
     } else {
       for (const auto& tensor : run_->tensors) tensor->ForgetStep();
     }
-    monitor_.StepEnded(commit_.finished(), end.ended == Ended::kApplied);
+    const bool applied = how == Ended::kApplied;
+    monitor_.StepEnded(commit_.finished(), applied);
+    if (snapshots_ != nullptr) {
+      snapshots_->Discard(request.discard);
+      if (request.snapshot) TakeSnapshot(request, applied, now);
+    }
   }
   reply->applied = end.ended == Ended::kApplied;
   return Status::Ok();
+}
+
+void Shard::TakeSnapshot(const Request& request, bool applied, double now) {
+  std::vector<StepRecord> records;
+  if (desk_ != nullptr) {
+    records = desk_->board().records();
+    // The board hears of the step's end later.
+    if (desk_->board().step() == request.step) {
+      records.push_back(desk_->board().RecordIfEnded(applied, request.value));
+    }
+  }
+  const SnapshotInfo info{.step = commit_.finished(),
+                          .run_id = run_->id,
+                          .config = run_->canonical,
+                          .shard = options_.shard,
+                          .shards = options_.shards,
+                          .applied = run_->history.count()};
+  snapshots_->Begin(info, run_->tensors, run_->history, records, run_->clock, now);
 }
 
 void Shard::Tick(double now) {

@@ -18,7 +18,9 @@
 #include "common/thread_pool.h"
 #include "pserver/board_desk.h"
 #include "pserver/commit.h"
+#include "pserver/data_directory.h"
 #include "pserver/sessions.h"
+#include "pserver/snapshots.h"
 #include "pserver/table_monitor.h"
 #include "pserver/tensor_shard.h"
 
@@ -29,10 +31,14 @@ class Shard {
   struct Options {
     uint32_t shard = 0;
     uint32_t shards = 1;
-    uint64_t incarnation = 1;    // different for every start of the process
-    uint64_t boot_count = 1;     // shard 0: durable before it listens
-    uint64_t memory_bytes = 0;   // budget for tables addressed directly
-    Metrics* metrics = nullptr;  // outlives the shard; none: nothing is told
+    uint64_t incarnation = 1;   // different for every start of the process
+    uint64_t boot_count = 1;    // shard 0: durable before it listens
+    uint64_t memory_bytes = 0;  // budget for tables addressed directly
+    // These outlive the shard and may be absent.
+    Metrics* metrics = nullptr;
+    DataDirectory* folder = nullptr;
+    SnapshotStore* store = nullptr;  // with a writer to it, or there are no snapshots
+    SnapshotWriter* writer = nullptr;
   };
   /// Sends a reply to a peer; called from inside Handle and Tick.
   using Send = std::function<void(const std::string& peer, Reply reply)>;
@@ -42,6 +48,9 @@ class Shard {
 
   void Handle(const std::string& peer, const Request& request, double now);
   void Tick(double now);
+  /// Goes on with a snapshot that is being written. True if there is more to do at once.
+  bool Work(double now) { return snapshots_ != nullptr && snapshots_->Work(now); }
+  bool writing_snapshot() const { return snapshots_ != nullptr && snapshots_->writing() != 0; }
 
   const Board* board() const { return desk_ == nullptr ? nullptr : &desk_->board(); }
   const CommitState& commit() const { return commit_; }
@@ -55,6 +64,7 @@ class Shard {
   Status OpenRun(const Request& hello);
   Status DoStatus(const Request& request, Reply* reply);
   Status Rollback(const Request& request);
+  Status Restore(uint64_t step);
   Status Pull(const Request& request, Reply* reply);
   Status ListRows(const Request& request, Reply* reply);
   Status Buckets(const Request& request, Reply* reply);
@@ -62,7 +72,8 @@ class Shard {
   Status Backward(const std::string& peer, const Request& request, Reply* reply, bool* answered);
   Status Push(const std::string& peer, const Request& request, Reply* reply, bool* answered);
   Status Prepare(const Request& request, Reply* reply);
-  Status Finish(const Request& request, Ended how, Reply* reply);
+  Status Finish(const Request& request, Ended how, double now, Reply* reply);
+  void TakeSnapshot(const Request& request, bool applied, double now);
 
   Status CheckTensor(const Request& request, TensorKind kind, TensorShard** tensor);
   Status CheckReadStep(const Request& request) const;
@@ -76,6 +87,7 @@ class Shard {
   const Send send_;
   CommitState commit_;
   std::unique_ptr<Run> run_;
+  std::unique_ptr<Snapshots> snapshots_;
   std::unique_ptr<BoardDesk> desk_;  // shard 0 only
   TableMonitor monitor_;
   Sessions workers_;

@@ -33,6 +33,7 @@ struct Shard::Run {
   const std::vector<TensorSpec> specs;
   const Optimizer optimizer;
   UpdateHistory history;
+  ChangeClock clock;
   RequestScratch scratch;
   std::vector<std::unique_ptr<TensorShard>> tensors;
   Reply prepared;  // kept until the next step is prepared

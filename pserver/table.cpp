@@ -6,6 +6,7 @@
 #include "common/kernels/generate.h"
 #include "common/random.h"
 #include "pserver/kernels/optimizer.h"
+#include "pserver/snapshot_format.h"
 
 namespace mf {
 namespace {
@@ -42,12 +43,13 @@ float* ReadScratch::Add(uint64_t row, size_t floats) {
 }
 
 Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const Optimizer& optimizer,
-             uint64_t seed)
+             const ChangeClock& clock, uint64_t seed)
     : layout_(layout),
       k_(k),
       storage_(storage),
       optimizer_(optimizer),
-      key_(RandomKey(seed, layout.spec.id)) {
+      key_(RandomKey(seed, layout.spec.id)),
+      clock_(clock) {
   const uint64_t rows = static_cast<uint64_t>(layout.spec.rows);
   const size_t chunk =
       storage == Storage::kDirect ? rows : std::max<size_t>(16, kSparseChunkFloats / layout.stride);
@@ -57,6 +59,7 @@ Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const Optim
   }
   if (storage == Storage::kDirect) {
     updated_at_.assign(rows, kNeverUpdated);
+    changed_at_.assign(rows, 0);
   } else {
     index_ = RowIndex(UINT64_MAX);
   }
@@ -97,6 +100,7 @@ const float* Table::Read(uint64_t row, bool training, const UpdateHistory& histo
     if (at != kNeverUpdated) {
       if (!optimizer_.exact()) return planes_[0].at(slot);
       if (training) {
+        WillWrite(slot);
         optimizer_.CatchUp(history, layout_.spec.weight_decay, at, count, StateAt(slot),
                            layout_.stride);
         updated_at_[slot] = static_cast<uint32_t>(count);
@@ -145,6 +149,7 @@ void Table::Materialise(const std::vector<uint64_t>& rows) {
     if (index_.size() == before) continue;
     for (int plane = 0; plane < optimizer_.planes(); ++plane) planes_[plane].Reserve(slot + 1);
     updated_at_.push_back(kNeverUpdated);
+    changed_at_.push_back(0);
     Generate(row, planes_[0].at(slot));
   }
 }
@@ -155,6 +160,7 @@ void Table::Update(uint64_t row, const UpdateHistory& history, double lr, float 
   MF_CHECK(slot != RowIndex::kNone);
   const bool decay = layout_.spec.weight_decay;
   const uint64_t count = history.count();
+  WillWrite(slot);
   RowState state = StateAt(slot);
   if (updated_at_[slot] == kNeverUpdated) {
     const double factor = optimizer_.UntouchedFactor(history, decay, count);
@@ -164,6 +170,51 @@ void Table::Update(uint64_t row, const UpdateHistory& history, double lr, float 
   }
   optimizer_.Step(lr, decay, count + 1, gradient_scale, gradient, state, layout_.stride);
   updated_at_[slot] = static_cast<uint32_t>(count + 1);
+}
+
+void Table::EncodeSlot(uint32_t slot, std::byte* out) const {
+  const float* const planes[] = {planes_[0].at(slot),
+                                 optimizer_.planes() == 3 ? planes_[1].at(slot) : nullptr,
+                                 optimizer_.planes() == 3 ? planes_[2].at(slot) : nullptr};
+  EncodeRow(updated_at_[slot], planes, optimizer_.planes(), layout_.width(), out);
+}
+
+void Table::SaveForCut(uint32_t slot) {
+  if (std::byte* place = cut_->PlaceToSave(slot); place != nullptr) EncodeSlot(slot, place);
+}
+
+size_t Table::BeginCut(int64_t since) {
+  MF_CHECK(cut_ == nullptr);
+  std::vector<TableCut::Row> rows;
+  for (size_t slot = 0; slot < changed_at_.size(); ++slot) {
+    // A slot that Materialise() made and no step has updated yet is no state.
+    if (changed_at_[slot] <= since || updated_at_[slot] == kNeverUpdated) continue;
+    const uint64_t row = storage_ == Storage::kDirect ? slot : index_.rows()[slot];
+    rows.push_back({row, static_cast<uint32_t>(slot)});
+  }
+  if (storage_ == Storage::kSparse) {
+    std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.row < b.row; });
+  }
+  cut_ = std::make_unique<TableCut>(std::move(rows), changed_at_.size(),
+                                    RowBytes(optimizer_.planes(), layout_.width()));
+  return cut_->size();
+}
+
+bool Table::NextCutRow(uint64_t* row, std::byte* out) {
+  return cut_->Next(row, out, [this](uint32_t slot, std::byte* to) { EncodeSlot(slot, to); });
+}
+
+Status Table::Restore(uint64_t row, const std::byte* data, size_t bytes) {
+  uint32_t slot = static_cast<uint32_t>(row);
+  if (storage_ == Storage::kSparse) {
+    slot = index_.Insert(row);
+    for (int plane = 0; plane < optimizer_.planes(); ++plane) planes_[plane].Reserve(slot + 1);
+    updated_at_.resize(index_.size(), kNeverUpdated);
+    changed_at_.resize(index_.size(), 0);
+  }
+  float* planes[3] = {};
+  for (int plane = 0; plane < optimizer_.planes(); ++plane) planes[plane] = planes_[plane].at(slot);
+  return DecodeRow(data, bytes, optimizer_.planes(), layout_.width(), &updated_at_[slot], planes);
 }
 
 std::vector<uint64_t> Table::UpdatedRows(uint64_t begin, uint64_t most) const {
@@ -197,7 +248,7 @@ uint64_t Table::bytes() const {
 
 uint64_t Table::DirectBytes(const TensorLayout& layout, const Optimizer& optimizer, uint64_t rows) {
   return rows * (static_cast<uint64_t>(optimizer.planes()) * layout.stride * sizeof(float) +
-                 sizeof(uint32_t));
+                 2 * sizeof(uint32_t));
 }
 
 }  // namespace mf

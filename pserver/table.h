@@ -5,15 +5,23 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "common/buffer.h"
+#include "common/status.h"
 #include "pserver/layout.h"
 #include "pserver/mapped_memory.h"
 #include "pserver/optimizer.h"
 #include "pserver/row_index.h"
+#include "pserver/table_cut.h"
 
 namespace mf {
+
+/// Counts the snapshots that were begun, so that a row can say since when it was not saved.
+struct ChangeClock {
+  uint32_t now = 1;
+};
 
 /// Rows made up for one request: valid until Reset(). Memory is reused up to a limit, so that a
 /// warm server does not allocate.
@@ -44,10 +52,10 @@ class Table {
   static constexpr uint32_t kNeverUpdated = 0xFFFFFFFF;
   enum class Storage { kDirect, kSparse };
 
-  /// Table `k` of the tensor. `layout` and `optimizer` outlive it. A direct table generates all its
-  /// rows in Fill().
+  /// Table `k` of the tensor. `layout`, `optimizer` and `clock` outlive it. A direct table
+  /// generates all its rows in Fill().
   Table(const TensorLayout& layout, int64_t k, Storage storage, const Optimizer& optimizer,
-        uint64_t seed);
+        const ChangeClock& clock, uint64_t seed);
   /// Direct tables: writes the initial values of rows [begin, end). To be called once for every
   /// row.
   void Fill(uint64_t begin, uint64_t end);
@@ -71,6 +79,16 @@ class Table {
   /// Memory of the rows' state.
   uint64_t bytes() const;
 
+  /// Fixes the state of all rows changed after clock time `since` (-1: of all) as it is now, to be
+  /// handed over by NextCutRow() while training goes on: a row that is written before its turn is
+  /// saved first. Returns how many there are. REQUIRES: no cut.
+  size_t BeginCut(int64_t since);
+  /// The next row of the cut, rising, in the form of pserver/snapshot_format.h; false at the end.
+  bool NextCutRow(uint64_t* row, std::byte* out);
+  void EndCut() { cut_.reset(); }
+  /// The other way: `row`'s state from a snapshot. kFailed if it can not be one of this table.
+  Status Restore(uint64_t row, const std::byte* data, size_t bytes);
+
   /// Bytes of the full state of `rows` rows held directly.
   static uint64_t DirectBytes(const TensorLayout& layout, const Optimizer& optimizer,
                               uint64_t rows);
@@ -80,6 +98,14 @@ class Table {
     return storage_ == Storage::kDirect ? static_cast<uint32_t>(row) : index_.Find(row);
   }
   RowState StateAt(size_t slot) const;
+  /// Before every write of a slot's state. Rows of a direct table may be written by several
+  /// threads, each row by one.
+  void WillWrite(uint32_t slot) {
+    if (cut_ != nullptr) SaveForCut(slot);
+    changed_at_[slot] = clock_.now;
+  }
+  void SaveForCut(uint32_t slot);
+  void EncodeSlot(uint32_t slot, std::byte* out) const;
   /// The initial value of `row`, padded.
   void Generate(uint64_t row, float* out) const;
 
@@ -88,9 +114,12 @@ class Table {
   const Storage storage_;
   const Optimizer& optimizer_;
   const uint64_t key_;
-  RowIndex index_;                    // sparse only
-  FloatSlots planes_[3];              // w, m, v by slot
+  RowIndex index_;        // sparse only
+  FloatSlots planes_[3];  // w, m, v by slot
+  const ChangeClock& clock_;
   std::vector<uint32_t> updated_at_;  // by slot: applied steps at the last write
+  std::vector<uint32_t> changed_at_;  // by slot: clock time of the last write; 0: as loaded
+  std::unique_ptr<TableCut> cut_;
 };
 
 }  // namespace mf

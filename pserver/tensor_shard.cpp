@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "pserver/kernels/optimizer.h"
+#include "pserver/snapshot_format.h"
 
 namespace mf {
 namespace {
@@ -18,12 +19,16 @@ uint64_t Total(const TensorLayout& layout) { return layout.spec.total_rows(); }
 }  // namespace
 
 TensorShard::TensorShard(TensorLayout layout, const Options& options, const Optimizer& optimizer,
-                         ThreadPool& pool, RequestScratch& scratch)
-    : layout_(std::move(layout)), options_(options), pool_(pool), scratch_(scratch) {
+                         const ChangeClock& clock, ThreadPool& pool, RequestScratch& scratch)
+    : layout_(std::move(layout)),
+      options_(options),
+      pool_(pool),
+      row_bytes_(RowBytes(optimizer.planes(), layout_.width())),
+      scratch_(scratch) {
   const size_t tables = static_cast<size_t>(layout_.spec.tables);
   for (size_t k = 0; k < tables; ++k) {
     tables_.push_back(std::make_unique<Table>(layout_, static_cast<int64_t>(k), options.storage,
-                                              optimizer, options.seed));
+                                              optimizer, clock, options.seed));
     gradients_.push_back(std::make_unique<Gradients>(layout_));
     if (options.count_hits && layout_.spec.kind == TensorKind::kMemory) {
       hits_.emplace_back(static_cast<uint64_t>(layout_.spec.rows));
@@ -234,6 +239,37 @@ std::vector<TableBuckets> TensorShard::Buckets(uint64_t step) const {
   std::vector<TableBuckets> tables(hits_.size());
   pool_.ParallelFor(hits_.size(), [&](size_t k, int) { tables[k] = hits_[k].Summarise(step); });
   return tables;
+}
+
+size_t TensorShard::BeginCut(int64_t since) {
+  cut_table_ = 0;
+  std::vector<size_t> rows(tables_.size());
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int) { rows[k] = tables_[k]->BeginCut(since); });
+  return std::accumulate(rows.begin(), rows.end(), size_t{0});
+}
+
+bool TensorShard::NextCutRow(uint64_t* row, std::byte* out) {
+  for (; cut_table_ < tables_.size(); ++cut_table_) {
+    if (tables_[cut_table_]->NextCutRow(row, out)) {
+      *row += cut_table_ * static_cast<uint64_t>(layout_.spec.rows);
+      return true;
+    }
+    tables_[cut_table_]->EndCut();  // its memory is free
+  }
+  return false;
+}
+
+void TensorShard::EndCut() {
+  for (const auto& table : tables_) table->EndCut();
+}
+
+Status TensorShard::Restore(uint64_t row, const std::byte* data, size_t bytes) {
+  if (row >= Total(layout_)) {
+    return Status::Failed("row " + std::to_string(row) + " of " + layout_.spec.name +
+                          ", which has " + std::to_string(Total(layout_)));
+  }
+  const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
+  return tables_[row / rows_per_table]->Restore(row % rows_per_table, data, bytes);
 }
 
 void TensorShard::Prepare(std::vector<double>* squares) {

@@ -50,8 +50,9 @@ class TensorShard {
     Table::Storage storage = Table::Storage::kDirect;
     bool count_hits = false;  // see Buckets()
   };
+  /// References outlive it.
   TensorShard(TensorLayout layout, const Options& options, const Optimizer& optimizer,
-              ThreadPool& pool, RequestScratch& scratch);
+              const ChangeClock& clock, ThreadPool& pool, RequestScratch& scratch);
 
   const TensorLayout& layout() const { return layout_; }
   size_t pairs() const { return static_cast<size_t>(layout_.spec.tables * options_.probes); }
@@ -88,6 +89,14 @@ class TensorShard {
   void Apply(const UpdateHistory& history, double lr, float scale);
   void ForgetStep();
 
+  /// As Table's, over all tables, with global rows.
+  size_t BeginCut(int64_t since);
+  bool NextCutRow(uint64_t* row, std::byte* out);
+  void EndCut();
+  size_t row_bytes() const { return row_bytes_; }
+  /// kFailed if this is no row of the tensor.
+  Status Restore(uint64_t row, const std::byte* data, size_t bytes);
+
  private:
   void Resolve(const std::vector<uint32_t>& buckets, size_t tokens, bool training,
                const UpdateHistory& history);
@@ -103,6 +112,8 @@ class TensorShard {
   ThreadPool& pool_;
   std::vector<std::unique_ptr<Table>> tables_;
   std::vector<std::unique_ptr<Gradients>> gradients_;
+  const size_t row_bytes_;          // of a row's state in a snapshot
+  size_t cut_table_ = 0;            // whose rows are being handed over
   std::vector<BucketCounts> hits_;  // by table; empty: not counted
   ContributionOrder<Contribution> order_;
   bool finite_ = true;

@@ -4,10 +4,12 @@
 #include <chrono>
 
 #include "pserver/server.h"
+#include "pserver/storage.h"
 
 namespace mf {
 
 struct EmbeddedServers::Running {
+  std::vector<std::unique_ptr<Storage>> storage;
   std::vector<std::unique_ptr<Server>> servers;
 };
 
@@ -30,6 +32,12 @@ Result<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(TransportContext
     shard_options.shards = static_cast<uint32_t>(options.shards);
     shard_options.incarnation = incarnation;
     shard_options.memory_bytes = options.memory_bytes / static_cast<uint64_t>(options.shards);
+    if (!options.data.empty()) {
+      MF_ASSIGN_OR_RETURN(auto storage,
+                          Storage::Open(options.data, shard_options.shard, shard_options.shards));
+      storage->GiveTo(&shard_options);
+      embedded->running_->storage.push_back(std::move(storage));
+    }
     shard_options.metrics = shard == 0 ? options.metrics : nullptr;
     embedded->running_->servers.push_back(
         std::make_unique<Server>(std::move(transport), shard_options, options.threads));

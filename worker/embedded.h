@@ -19,6 +19,7 @@ class EmbeddedServers {
     int shards = 1;
     int threads = 1;             // kernel threads of each server
     uint64_t memory_bytes = 0;   // of all servers together
+    std::string data = {};       // folder of their state, as of pserver's --data; empty: none
     Metrics* metrics = nullptr;  // outlives the servers; told by the first of them for all
   };
   static Result<std::unique_ptr<EmbeddedServers>> Start(TransportContext& context,

@@ -66,6 +66,12 @@ bool EndsInsideALine(const std::string& path) {
   return in.get() != '\n';
 }
 
+/// What does not depend on when and where a step was done.
+std::string ResultOf(StepReport report) {
+  report.tokens_per_second = 0;
+  return JsonLine(report);
+}
+
 }  // namespace
 
 std::string JsonLine(const StepReport& report) {
@@ -126,6 +132,7 @@ Result<std::unique_ptr<RunReport>> RunReport::Open(const Options& options) {
   const std::string path = options.out + "/metrics.jsonl";
   const bool cut = EndsInsideALine(path);
   std::unique_ptr<RunReport> report(new RunReport);
+  for (const StepReport& line : ReadMetrics(path)) report->known_[line.step] = ResultOf(line);
   report->options_ = options;
   report->file_ = std::fopen(path.c_str(), "ae");
   if (report->file_ == nullptr) return CanNotWrite(path);
@@ -140,6 +147,10 @@ RunReport::~RunReport() {
 }
 
 Status RunReport::Step(const StepReport& report) {
+  std::string& known = known_[report.step];
+  if (std::string result = ResultOf(report); std::exchange(known, result) == result) {
+    return Status::Ok();
+  }
   const std::string line = JsonLine(report) + "\n";
   if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0) {
     return Status::Failed(options_.out +

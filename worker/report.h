@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -51,7 +52,8 @@ class RunReport {
   RunReport(const RunReport&) = delete;
   RunReport& operator=(const RunReport&) = delete;
 
-  /// One finished step: a line in the file, flushed, and the progress.
+  /// One finished step: a line in the file, flushed, and the progress. Nothing if the file already
+  /// says the same of this step: a worker that is started again is told of all steps.
   Status Step(const StepReport& report);
   /// Ends the progress and draws OUT/loss.svg from the whole file.
   Status Finish();
@@ -65,6 +67,7 @@ class RunReport {
   bool terminal_ = false;
   bool bar_open_ = false;
   std::optional<double> last_val_loss_;
+  std::map<int64_t, std::string> known_;  // what the file says of each step: ResultOf()
   std::chrono::steady_clock::time_point shown_{};
 };
 

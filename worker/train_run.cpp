@@ -7,6 +7,7 @@
 #include <cmath>
 #include <condition_variable>
 #include <filesystem>
+#include <fstream>
 #include <mutex>
 #include <thread>
 
@@ -30,18 +31,24 @@ uint64_t MemoryBudget(uint64_t asked) {
   return physical / 10 * 7;
 }
 
-Status CheckFresh(const TrainOptions& options) {
-  const std::filesystem::path metrics = std::filesystem::path(options.out) / "metrics.jsonl";
+/// What an earlier start on the same --out left: gone on with if it is of the same run.
+Status TakeOverOut(const TrainOptions& options, const std::string& run_id) {
+  const std::filesystem::path out = options.out;
+  const std::filesystem::path metrics = out / "metrics.jsonl", run = out / "run";
   std::error_code error;
-  if (!std::filesystem::exists(metrics, error)) return Status::Ok();
   if (options.fresh) {
-    return Status::Invalid(options.out +
-                           ": --fresh, but a run has written metrics.jsonl there; name "
-                           "another --out or delete it");
+    for (const auto& made : {metrics, out / "state"}) {
+      if (!std::filesystem::exists(made, error)) continue;
+      return Status::Invalid(options.out + ": --fresh, but a run has left " +
+                             made.filename().string() + " there; name another --out or delete it");
+    }
   }
-  // Without snapshots a run begins at step 1, and so does its file.
-  std::filesystem::remove(metrics, error);
-  return Status::Ok();
+  std::string held;
+  std::ifstream(run) >> held;
+  if (held == run_id) return Status::Ok();
+  std::filesystem::remove(metrics, error);  // another run's lines
+  std::filesystem::create_directories(out, error);
+  return WriteFileByRename(run.string(), run_id + "\n");
 }
 
 Status CheckExportPlace(const std::string& path) {
@@ -139,7 +146,8 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     spdlog::info("metrics on {}", metrics.address());
   }
   MF_RETURN_IF_ERROR(CheckExportPlace(options.export_path));
-  MF_RETURN_IF_ERROR(CheckFresh(options));
+  const std::string run_id = Sha256Hex(IdentityJson(config) + data->Digest());
+  MF_RETURN_IF_ERROR(TakeOverOut(options, run_id));
   MF_ASSIGN_OR_RETURN(const auto report, RunReport::Open({.out = options.out,
                                                           .steps = config.train.steps,
                                                           .progress = options.progress}));
@@ -153,6 +161,7 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
                                       context, {.shards = options.shards,
                                                 .threads = options.server_threads,
                                                 .memory_bytes = MemoryBudget(options.memory_bytes),
+                                                .data = options.out + "/state",
                                                 .metrics = &metrics}));
     addresses = embedded->addresses();
   }
@@ -187,9 +196,7 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     return report->Step(line);
   };
   Trainer trainer(config, tensors, *data, client,
-                  {.run_id = Sha256Hex(IdentityJson(config) + data->Digest()),
-                   .threads = options.threads,
-                   .on_step = on_step});
+                  {.run_id = run_id, .threads = options.threads, .on_step = on_step});
   MF_RETURN_IF_ERROR(trainer.Join());
   const auto start = Clock::now();
   {

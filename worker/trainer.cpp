@@ -297,8 +297,15 @@ Status Trainer::Commit(const Reply& lease) {
   const bool apply = prepared.not_finite.empty() && std::isfinite(norm);
   double scale = 1;
   if (lease.clip > 0) scale = std::min(1.0, lease.clip / (norm + kNormEpsilon));
-  MF_ASSIGN_OR_RETURN(const bool applied, tables_.Finish(at, apply, lease.lr, apply ? scale : 0.0));
+  const SnapshotPlan snapshots = PlanSnapshots(prepared.snapshots, lease.snapshot_due,
+                                               static_cast<uint64_t>(config_.snapshot.keep));
+  MF_ASSIGN_OR_RETURN(const bool applied, tables_.Finish(at, {.apply = apply,
+                                                              .lr = lease.lr,
+                                                              .scale = apply ? scale : 0.0,
+                                                              .norm = norm,
+                                                              .snapshots = snapshots}));
   Request ended = BoardRequest(Op::kStepEnded, lease);
+  ended.snapshot = snapshots.take;
   ended.applied = applied;
   ended.value = norm;
   ended.text = prepared.not_finite;
@@ -331,21 +338,32 @@ Status Trainer::Recover(const Reply& lease) {
   status.op = Op::kStatus;
   Client::Outcome states = client_.CallAll(std::vector<Request>(client_.servers(), status)).get();
   if (!states.ok()) return states.status();
-  uint64_t epoch_seen = 0;
-  for (const Reply& state : *states) epoch_seen = std::max(epoch_seen, state.epoch);
   Request recovered = BoardRequest(Op::kRecovered, lease);
-  for (const Reply& state : *states) recovered.incarnations.push_back(state.incarnation);
-  recovered.step = 0;  // made from the seed: always common
-  if (epoch_seen >= lease.epoch) {
+  std::vector<ServerState> servers;
+  for (const Reply& state : *states) {
+    recovered.incarnations.push_back(state.incarnation);
+    servers.push_back({state.epoch, state.snapshots, state.fresh});
+  }
+  const RecoveryPlan plan = PlanRecovery(servers, lease.epoch);
+  if (plan.action == RecoveryPlan::Action::kRefuse) return Status::Failed(plan.message);
+  if (plan.action == RecoveryPlan::Action::kHigherEpoch) {
     recovered.applied = false;
-    recovered.value = std::bit_cast<double>(epoch_seen);
+    recovered.value = std::bit_cast<double>(plan.epoch_seen);
     return Tell(std::move(recovered));
   }
-  Request rollback = BoardRequest(Op::kRollback, lease);
-  rollback.step = 0;
-  Client::Outcome done = client_.CallAll(std::vector<Request>(client_.servers(), rollback)).get();
+  std::vector<Request> rollbacks(client_.servers(), BoardRequest(Op::kRollback, lease));
+  for (size_t server = 0; server < rollbacks.size(); ++server) {
+    rollbacks[server].step = plan.step;
+    rollbacks[server].incarnations = {recovered.incarnations[server]};
+  }
+  Client::Outcome done = client_.CallAll(std::move(rollbacks)).get();
   if (!done.ok()) return done.status();
-  if (epoch_seen != 0) spdlog::warn("servers were recovered: the run goes back to step 0");
+  if (plan.epoch_seen != 0) {
+    spdlog::warn("servers were recovered: the run goes back to step {}", plan.step);
+  } else if (plan.step != 0) {
+    spdlog::info("the run goes on after step {}", plan.step);
+  }
+  recovered.step = plan.step;
   recovered.applied = true;
   return Tell(std::move(recovered));
 }

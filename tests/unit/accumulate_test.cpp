@@ -72,7 +72,7 @@ class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
     spec.init_value = 0.1;
     spec.weight_decay = true;
     return std::make_unique<TensorShard>(LayoutOf(spec, 0, 0, 1),
-                                         TensorShard::Options{2, 1, GetParam()}, optimizer_, pool_,
+                                         TensorShard::Options{2, 1, GetParam()}, optimizer_, clock_, pool_,
                                          scratch_);
   }
 
@@ -125,6 +125,7 @@ class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
   const Optimizer optimizer_;
   const UpdateHistory history_;
   ThreadPool pool_;
+  const ChangeClock clock_;
   RequestScratch scratch_;
   std::unique_ptr<TensorShard> tensor_;
 };

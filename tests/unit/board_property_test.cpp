@@ -35,7 +35,7 @@ bool Dropped(uint64_t step) { return step % 5 == 3; }
 class Schedule {
  public:
   explicit Schedule(uint64_t seed)
-      : random_(seed), config_(RandomConfig()), board_(config_, kTokens, 1) {
+      : random_(seed), config_(RandomConfig()), board_(config_, {}, kTokens, 1) {
     workers_.resize(1 + Below(6));
     for (Worker& worker : workers_) worker.session = ++sessions_;
   }
@@ -160,7 +160,7 @@ class Schedule {
       }
       case Work::kCommit: {
         const Status status =
-            board_.StepEnded(grant.epoch, grant.step, !Dropped(grant.step), 1.0, "", now_, &grants);
+            board_.StepEnded(grant.epoch, grant.step, !Dropped(grant.step), 1.0, "", false, now_, &grants);
         if (status.ok()) {
           ASSERT_EQ(grant.step, finished_ + 1);
           ASSERT_EQ(counted_.size(), static_cast<size_t>(config_.micro_batches));

@@ -30,7 +30,7 @@ constexpr uint64_t Epoch(uint64_t boot, uint64_t counter) { return boot << 32 | 
 class Desk {
  public:
   explicit Desk(const TrainConfig& config, uint64_t boot = 1)
-      : config_(config), board(config, kTokens, boot) {}
+      : config_(config), board(config, {}, kTokens, boot) {}
 
   /// Asks; the ticket's grant if it was answered at once.
   std::optional<Grant> TryAsk(uint64_t session, uint64_t known_step = 0) {
@@ -66,7 +66,7 @@ class Desk {
     return End(board.epoch(), board.step(), applied, name);
   }
   Code End(uint64_t epoch, uint64_t step, bool applied = true, const std::string& name = "") {
-    return Keep([&](auto* g) { return board.StepEnded(epoch, step, applied, 0.5, name, now, g); });
+    return Keep([&](auto* g) { return board.StepEnded(epoch, step, applied, 0.5, name, false, now, g); });
   }
   Code Evaluated(uint64_t epoch, uint64_t step, double loss) {
     return Keep([&](auto* g) { return board.Evaluated(epoch, step, loss, now, g); });

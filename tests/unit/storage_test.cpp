@@ -111,7 +111,7 @@ class OneTable {
     spec.init_value = 0.1;
     spec.weight_decay = true;
     tensor_ = std::make_unique<TensorShard>(
-        LayoutOf(spec, 0, 0, 1), TensorShard::Options{1, 1, storage}, optimizer_, pool_, scratch_);
+        LayoutOf(spec, 0, 0, 1), TensorShard::Options{1, 1, storage}, optimizer_, clock_, pool_, scratch_);
   }
   void Step(const std::vector<uint64_t>& rows, const std::vector<float>& gradient, double lr) {
     Contribution c;
@@ -136,6 +136,7 @@ class OneTable {
   const Optimizer optimizer_;
   UpdateHistory history_;
   ThreadPool pool_;
+  const ChangeClock clock_;
   RequestScratch scratch_;
   std::unique_ptr<TensorShard> tensor_;
 };
