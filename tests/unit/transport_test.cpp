@@ -217,11 +217,14 @@ std::unique_ptr<ClientTransport> Connect(TransportContext& context,
 }
 
 /// Receives by the deadline of a slow machine.
-template <class Transport, class From>
-bool Await(Transport& transport, From* from, Message* message) {
+bool Await(ServerTransport& transport, std::string* peer, Message* message) {
+  return transport.Receive(20'000, peer, message);
+}
+bool Await(ClientTransport& transport, size_t* server, Message* message) {
   const auto end = Clock::now() + std::chrono::seconds(20);
   while (Clock::now() < end) {
-    if (transport.Receive(200, from, message)) return true;
+    if (transport.Receive(server, message)) return true;
+    transport.Wait(200);
   }
   return false;
 }
@@ -394,7 +397,7 @@ TEST(ClientTest, JoinsAnswersInAnyOrder) {
   }
   Client client(Connect(context, addresses), addresses, {.deadline_seconds = 30});
   for (size_t s = 0; s < 3; ++s) client.SetSession(s, 70 + s);
-  std::vector<std::future<Client::Outcome>> calls;
+  std::vector<Client::Answer> calls;
   for (uint64_t step = 0; step < 100; ++step) calls.push_back(client.CallAll(Requests(3, step)));
   for (uint64_t step = 0; step < 100; ++step) {
     Client::Outcome outcome = calls[step].get();
@@ -452,7 +455,7 @@ TEST(ClientTest, SilentServersAreNamed) {
   ScriptedServer talks(context, "inproc://talks", answer);
   ScriptedServer silent(context, "inproc://silent", [](auto&, auto&, auto&) {});
   const std::vector<std::string> addresses = {talks.address(), silent.address()};
-  std::future<Client::Outcome> open;
+  Client::Answer open;
   {
     Client client(Connect(context, addresses), addresses, {.deadline_seconds = 0.3});
     const Client::Outcome outcome = client.CallAll(Requests(2)).get();
