@@ -1,13 +1,16 @@
 #include "common/client.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "common/logging.h"
 
 namespace mf {
 namespace {
 
-constexpr int kTickMsMax = 20;             // how late a deadline or a repeat may be noticed
+constexpr int kTickMsMax = 5;              // how late a deadline, a repeat or what nobody waits for
+                                           // may be noticed
+constexpr int kTakenMax = 256;             // messages taken in before others get the mutex
 constexpr double kRepeatSecondsMax = 10;   // the back-off ends there
 constexpr double kRollbackDeadlines = 10;  // building tables takes its time
 constexpr double kSaySecondsBetween = 5;   // between lines about a call that waits
@@ -30,131 +33,170 @@ Client::Client(std::unique_ptr<ClientTransport> transport, std::vector<std::stri
       addresses_(std::move(addresses)),
       options_(options),
       sessions_(addresses_.size()),
-      thread_([this] { Run(); }) {}
+      thread_([this] { WatchTime(); }) {}
 
 Client::~Client() {
-  stopping_.store(true);
-  transport_->Wake();
+  {
+    Lock lock(*mutex_);
+    closing_ = true;
+    for (auto& [id, call] : calls_) Complete(*call, Status::Failed("the client was closed"));
+    calls_.clear();
+    closes_.notify_one();
+    nobody_awaits_.wait(lock, [this] { return awaiting_ == 0; });
+  }
   thread_.join();
+}
+
+void Client::Answer::wait() const {
+  MF_CHECK(call_ != nullptr);
+  Lock lock(*call_->mutex);
+  if (!call_->outcome.has_value()) client_->Await(*call_, lock);
+}
+
+Client::Outcome Client::Answer::get() {
+  wait();
+  return std::move(*std::exchange(call_, nullptr)->outcome);
 }
 
 void Client::SetSession(size_t server, uint64_t session) { sessions_[server].store(session); }
 
-void Client::CallAll(std::vector<Request> requests, Callback callback) {
+Client::Answer Client::CallAll(std::vector<Request> requests) {
   MF_CHECK(requests.size() == servers());
-  Start(std::move(requests), 0, std::move(callback));
+  return Start(std::move(requests), 0);
 }
 
-std::future<Client::Outcome> Client::CallAll(std::vector<Request> requests) {
-  auto promise = std::make_shared<std::promise<Outcome>>();
-  auto future = promise->get_future();
-  CallAll(std::move(requests),
-          [promise](Outcome outcome) { promise->set_value(std::move(outcome)); });
-  return future;
-}
-
-std::future<Client::Outcome> Client::Call(size_t server, Request request) {
-  auto promise = std::make_shared<std::promise<Outcome>>();
-  auto future = promise->get_future();
+Client::Answer Client::Call(size_t server, Request request) {
   std::vector<Request> one;
   one.push_back(std::move(request));
-  Start(std::move(one), server,
-        [promise](Outcome outcome) { promise->set_value(std::move(outcome)); });
-  return future;
+  return Start(std::move(one), server);
 }
 
-void Client::Start(std::vector<Request> requests, size_t first_server, Callback callback) {
+Client::Answer Client::Start(std::vector<Request> requests, size_t first_server) {
   const uint64_t id = next_id_.fetch_add(1);
   traffic_[static_cast<size_t>(requests[0].op)].calls.fetch_add(1, std::memory_order_relaxed);
-  OpenCall call;
-  call.op = requests[0].op;
-  call.waiting = requests.size();
-  call.first_server = first_server;
-  call.replies.resize(requests.size());
-  call.answered.resize(requests.size());
-  call.callback = std::move(callback);
-  call.start = Clock::now();
-  call.deadline = call.start + Seconds(options_.deadline_seconds *
-                                       (call.op == Op::kRollback ? kRollbackDeadlines : 1));
-  call.resend_seconds = options_.resend_seconds;
-  call.resend = call.start + Seconds(call.resend_seconds);
-  std::vector<Outgoing> outgoing;
+  auto call = std::make_shared<OpenCall>();
+  call->mutex = mutex_;
+  call->op = requests[0].op;
+  call->waiting = requests.size();
+  call->first_server = first_server;
+  call->replies.resize(requests.size());
+  call->answered.resize(requests.size());
+  call->start = Clock::now();
+  call->deadline = call->start + Seconds(options_.deadline_seconds *
+                                         (call->op == Op::kRollback ? kRollbackDeadlines : 1));
+  call->resend_seconds = options_.resend_seconds;
+  call->resend = call->start + Seconds(call->resend_seconds);
   for (size_t i = 0; i < requests.size(); ++i) {
     requests[i].id = id;
     requests[i].session = sessions_[first_server + i].load();
-    outgoing.push_back({first_server + i, Encode(requests[i])});
-    call.messages.push_back(outgoing.back().message);
-    CountBytes(call.op, Direction::kSent, BytesOf(outgoing.back().message));
+    call->messages.push_back(Encode(requests[i]));
+    CountBytes(call->op, Direction::kSent, BytesOf(call->messages.back()));
   }
   {
-    std::lock_guard lock(mutex_);
-    calls_.emplace(id, std::move(call));
-    std::move(outgoing.begin(), outgoing.end(), std::back_inserter(queue_));
+    Lock lock(*mutex_);
+    calls_.emplace(id, call);
+    for (size_t i = 0; i < requests.size(); ++i) Send(first_server + i, call->messages[i]);
+    TakeInForLeader();
   }
-  transport_->Wake();
+  return Answer(this, std::move(call));
 }
 
-void Client::Run() {
-  const int tick_ms = TickMs(options_.resend_seconds);
-  auto next_tick = Clock::now();
-  while (!stopping_.load()) {
-    SendQueued();
-    size_t server = 0;
-    Message message;
-    if (transport_->Receive(tick_ms, &server, &message)) OnMessage(server, message);
-    if (Clock::now() >= next_tick) {
-      CheckCalls();
-      next_tick = Clock::now() + std::chrono::milliseconds(tick_ms);
+void Client::Send(size_t server, const Message& message) { transport_->Send(server, message); }
+
+void Client::TakeInForLeader() {
+  if (leader_waits_ && !TakeIn(nullptr)) transport_->Wake();  // the rest is the leader's
+}
+
+void Client::Await(OpenCall& own, Lock& lock) {
+  ++awaiting_;
+  while (!own.outcome.has_value()) {
+    if (leader_ == nullptr) {
+      Lead(own, lock);
+      continue;
     }
+    followers_.push_back(&own);
+    own.changed.wait(lock, [&] { return own.outcome.has_value() || leader_ == nullptr; });
+    std::erase(followers_, &own);
   }
-  std::unique_lock lock(mutex_);
-  while (!calls_.empty()) {
-    auto node = calls_.extract(calls_.begin());
+  if (leader_ == nullptr) {
+    const auto next = std::find_if(followers_.begin(), followers_.end(),
+                                   [](const OpenCall* call) { return !call->outcome.has_value(); });
+    if (next != followers_.end()) (*next)->changed.notify_one();
+  }
+  if (--awaiting_ == 0) nobody_awaits_.notify_one();
+}
+
+void Client::Lead(OpenCall& own, Lock& lock) {
+  leader_ = &own;
+  while (!own.outcome.has_value()) {
+    const bool none_left = TakeIn(&own);
+    if (own.outcome.has_value()) break;
+    leader_waits_ = true;
     lock.unlock();
-    node.mapped().callback(Status::Failed("the client was closed"));
+    transport_->Wait(none_left ? -1 : 0);
     lock.lock();
+    leader_waits_ = false;
+  }
+  leader_ = nullptr;
+}
+
+bool Client::TakeIn(const OpenCall* own) {
+  size_t server = 0;
+  Message message;
+  for (int taken = 0; taken < kTakenMax; ++taken) {
+    if (own != nullptr && own->outcome.has_value()) return false;
+    if (!transport_->Receive(&server, &message)) return true;
+    OnMessage(server, message);
+  }
+  return false;
+}
+
+void Client::Complete(OpenCall& call, Outcome outcome) {
+  call.outcome.emplace(std::move(outcome));
+  if (&call != leader_) {
+    call.changed.notify_one();
+  } else if (leader_waits_) {
+    transport_->Wake();
   }
 }
 
-void Client::SendQueued() {
-  std::vector<Outgoing> outgoing;
-  {
-    std::lock_guard lock(mutex_);
-    outgoing.swap(queue_);
+void Client::WatchTime() {
+  const std::chrono::milliseconds tick(TickMs(options_.resend_seconds));
+  Lock lock(*mutex_);
+  while (!closes_.wait_for(lock, tick, [this] { return closing_; })) {
+    if (leader_ == nullptr) TakeIn(nullptr);
+    CheckCalls();
+    TakeInForLeader();  // in any case: then news that were lost, by whatever mistake, are only late
   }
-  // A message that can not be sent now is not answered either: the call's deadline reports it.
-  for (const Outgoing& out : outgoing) transport_->Send(out.server, out.message);
 }
 
 void Client::OnMessage(size_t server, const Message& message) {
   Result<Reply> reply = DecodeReply(message);
   if (!reply.ok()) return;
-  std::unique_lock lock(mutex_);
-  const auto call = calls_.find(reply->id);
-  if (call == calls_.end()) return;  // answered already: a duplicate
-  const size_t slot = server - call->second.first_server;
-  if (slot >= call->second.answered.size() || call->second.answered[slot]) return;
-  CountBytes(call->second.op, Direction::kReceived, BytesOf(message));
-  call->second.answered[slot] = true;
-  call->second.replies[slot] = std::move(reply).value();
-  call->second.messages[slot].clear();
-  if (--call->second.waiting > 0) return;
-  auto node = calls_.extract(call);
-  lock.unlock();
-  OpenCall& done = node.mapped();
+  const auto found = calls_.find(reply->id);
+  if (found == calls_.end()) return;  // answered already: a duplicate
+  OpenCall& call = *found->second;
+  const size_t slot = server - call.first_server;
+  if (slot >= call.answered.size() || call.answered[slot]) return;
+  CountBytes(call.op, Direction::kReceived, BytesOf(message));
+  call.answered[slot] = true;
+  call.replies[slot] = std::move(reply).value();
+  call.messages[slot].clear();
+  if (--call.waiting > 0) return;
+  const std::shared_ptr<OpenCall> done = calls_.extract(found).mapped();
   if (options_.metrics != nullptr) {
     options_.metrics->ObserveRequest(
-        OpName(done.op), std::chrono::duration<double>(Clock::now() - done.start).count());
+        OpName(call.op), std::chrono::duration<double>(Clock::now() - call.start).count());
   }
-  for (size_t i = 0; i < done.replies.size(); ++i) {
-    const Reply& r = done.replies[i];
+  for (size_t i = 0; i < call.replies.size(); ++i) {
+    const Reply& r = call.replies[i];
     if (r.code == Code::kOk) continue;
-    const size_t from = done.first_server + i;
-    done.callback(Status(r.code, "server " + std::to_string(from) + " (" + addresses_[from] +
-                                     "): " + OpName(done.op) + ": " + r.message));
+    const size_t from = call.first_server + i;
+    Complete(call, Status(r.code, "server " + std::to_string(from) + " (" + addresses_[from] +
+                                      "): " + OpName(call.op) + ": " + r.message));
     return;
   }
-  done.callback(std::move(done.replies));
+  Complete(call, std::move(call.replies));
 }
 
 void Client::CountBytes(Op op, Direction direction, uint64_t bytes) {
@@ -178,7 +220,7 @@ std::string Client::SilentServers(const OpenCall& call) const {
 void Client::Repeat(OpenCall& call, Clock::time_point now) {
   for (size_t i = 0; i < call.messages.size(); ++i) {
     if (call.answered[i]) continue;
-    queue_.push_back({call.first_server + i, call.messages[i]});
+    Send(call.first_server + i, call.messages[i]);
     resends_.fetch_add(1);
   }
   // Jitter, so that the workers of a server that was slow do not come back together.
@@ -189,34 +231,27 @@ void Client::Repeat(OpenCall& call, Clock::time_point now) {
 
 void Client::CheckCalls() {
   const auto now = Clock::now();
-  std::vector<OpenCall> expired;
-  {
-    std::lock_guard lock(mutex_);
-    const OpenCall* oldest = nullptr;
-    for (auto it = calls_.begin(); it != calls_.end();) {
-      OpenCall& call = it->second;
-      if (call.deadline <= now) {
-        expired.push_back(std::move(call));
-        it = calls_.erase(it);
-        continue;
-      }
-      if (call.resend <= now) Repeat(call, now);
-      if (oldest == nullptr || call.start < oldest->start) oldest = &call;
-      ++it;
+  const OpenCall* oldest = nullptr;
+  for (auto it = calls_.begin(); it != calls_.end();) {
+    OpenCall& call = *it->second;
+    if (call.deadline <= now) {
+      const double seconds = std::chrono::duration<double>(now - call.start).count();
+      Complete(call, Status::Failed("no answer to " + std::string(OpName(call.op)) + " within " +
+                                    std::to_string(static_cast<int>(seconds)) + " s from server " +
+                                    SilentServers(call)));
+      it = calls_.erase(it);
+      continue;
     }
-    if (oldest != nullptr &&
-        now - std::max(oldest->start, last_said_) > Seconds(kSaySecondsBetween)) {
-      last_said_ = now;
-      spdlog::warn("waiting since {:.0f} s for {} to answer {}",
-                   std::chrono::duration<double>(now - oldest->start).count(),
-                   "server " + SilentServers(*oldest), OpName(oldest->op));
-    }
+    if (call.resend <= now) Repeat(call, now);
+    if (oldest == nullptr || call.start < oldest->start) oldest = &call;
+    ++it;
   }
-  for (OpenCall& call : expired) {
-    call.callback(Status::Failed(
-        "no answer to " + std::string(OpName(call.op)) + " within " +
-        std::to_string(static_cast<int>(std::chrono::duration<double>(now - call.start).count())) +
-        " s from server " + SilentServers(call)));
+  if (oldest != nullptr &&
+      now - std::max(oldest->start, last_said_) > Seconds(kSaySecondsBetween)) {
+    last_said_ = now;
+    spdlog::warn("waiting since {:.0f} s for {} to answer {}",
+                 std::chrono::duration<double>(now - oldest->start).count(),
+                 "server " + SilentServers(*oldest), OpName(oldest->op));
   }
 }
 

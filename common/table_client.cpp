@@ -42,7 +42,7 @@ Status WrongReply(const TensorSpec& tensor, size_t server) {
 }  // namespace
 
 Status Pending::Wait() {
-  Client::Outcome outcome = outcome_.get();
+  Client::Outcome outcome = answer_.get();
   if (!outcome.ok()) return outcome.status();
   return finish_ ? finish_(*outcome) : Status::Ok();
 }

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <future>
 #include <string>
 #include <vector>
 
@@ -27,12 +26,12 @@ struct StepRef {
 class Pending {
  public:
   using Finish = std::function<Status(std::vector<Reply>&)>;
-  Pending(std::future<Client::Outcome> outcome, Finish finish)
-      : outcome_(std::move(outcome)), finish_(std::move(finish)) {}
+  Pending(Client::Answer answer, Finish finish)
+      : answer_(std::move(answer)), finish_(std::move(finish)) {}
   Status Wait();
 
  private:
-  std::future<Client::Outcome> outcome_;
+  Client::Answer answer_;
   Finish finish_;
 };
 

@@ -1,5 +1,7 @@
 // Messages between processes or threads: bytes in frames, no meaning. inproc and tcp are the same
-// code. One thread owns each end (DESIGN 5, "What bites"); only Wake() may be called by others.
+// code. One thread at a time owns each end (DESIGN 5, "What bites"): always the same one, or
+// whoever holds a lock, as a ZeroMQ socket may go from thread to thread where there is a fence
+// between them. Beside the owner, others may call only what says so.
 #pragma once
 
 #include <cstdint>
@@ -51,8 +53,17 @@ class ServerTransport {
 class ClientTransport {
  public:
   virtual ~ClientTransport() = default;
-  virtual bool Receive(int timeout_ms, size_t* server, Message* message) = 0;
+  /// Never blocks; false if there is no message.
+  virtual bool Receive(size_t* server, Message* message) = 0;
+  /// Never blocks. False if the message can not be queued.
   virtual bool Send(size_t server, const Message& message) = 0;
+  /// Returns when Receive() may have something, on a Wake(), after `timeout_ms` (-1: never), or for
+  /// no reason. By one thread at a time, and beside the owner: while it waits, others may send and
+  /// receive. It tells of news since the last Receive() that found nothing. Hence such a Receive()
+  /// comes before each Wait(), and also after each Send() during one: a send may take the news
+  /// away.
+  virtual void Wait(int timeout_ms) = 0;
+  /// Makes a Wait() in progress, or the next one, return. From any thread.
   virtual void Wake() = 0;
 };
 

@@ -173,7 +173,8 @@ class WakeSignal {
 };
 
 /// What poll() watches for a socket. Edge-triggered: it tells of news since the last attempt to
-/// receive that found nothing, so such an attempt comes before every poll(), also after a send.
+/// receive that found nothing, so such an attempt comes before every poll(), also after a send. The
+/// descriptor itself may be polled by any thread, beside the one that owns the socket.
 pollfd PollOf(const Socket& socket) {
   int fd = -1;
   size_t size = sizeof fd;
@@ -261,19 +262,8 @@ class ZmqClient final : public ClientTransport {
     return Status::Ok();
   }
 
-  bool Receive(int timeout_ms, size_t* server, Message* message) override {
-    return TakeWithin(timeout_ms, polls_, wake_, [&] { return Take(server, message); });
-  }
-
-  bool Send(size_t server, const Message& message) override {
-    return sockets_[server].SendFrames(message);
-  }
-
-  void Wake() override { wake_.Raise(); }
-
- private:
   /// Round robin, so that a busy server does not starve the others.
-  bool Take(size_t* server, Message* message) {
+  bool Receive(size_t* server, Message* message) override {
     for (size_t i = 0; i < sockets_.size(); ++i) {
       const size_t candidate = (next_ + i) % sockets_.size();
       if (sockets_[candidate].ReceiveFrames(message)) {
@@ -285,8 +275,21 @@ class ZmqClient final : public ClientTransport {
     return false;
   }
 
+  bool Send(size_t server, const Message& message) override {
+    return sockets_[server].SendFrames(message);
+  }
+
+  void Wait(int timeout_ms) override {
+    if (poll(polls_.data(), polls_.size(), timeout_ms) > 0 && polls_.back().revents != 0) {
+      wake_.Clear();
+    }
+  }
+
+  void Wake() override { wake_.Raise(); }
+
+ private:
   std::vector<Socket> sockets_;
-  std::vector<pollfd> polls_;  // in that order, then wake_
+  std::vector<pollfd> polls_;  // in that order, then wake_; used by Wait() only
   WakeSignal wake_;
   size_t next_ = 0;
 };

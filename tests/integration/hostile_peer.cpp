@@ -378,7 +378,7 @@ void HostilePeer::SendWrong(size_t server, Request request) {
 void HostilePeer::TakeReplies() {
   size_t server = 0;
   Message message;
-  while (transport_->Receive(0, &server, &message)) {
+  while (transport_->Receive(&server, &message)) {
     Result<Reply> reply = DecodeReply(message);
     if (!reply.ok()) continue;
     if (reply->code != Code::kOk) {

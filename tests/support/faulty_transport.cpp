@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <mutex>
 #include <tuple>
 #include <utility>
 
@@ -18,6 +19,7 @@ class FaultyTransport final : public ClientTransport {
       : inner_(std::move(inner)), options_(options), counts_(std::move(counts)) {}
 
   bool Send(size_t server, const Message& message) override {
+    std::lock_guard lock(mutex_);
     const uint64_t number = sent_++;
     if (options_.cut > 0 && Chance(options_.cut)) {
       counts_->cuts.fetch_add(1);
@@ -32,26 +34,36 @@ class FaultyTransport final : public ClientTransport {
     return true;
   }
 
-  bool Receive(int timeout_ms, size_t* server, Message* message) override {
+  bool Receive(size_t* server, Message* message) override {
+    std::lock_guard lock(mutex_);
     SendDue();
     if (!replies_.empty() && replies_.begin()->first <= Clock::now()) {
       std::tie(*server, *message) = replies_.extract(replies_.begin()).mapped();
       return true;
     }
-    if (!inner_->Receive(UntilDue(timeout_ms), server, message)) return false;
-    if (Lost()) {
-      counts_->lost_replies.fetch_add(1);
-      return false;
+    while (inner_->Receive(server, message)) {
+      if (Lost()) {
+        counts_->lost_replies.fetch_add(1);
+        continue;
+      }
+      if (Chance(options_.duplicate)) {
+        counts_->duplicated_replies.fetch_add(1);
+        replies_.emplace(Clock::now(), std::pair(*server, *message));
+      }
+      if (options_.late == 0 || !Chance(options_.late)) return true;
+      counts_->late_replies.fetch_add(1);
+      replies_.emplace(Clock::now() + std::chrono::microseconds(Below(options_.late_us_max)),
+                       std::pair(*server, std::move(*message)));
     }
-    if (Chance(options_.duplicate)) {
-      counts_->duplicated_replies.fetch_add(1);
-      replies_.emplace(Clock::now(), std::pair(*server, *message));
-    }
-    if (options_.late == 0 || !Chance(options_.late)) return true;
-    counts_->late_replies.fetch_add(1);
-    replies_.emplace(Clock::now() + std::chrono::microseconds(Below(options_.late_us_max)),
-                     std::pair(*server, std::move(*message)));
     return false;
+  }
+
+  void Wait(int timeout_ms) override {
+    {
+      std::lock_guard lock(mutex_);
+      timeout_ms = UntilDue(timeout_ms);
+    }
+    inner_->Wait(timeout_ms);
   }
 
   void Wake() override { inner_->Wake(); }
@@ -73,9 +85,10 @@ class FaultyTransport final : public ClientTransport {
 
   void Hold(Held held, int us_max) {
     held_.emplace(Clock::now() + std::chrono::microseconds(Below(us_max)), std::move(held));
+    inner_->Wake();  // a wait in progress may have to end sooner
   }
 
-  /// The wait of a Receive: no longer than until something held is due.
+  /// What is left of a wait: no longer than until something held is due.
   int UntilDue(int timeout_ms) const {
     auto due = Clock::time_point::max();
     if (!held_.empty()) due = held_.begin()->first;
@@ -107,6 +120,7 @@ class FaultyTransport final : public ClientTransport {
   const std::unique_ptr<ClientTransport> inner_;
   const FaultOptions options_;
   const std::shared_ptr<FaultCounts> counts_;
+  std::mutex mutex_;  // guards what follows: Wait() runs beside Send() and Receive()
   uint64_t drawn_ = 0;
   uint64_t sent_ = 0;
   uint64_t latest_out_ = 0;

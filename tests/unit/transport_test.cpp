@@ -1,37 +1,24 @@
 // Goal: messages arrive as they were sent, over inproc and tcp, many and large ones; nothing that
-// arrives can hurt; the client joins the answers of several servers and names the one that is
-// silent (DESIGN 5).
+// arrives can hurt (DESIGN 5).
 #include "common/transport.h"
 
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <chrono>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <random>
 #include <set>
 #include <thread>
 
-#include "common/client.h"
 #include "common/messages.h"
+#include "tests/support/frames.h"
+#include "tests/support/scripted_server.h"
 
 namespace mf {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-Frame Bytes(size_t size, uint64_t seed) {
-  Buffer buffer(size);
-  std::mt19937_64 random(seed);
-  for (size_t i = 0; i < size; ++i) buffer.data()[i] = static_cast<std::byte>(random());
-  return buffer;
-}
-
-bool Same(const Frame& a, const Frame& b) {
-  return a.size() == b.size() && (a.size() == 0 || std::memcmp(a.data(), b.data(), a.size()) == 0);
-}
 
 Request FullRequest() {
   Request r;
@@ -203,25 +190,15 @@ TEST(Codec, SurvivesAnyHeader) {
   EXPECT_FALSE(DecodeRequest({Bytes((8 << 20) + 8, 3)}).ok());
 }
 
-std::unique_ptr<ServerTransport> Bind(TransportContext& context, const std::string& address) {
-  auto server = BindZmq(context, address);
-  EXPECT_TRUE(server.ok()) << server.status().message();
-  return std::move(server).value();
-}
-
-std::unique_ptr<ClientTransport> Connect(TransportContext& context,
-                                         const std::vector<std::string>& addresses) {
-  auto client = ConnectZmq(context, addresses);
-  EXPECT_TRUE(client.ok()) << client.status().message();
-  return std::move(client).value();
-}
-
 /// Receives by the deadline of a slow machine.
-template <class Transport, class From>
-bool Await(Transport& transport, From* from, Message* message) {
+bool Await(ServerTransport& transport, std::string* peer, Message* message) {
+  return transport.Receive(20'000, peer, message);
+}
+bool Await(ClientTransport& transport, size_t* server, Message* message) {
   const auto end = Clock::now() + std::chrono::seconds(20);
   while (Clock::now() < end) {
-    if (transport.Receive(200, from, message)) return true;
+    if (transport.Receive(server, message)) return true;
+    transport.Wait(200);
   }
   return false;
 }
@@ -320,176 +297,6 @@ TEST(Transport, BadAddressesAreErrors) {
   ASSERT_FALSE(second.ok());
   EXPECT_NE(second.status().message().find(first->address()), std::string::npos);
   EXPECT_FALSE(ConnectZmq(context, {"nonsense"}).ok());
-}
-
-/// Servers of a script: what each does with a request, on a thread of its own.
-class ScriptedServer {
- public:
-  using Script = std::function<void(ServerTransport&, const std::string& peer, const Request&)>;
-  ScriptedServer(TransportContext& context, const std::string& address, Script script)
-      : transport_(Bind(context, address)), thread_([this, script] {
-          std::string peer;
-          Message message;
-          while (!stopping_.load()) {
-            if (!transport_->Receive(100, &peer, &message)) continue;
-            Result<Request> request = DecodeRequest(message);
-            if (request.ok()) script(*transport_, peer, *request);
-          }
-        }) {}
-  ~ScriptedServer() {
-    stopping_.store(true);
-    transport_->Wake();
-    thread_.join();
-  }
-  const std::string& address() const { return transport_->address(); }
-
- private:
-  const std::unique_ptr<ServerTransport> transport_;
-  std::atomic<bool> stopping_{false};
-  std::thread thread_;
-};
-
-Reply ReplyTo(const Request& request, uint64_t incarnation = 0) {
-  Reply reply;
-  reply.id = request.id;
-  reply.session = request.session;
-  reply.incarnation = incarnation;
-  reply.step = request.step;
-  return reply;
-}
-
-std::vector<Request> Requests(size_t servers, uint64_t step = 0) {
-  std::vector<Request> requests(servers);
-  for (Request& request : requests) request.step = step;
-  return requests;
-}
-
-// Goal: calls complete in whatever order their servers answer; replies stand in server order,
-// sessions are those of the server; repeated, foreign and garbled replies are ignored.
-TEST(ClientTest, JoinsAnswersInAnyOrder) {
-  TransportContext context;
-  // Answers in pairs, the later one first, each of them twice, with garbage and foreign ids
-  // between.
-  std::vector<std::vector<std::pair<std::string, Request>>> held(3);
-  std::vector<std::unique_ptr<ScriptedServer>> servers;
-  std::vector<std::string> addresses;
-  for (uint64_t s = 0; s < 3; ++s) {
-    servers.push_back(std::make_unique<ScriptedServer>(
-        context, s == 1 ? "tcp://127.0.0.1:0" : "inproc://joined" + std::to_string(s),
-        [&, s](ServerTransport& transport, const std::string& peer, const Request& request) {
-          held[s].emplace_back(peer, request);
-          if (held[s].size() < 2) return;
-          for (auto it = held[s].rbegin(); it != held[s].rend(); ++it) {
-            transport.Send(it->first, {Bytes(24, s)});
-            Reply reply = ReplyTo(it->second, s + 1);
-            transport.Send(it->first, Encode(reply));
-            reply.step = 999;
-            transport.Send(it->first, Encode(reply));
-            reply.id += 1000;
-            transport.Send(it->first, Encode(reply));
-          }
-          held[s].clear();
-        }));
-    addresses.push_back(servers.back()->address());
-  }
-  Client client(Connect(context, addresses), addresses, {.deadline_seconds = 30});
-  for (size_t s = 0; s < 3; ++s) client.SetSession(s, 70 + s);
-  std::vector<std::future<Client::Outcome>> calls;
-  for (uint64_t step = 0; step < 100; ++step) calls.push_back(client.CallAll(Requests(3, step)));
-  for (uint64_t step = 0; step < 100; ++step) {
-    Client::Outcome outcome = calls[step].get();
-    ASSERT_TRUE(outcome.ok()) << outcome.status().message();
-    ASSERT_EQ(outcome->size(), 3u);
-    for (size_t s = 0; s < 3; ++s) {
-      EXPECT_EQ((*outcome)[s].incarnation, s + 1);
-      EXPECT_EQ((*outcome)[s].step, step);
-      EXPECT_EQ((*outcome)[s].session, 70 + s);
-    }
-  }
-  EXPECT_EQ(client.traffic(Op::kStatus).calls.load(), 100u);
-  EXPECT_GT(client.traffic(Op::kStatus).received_bytes.load(), 0u);
-}
-
-// Goal: a call to one server holds one reply; an error code carries the server's number and keeps
-// its kind; the other servers' answers do not hide it.
-TEST(ClientTest, ErrorsCarryTheServersNumber) {
-  TransportContext context;
-  std::vector<std::unique_ptr<ScriptedServer>> servers;
-  std::vector<std::string> addresses;
-  for (size_t s = 0; s < 3; ++s) {
-    addresses.push_back("inproc://error" + std::to_string(s));
-    servers.push_back(std::make_unique<ScriptedServer>(
-        context, addresses.back(),
-        [s](ServerTransport& transport, const std::string& peer, const Request& request) {
-          Reply reply = ReplyTo(request, s);
-          if (s == 2) {
-            reply.code = Code::kStale;
-            reply.message = "too late";
-          }
-          transport.Send(peer, Encode(reply));
-        }));
-  }
-  Client client(Connect(context, addresses), addresses, {.deadline_seconds = 30});
-  Client::Outcome one = client.Call(1, Request()).get();
-  ASSERT_TRUE(one.ok());
-  ASSERT_EQ(one->size(), 1u);
-  EXPECT_EQ((*one)[0].incarnation, 1u);
-  const Client::Outcome all = client.CallAll(Requests(3)).get();
-  EXPECT_EQ(all.status().code(), Code::kStale);
-  EXPECT_NE(all.status().message().find("server 2"), std::string::npos) << all.status().message();
-  EXPECT_NE(all.status().message().find("too late"), std::string::npos) << all.status().message();
-  EXPECT_EQ(client.Call(2, Request()).get().status().code(), Code::kStale);
-}
-
-// Goal: at the deadline the silent server is named, by number and address, and no other; later
-// calls to the others succeed; open calls fail when the client is closed.
-TEST(ClientTest, SilentServersAreNamed) {
-  TransportContext context;
-  const auto answer = [](ServerTransport& transport, const std::string& peer,
-                         const Request& request) {
-    transport.Send(peer, Encode(ReplyTo(request)));
-  };
-  ScriptedServer talks(context, "inproc://talks", answer);
-  ScriptedServer silent(context, "inproc://silent", [](auto&, auto&, auto&) {});
-  const std::vector<std::string> addresses = {talks.address(), silent.address()};
-  std::future<Client::Outcome> open;
-  {
-    Client client(Connect(context, addresses), addresses, {.deadline_seconds = 0.3});
-    const Client::Outcome outcome = client.CallAll(Requests(2)).get();
-    EXPECT_EQ(outcome.status().code(), Code::kFailed);
-    const std::string& message = outcome.status().message();
-    EXPECT_NE(message.find("1 (inproc://silent)"), std::string::npos) << message;
-    EXPECT_EQ(message.find("inproc://talks"), std::string::npos) << message;
-    EXPECT_TRUE(client.Call(0, Request()).get().ok());
-    open = client.Call(1, Request());
-  }
-  EXPECT_EQ(open.get().status().code(), Code::kFailed);
-}
-
-// Goal: many threads may call at once.
-TEST(ClientTest, ManyThreadsCall) {
-  TransportContext context;
-  ScriptedServer server(
-      context, "inproc://many",
-      [](ServerTransport& transport, const std::string& peer, const Request& request) {
-        Reply reply = ReplyTo(request);
-        reply.payload = request.payload;
-        transport.Send(peer, Encode(reply));
-      });
-  Client client(Connect(context, {server.address()}), {server.address()}, {.deadline_seconds = 30});
-  std::vector<std::thread> threads;
-  for (uint64_t thread = 0; thread < 4; ++thread) {
-    threads.emplace_back([&, thread] {
-      for (uint64_t i = 0; i < 200; ++i) {
-        Request request;
-        request.payload = {Bytes(500 + i, thread * 1000 + i)};
-        Client::Outcome outcome = client.Call(0, request).get();
-        ASSERT_TRUE(outcome.ok());
-        ASSERT_TRUE(Same((*outcome)[0].payload[0], request.payload[0]));
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
 }
 
 }  // namespace
