@@ -72,10 +72,11 @@ class ClusterCase(unittest.TestCase):
         self.addCleanup(end)
         return process
 
-    def serve(self, shard: int, shards: int, listen: str = "tcp://127.0.0.1:0"):
+    def serve(self, shard: int, shards: int, listen: str = "tcp://127.0.0.1:0",
+              state: str = "state"):
         """A server and the address that it says it listens on."""
         process = self.start([self.PSERVER, "serve", "--listen", listen, "--shard", f"{shard}/{shards}",
-                              "--data", os.path.join(self.folder, "state"), "--threads", "1",
+                              "--data", os.path.join(self.folder, state), "--threads", "1",
                               "--metrics", "127.0.0.1:0"], f"pserver-{shard}.log")
         line = process.stdout.readline()
         self.assertRegex(line, r"^listening tcp://127\.0\.0\.1:\d+$")

@@ -284,7 +284,7 @@ Status DumpPass(Config config, const Options& options) {
   TableClient& tables = system->trainer->tables();
   MF_ASSIGN_OR_RETURN(const TableClient::Prepared prepared, tables.Prepare(open));
   if (!prepared.not_finite.empty()) return Status::Failed(prepared.not_finite + " is not finite");
-  MF_ASSIGN_OR_RETURN(const bool applied, tables.Finish(open, true, kProbeRate, 1.0));
+  MF_ASSIGN_OR_RETURN(const bool applied, tables.Finish(open, {.lr = kProbeRate}));
   MF_CHECK(applied);
   const std::string after_path = options.File("after.safetensors");
   MF_RETURN_IF_ERROR(system->ExportAt(after, after_path));

@@ -72,8 +72,8 @@ class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
     spec.init_value = 0.1;
     spec.weight_decay = true;
     return std::make_unique<TensorShard>(LayoutOf(spec, 0, 0, 1),
-                                         TensorShard::Options{2, 1, GetParam()}, optimizer_, clock_, pool_,
-                                         scratch_);
+                                         TensorShard::Options{2, 1, GetParam()}, optimizer_, clock_,
+                                         pool_, scratch_);
   }
 
   /// Pairs or summed rows, by number; the same for every tensor.

@@ -159,8 +159,8 @@ class Schedule {
         break;
       }
       case Work::kCommit: {
-        const Status status =
-            board_.StepEnded(grant.epoch, grant.step, !Dropped(grant.step), 1.0, "", false, now_, &grants);
+        const Status status = board_.StepEnded(grant.epoch, grant.step, !Dropped(grant.step), 1.0,
+                                               "", false, now_, &grants);
         if (status.ok()) {
           ASSERT_EQ(grant.step, finished_ + 1);
           ASSERT_EQ(counted_.size(), static_cast<size_t>(config_.micro_batches));

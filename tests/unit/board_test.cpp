@@ -66,7 +66,8 @@ class Desk {
     return End(board.epoch(), board.step(), applied, name);
   }
   Code End(uint64_t epoch, uint64_t step, bool applied = true, const std::string& name = "") {
-    return Keep([&](auto* g) { return board.StepEnded(epoch, step, applied, 0.5, name, false, now, g); });
+    return Keep(
+        [&](auto* g) { return board.StepEnded(epoch, step, applied, 0.5, name, false, now, g); });
   }
   Code Evaluated(uint64_t epoch, uint64_t step, double loss) {
     return Keep([&](auto* g) { return board.Evaluated(epoch, step, loss, now, g); });

@@ -282,7 +282,7 @@ bool CountingWorker::MicroBatch(const Reply& lease) {
 void CountingWorker::Commit(const Reply& lease) {
   const StepRef at{lease.epoch, lease.step};
   if (auto prepared = tables_->Prepare(at); !prepared.ok()) return;
-  if (auto ended = tables_->Finish(at, /*apply=*/true, /*lr=*/1, /*scale=*/1); !ended.ok()) {
+  if (auto ended = tables_->Finish(at, {.lr = 1}); !ended.ok()) {
     return;
   }
   (void)Tell(Op::kStepEnded, lease, 0, true);

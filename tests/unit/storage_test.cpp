@@ -110,8 +110,9 @@ class OneTable {
     spec.init = Init::kNormal;
     spec.init_value = 0.1;
     spec.weight_decay = true;
-    tensor_ = std::make_unique<TensorShard>(
-        LayoutOf(spec, 0, 0, 1), TensorShard::Options{1, 1, storage}, optimizer_, clock_, pool_, scratch_);
+    tensor_ =
+        std::make_unique<TensorShard>(LayoutOf(spec, 0, 0, 1), TensorShard::Options{1, 1, storage},
+                                      optimizer_, clock_, pool_, scratch_);
   }
   void Step(const std::vector<uint64_t>& rows, const std::vector<float>& gradient, double lr) {
     Contribution c;
