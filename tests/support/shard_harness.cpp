@@ -55,9 +55,13 @@ std::vector<uint32_t> Bits(const std::vector<float>& values) {
 
 ShardHarness::ShardHarness(const Config& config, const Options& options)
     : config_(config), specs_(TensorsOf(config)), pool_(options.threads) {
-  shard_ = std::make_unique<Shard>(
-      Shard::Options{.memory_bytes = options.memory_bytes, .metrics = &metrics_}, pool_,
-      [this](const std::string& peer, Reply reply) { sent_.emplace_back(peer, std::move(reply)); });
+  shard_ = std::make_unique<Shard>(Shard::Options{.memory_bytes = options.memory_bytes,
+                                                  .metrics = &metrics_,
+                                                  .store = options.store,
+                                                  .writer = options.writer},
+                                   pool_, [this](const std::string& peer, Reply reply) {
+                                     sent_.emplace_back(peer, std::move(reply));
+                                   });
   if (!options.recover) return;
   const Reply hello = Send(Hello());
   MF_CHECK(hello.code == Code::kOk);

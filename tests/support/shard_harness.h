@@ -35,6 +35,8 @@ class ShardHarness {
     uint64_t memory_bytes = 1 << 30;
     int threads = 1;
     bool recover = true;  // hello and rollback are done
+    SnapshotStore* store = nullptr;
+    SnapshotWriter* writer = nullptr;
   };
   ShardHarness(const Config& config, const Options& options);
   explicit ShardHarness(const Config& config) : ShardHarness(config, Options()) {}
