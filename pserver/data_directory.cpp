@@ -36,10 +36,14 @@ Status WriteDurably(const std::string& folder, const std::string& name, const st
 
 }  // namespace
 
+std::string DataDirectory::PathOf(const std::string& dir, uint32_t shard, uint32_t shards) {
+  return dir + "/shard-" + std::to_string(shard) + "-of-" + std::to_string(shards);
+}
+
 Result<std::unique_ptr<DataDirectory>> DataDirectory::Open(const std::string& dir, uint32_t shard,
                                                            uint32_t shards) {
   std::unique_ptr<DataDirectory> data(new DataDirectory());
-  data->path_ = dir + "/shard-" + std::to_string(shard) + "-of-" + std::to_string(shards);
+  data->path_ = PathOf(dir, shard, shards);
   std::error_code error;
   std::filesystem::create_directories(data->path_, error);
   const std::string lock = data->path_ + "/lock";

@@ -17,6 +17,7 @@ class DataDirectory {
   /// if it can not be written; kFailed if another server holds it.
   static Result<std::unique_ptr<DataDirectory>> Open(const std::string& dir, uint32_t shard,
                                                      uint32_t shards);
+  static std::string PathOf(const std::string& dir, uint32_t shard, uint32_t shards);
   ~DataDirectory();
   DataDirectory(const DataDirectory&) = delete;
   DataDirectory& operator=(const DataDirectory&) = delete;

@@ -28,9 +28,8 @@ uint32_t OtherShards(const std::string& dir, uint32_t shards) {
 Result<std::unique_ptr<Storage>> Storage::Open(const std::string& dir, uint32_t shard,
                                                uint32_t shards) {
   std::unique_ptr<Storage> storage(new Storage());
-  MF_ASSIGN_OR_RETURN(storage->folder_, DataDirectory::Open(dir, shard, shards));
-  MF_ASSIGN_OR_RETURN(storage->store_, OpenRocksSnapshots(storage->folder_->path()));
-  if (storage->store_->Published().empty()) {
+  // Before anything is made there.
+  if (!std::filesystem::exists(DataDirectory::PathOf(dir, shard, shards))) {
     if (const uint32_t other = OtherShards(dir, shards); other != 0) {
       return Status::Invalid(dir + " holds snapshots of " + std::to_string(other) +
                              " servers, this is one of " + std::to_string(shards) +
@@ -38,6 +37,8 @@ Result<std::unique_ptr<Storage>> Storage::Open(const std::string& dir, uint32_t 
                              std::to_string(shards));
     }
   }
+  MF_ASSIGN_OR_RETURN(storage->folder_, DataDirectory::Open(dir, shard, shards));
+  MF_ASSIGN_OR_RETURN(storage->store_, OpenRocksSnapshots(storage->folder_->path()));
   storage->writer_ = MakeThreadedSnapshotWriter(*storage->store_);
   return storage;
 }

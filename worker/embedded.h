@@ -26,11 +26,23 @@ class EmbeddedServers {
                                                         const Options& options);
   ~EmbeddedServers();
 
+  struct SnapshotsFound {
+    uint64_t step = 0;  // newest common
+    std::string run_id, config;
+  };
+  /// Servers that can be brought to `found->step` of the snapshots in `dir`, and change nothing
+  /// there; as many as wrote them. kInvalid if there is no common step.
+  static Result<std::unique_ptr<EmbeddedServers>> StartOnSnapshots(TransportContext& context,
+                                                                   const std::string& dir,
+                                                                   int threads,
+                                                                   SnapshotsFound* found);
+
   const std::vector<std::string>& addresses() const { return addresses_; }
 
  private:
   struct Running;
   EmbeddedServers();
+  static std::string NewAddress();
   std::unique_ptr<Running> running_;
   std::vector<std::string> addresses_;
 };

@@ -1,6 +1,9 @@
 #include "worker/export.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 
 #include "common/safetensors.h"
@@ -55,6 +58,16 @@ Result<std::vector<uint64_t>> TouchedRows(TableClient& tables, StepRef at,
 }
 
 }  // namespace
+
+Status CheckExportPlace(const std::string& flag, const std::string& path) {
+  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (access(folder.c_str(), W_OK) == 0 && !std::filesystem::is_directory(path, error))
+    return Status::Ok();
+  return Status::Invalid(flag + " " + path +
+                         ": cannot be written; name a file in a folder that can");
+}
 
 Status Export(TableClient& tables, const Config& config, const std::vector<TensorSpec>& tensors,
               StepRef at, ExportRows which, const std::string& path) {

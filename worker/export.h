@@ -17,6 +17,10 @@ namespace mf {
 /// `<name>.values`, dense tensors whole.
 enum class ExportRows { kAll, kTouched };
 
+/// Makes the folder of `path` if it is missing. kInvalid, naming the flag, if no file can be
+/// written there.
+Status CheckExportPlace(const std::string& flag, const std::string& path);
+
 /// Streams the state at `at` into `path`, which appears by rename. Reading leaves no trace.
 Status Export(TableClient& tables, const Config& config, const std::vector<TensorSpec>& tensors,
               StepRef at, ExportRows rows, const std::string& path);

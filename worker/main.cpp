@@ -20,6 +20,7 @@ int main(int argc, char** argv) {
     }
   });
   mf::AddTrainCommand(app, &exit_code);
+  mf::AddExportCommand(app, &exit_code);
   mf::AddEvalCommand(app, &exit_code);
   mf::AddScoreCommand(app, &exit_code);
   mf::AddGenerateCommand(app, &exit_code);

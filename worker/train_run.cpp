@@ -48,18 +48,10 @@ Status TakeOverOut(const TrainOptions& options, const std::string& run_id) {
   if (held == run_id) return Status::Ok();
   std::filesystem::remove(metrics, error);  // another run's lines
   std::filesystem::create_directories(out, error);
-  return WriteFileByRename(run.string(), run_id + "\n");
-}
-
-Status CheckExportPlace(const std::string& path) {
-  if (path.empty()) return Status::Ok();
-  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (access(folder.c_str(), W_OK) == 0 && !std::filesystem::is_directory(path, error))
-    return Status::Ok();
-  return Status::Invalid("--export " + path +
-                         ": cannot be written; name a file in a folder that can");
+  if (const Status kept = WriteFileByRename(run.string(), run_id + "\n"); !kept.ok()) {
+    return Status::Invalid(kept.message() + "; give another --out");
+  }
+  return Status::Ok();
 }
 
 /// What exact updates of sparse rows will cost: how many steps a row waits between hits (DESIGN 3).
@@ -145,7 +137,9 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     MF_RETURN_IF_ERROR(metrics.Serve(options.metrics_address));
     spdlog::info("metrics on {}", metrics.address());
   }
-  MF_RETURN_IF_ERROR(CheckExportPlace(options.export_path));
+  if (!options.export_path.empty()) {
+    MF_RETURN_IF_ERROR(CheckExportPlace("--export", options.export_path));
+  }
   const std::string run_id = Sha256Hex(IdentityJson(config) + data->Digest());
   MF_RETURN_IF_ERROR(TakeOverOut(options, run_id));
   MF_ASSIGN_OR_RETURN(const auto report, RunReport::Open({.out = options.out,

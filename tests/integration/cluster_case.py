@@ -49,6 +49,7 @@ class ClusterCase(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
+        self.clusters = 0
         self.metrics: dict[int, str] = {}  # where each server's are, by shard
         self.config = self.write("run.toml", self.CONFIG)
         self.data = self.write("data.txt", words(6000, 1))
@@ -73,8 +74,12 @@ class ClusterCase(unittest.TestCase):
         return process
 
     def serve(self, shard: int, shards: int, listen: str = "tcp://127.0.0.1:0",
-              state: str = "state"):
-        """A server and the address that it says it listens on."""
+              state: str = ""):
+        """A server and the address that it says it listens on; a first one on any port begins a new cluster,
+        with folders of its own."""
+        if not state:
+            self.clusters += shard == 0 and listen.endswith(":0")
+            state = f"state-{self.clusters}"
         process = self.start([self.PSERVER, "serve", "--listen", listen, "--shard", f"{shard}/{shards}",
                               "--data", os.path.join(self.folder, state), "--threads", "1",
                               "--metrics", "127.0.0.1:0"], f"pserver-{shard}.log")

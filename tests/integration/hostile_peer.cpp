@@ -160,7 +160,8 @@ Request HostilePeer::WithoutSession(size_t server) {
   Request request = Hello(server);
   switch (Below(6)) {
     case 0:
-      request.protocol = Below(2) == 0 ? 0 : 2 + static_cast<uint32_t>(Below(1000));
+      request.protocol =
+          Below(2) == 0 ? 0 : kProtocolVersion + 1 + static_cast<uint32_t>(Below(1000));
       return request;
     case 1:
       request.shard += 1;

@@ -1,11 +1,17 @@
-// worker eval: the loss of an exported model on a file.
+// worker eval: the loss of an exported model, or of the newest snapshots, on a file.
 #include <CLI/CLI.hpp>
 #include <charconv>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
+#include <mutex>
 
 #include "worker/commands/commands.h"
 #include "worker/commands/scorer.h"
+#include "worker/loaded_model.h"
+#include "worker/local_exchange.h"
+#include "worker/remote_exchange.h"
+#include "worker/snapshot_model.h"
 #include "worker/tokens.h"
 
 namespace mf {
@@ -17,15 +23,12 @@ struct EvalFlags {
   int threads = 0;
 };
 
-Status Eval(const EvalFlags& flags) {
-  MF_ASSIGN_OR_RETURN(const auto model, LoadedModel::Open(flags.model));
-  MF_ASSIGN_OR_RETURN(const auto tokens,
-                      Tokens::Open(flags.data, model->config().model.vocabulary));
+/// Scores all of `data` and prints its loss.
+Status EvalWith(Scorer& scorer, const Config& config, const EvalFlags& flags) {
+  MF_ASSIGN_OR_RETURN(const auto tokens, Tokens::Open(flags.data, config.model.vocabulary));
   if (tokens->size() < 2) {
     return Status::Invalid(flags.data + ": too short: one token has nothing to predict");
   }
-  ThreadPool pool(ThreadsOrCores(flags.threads));
-  Scorer scorer(*model, pool);
   double nll = 0;
   int64_t scored = 0;
   MF_RETURN_IF_ERROR(scorer.Score(
@@ -43,12 +46,40 @@ Status Eval(const EvalFlags& flags) {
   return Status::Ok();
 }
 
+Status EvalExport(const EvalFlags& flags) {
+  MF_ASSIGN_OR_RETURN(const auto model, LoadedModel::Open(flags.model));
+  ThreadPool pool(ThreadsOrCores(flags.threads));
+  LocalExchange exchange(*model, pool);
+  Scorer scorer(model->config(), model->tensors(), model->dense(), exchange, pool);
+  return EvalWith(scorer, model->config(), flags);
+}
+
+Status EvalSnapshots(const EvalFlags& flags) {
+  const int threads = ThreadsOrCores(flags.threads);
+  MF_ASSIGN_OR_RETURN(const auto model, SnapshotModel::Open(flags.model, threads));
+  MF_ASSIGN_OR_RETURN(const DenseTensors dense, model->Dense());
+  ThreadPool pool(threads);
+  ComputeGate gate;
+  std::lock_guard computing(gate);
+  RemoteExchange exchange(model->tables(), model->config(), pool, gate, model->at(),
+                          Access::kReading, /*micro_batch=*/0);
+  Scorer scorer(model->config(), model->tensors(), dense, exchange, pool,
+                model->config().tokens_per_micro_batch());
+  return EvalWith(scorer, model->config(), flags);
+}
+
+Status Eval(const EvalFlags& flags) {
+  return std::filesystem::is_directory(flags.model) ? EvalSnapshots(flags) : EvalExport(flags);
+}
+
 }  // namespace
 
 void AddEvalCommand(CLI::App& app, int* exit_code) {
   auto flags = std::make_shared<EvalFlags>();
-  CLI::App* command = app.add_subcommand("eval", "The loss of an exported model on a file");
-  command->add_option("--model", flags->model, "Exported safetensors file")->required();
+  CLI::App* command = app.add_subcommand("eval", "The loss of a trained model on a file");
+  command
+      ->add_option("--model", flags->model, "Exported safetensors file, or a folder of snapshots")
+      ->required();
   command->add_option("--data", flags->data, "Text file, directory or .bin tokens")->required();
   command
       ->add_option("--windows", flags->windows,

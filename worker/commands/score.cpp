@@ -6,6 +6,8 @@
 
 #include "worker/commands/commands.h"
 #include "worker/commands/scorer.h"
+#include "worker/loaded_model.h"
+#include "worker/local_exchange.h"
 #include "worker/tokens.h"
 
 namespace mf {
@@ -50,7 +52,8 @@ Status ScoreFile(const std::string& path, bool per_token, const LoadedModel& mod
 Status ScoreAll(const ScoreFlags& flags) {
   MF_ASSIGN_OR_RETURN(const auto model, LoadedModel::Open(flags.model));
   ThreadPool pool(ThreadsOrCores(flags.threads));
-  Scorer scorer(*model, pool);
+  LocalExchange exchange(*model, pool);
+  Scorer scorer(model->config(), model->tensors(), model->dense(), exchange, pool);
   for (const std::string& path : flags.texts) {
     MF_RETURN_IF_ERROR(ScoreFile(path, flags.per_token, *model, scorer));
   }

@@ -3,18 +3,8 @@
 #include <algorithm>
 
 namespace mf {
-namespace {
-
-// Tokens of one forward pass: enough to keep all threads busy, few enough for small activations.
-constexpr int64_t kTokensPerPass = 4096;
-
-}  // namespace
-
-Scorer::Scorer(const LoadedModel& model, ThreadPool& pool)
-    : loaded_(model), exchange_(model, pool), model_(model.config(), model.tensors(), pool) {}
-
 Status Scorer::Score(int64_t size, const Read& read, const Take& take, int64_t max_windows) {
-  const int64_t sequence = loaded_.config().model.sequence;
+  const int64_t sequence = config_.model.sequence;
   int64_t scored_end = std::max<int64_t>(size - 1, 0);  // inputs are [0, scored_end)
   if (max_windows > 0 && max_windows < scored_end / sequence + 1) {
     scored_end = std::min(scored_end, max_windows * sequence);
@@ -23,8 +13,8 @@ Status Scorer::Score(int64_t size, const Read& read, const Take& take, int64_t m
   for (int64_t at = 0; at < scored_end;) {
     // As many whole windows as fit a pass; the rest of the document is a shorter one of its own.
     const int64_t length = std::min(sequence, scored_end - at);
-    const int64_t windows =
-        std::clamp<int64_t>(std::min(kTokensPerPass, scored_end - at) / length, 1, kTokensPerPass);
+    const int64_t windows = std::clamp<int64_t>(
+        std::min(tokens_per_pass_, scored_end - at) / length, 1, tokens_per_pass_);
     const int64_t count = windows * length;
     std::vector<uint32_t> ids(static_cast<size_t>(count) + 1);
     MF_RETURN_IF_ERROR(read(at, count + 1, ids.data()));
@@ -33,7 +23,7 @@ Status Scorer::Score(int64_t size, const Read& read, const Take& take, int64_t m
     batch.length = static_cast<size_t>(length);
     batch.inputs.assign(ids.begin(), ids.end() - 1);
     batch.targets.assign(ids.begin() + 1, ids.end());
-    MF_RETURN_IF_ERROR(model_.Score(loaded_.dense(), batch, exchange_, workspace_, &logprobs));
+    MF_RETURN_IF_ERROR(model_.Score(dense_, batch, exchange_, workspace_, &logprobs));
     MF_CHECK(logprobs.size() == batch.tokens());
     take(logprobs);
     at += count;

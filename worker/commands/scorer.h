@@ -1,4 +1,4 @@
-// Log-probabilities of documents under a loaded model: what `eval` and `score` share.
+// Log-probabilities of documents under a model: what `eval` and `score` share.
 #pragma once
 
 #include <cstdint>
@@ -6,18 +6,26 @@
 #include <span>
 #include <vector>
 
+#include "common/config.h"
 #include "common/status.h"
+#include "common/tensors.h"
 #include "common/thread_pool.h"
-#include "worker/loaded_model.h"
-#include "worker/local_exchange.h"
+#include "worker/exchange.h"
 #include "worker/model.h"
 
 namespace mf {
 
 class Scorer {
  public:
-  /// `model` and `pool` outlive the scorer.
-  Scorer(const LoadedModel& model, ThreadPool& pool);
+  /// All outlive the scorer. `tokens_per_pass`: enough to keep all threads busy, few enough for
+  /// small activations, and for servers not more than a micro-batch.
+  Scorer(const Config& config, const std::vector<TensorSpec>& tensors, const DenseTensors& dense,
+         Exchange& exchange, ThreadPool& pool, int64_t tokens_per_pass = 4096)
+      : config_(config),
+        dense_(dense),
+        exchange_(exchange),
+        model_(config, tensors, pool),
+        tokens_per_pass_(tokens_per_pass) {}
 
   /// Scores tokens 1..size-1 exactly once, in windows of model.sequence tokens; a window knows
   /// nothing of the one before it but the token it begins with. `read(begin, count, ids)` copies
@@ -27,10 +35,12 @@ class Scorer {
   Status Score(int64_t size, const Read& read, const Take& take, int64_t max_windows = 0);
 
  private:
-  const LoadedModel& loaded_;
-  LocalExchange exchange_;
+  const Config& config_;
+  const DenseTensors& dense_;
+  Exchange& exchange_;
   Model model_;
   Model::Workspace workspace_;
+  const int64_t tokens_per_pass_;
 };
 
 }  // namespace mf
