@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "common/logging.h"
+#include "pserver/commands.h"
 #include "pserver/data_directory.h"
 #include "pserver/mapped_memory.h"
 #include "pserver/server.h"
@@ -112,6 +113,8 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   mf::Status status = mf::SetUpLogging("info");  // to stderr: stdout says where it listens
   mf::AddServeCommand(app, &status);
+  mf::AddInspectCommand(app, &status);
+  mf::AddReshardCommand(app, &status);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

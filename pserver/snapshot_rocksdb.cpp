@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <mutex>
 #include <optional>
 
 #include "pserver/snapshot_digest.h"
 #include "pserver/snapshot_files.h"
+#include "pserver/snapshot_folders.h"
 #include "pserver/snapshot_format.h"
 #include "pserver/snapshot_increment.h"
 #include "pserver/snapshot_key_set.h"
@@ -105,6 +107,12 @@ Status RocksSnapshots::Open() {
   const auto invalid = [&](const Status& status) {
     return Status::Invalid(status.message() + "; name a folder that this user can write");
   };
+  const std::filesystem::path parent =
+      std::filesystem::path(folder_).lexically_normal().parent_path();
+  if (const std::string other = (parent / kReshardFolder).string(); FileExists(other)) {
+    return Status::Invalid(other + ": a reshard into this folder runs or was cut off; if none " +
+                           "runs, remove it and the shards beside it and reshard again");
+  }
   if (const Status made = MakeFolder(folder_); !made.ok()) return invalid(made);
   for (const std::string& name : FileNames(folder_)) {
     if (!name.starts_with("tmp-") && !name.starts_with("gone-")) continue;
