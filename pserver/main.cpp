@@ -11,6 +11,7 @@
 
 #include "common/logging.h"
 #include "common/metrics.h"
+#include "pserver/commands.h"
 #include "pserver/mapped_memory.h"
 #include "pserver/server.h"
 #include "pserver/storage.h"
@@ -117,6 +118,8 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   mf::Status status = mf::SetUpLogging("info");  // to stderr: stdout says where it listens
   mf::AddServeCommand(app, &status);
+  mf::AddInspectCommand(app, &status);
+  mf::AddReshardCommand(app, &status);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -101,6 +101,8 @@ Result<SnapshotDigest> DecodeDigest(const std::string& text, const std::string& 
       }
       digest.files.push_back(std::move(file));
     }
+    // Nothing may be lost or added unseen: one content has one text.
+    if (EncodeDigest(digest) != text) return Damaged(path, "has more or less than it should");
     return digest;
   } catch (const json::exception&) {
     return Damaged(path, "not a digest");

@@ -98,8 +98,8 @@ Status Increment::FinishTable() {
 }
 
 Status Increment::Finish() {
-  // A table of their own: it would otherwise stretch the range of a table of rows over everything.
-  MF_RETURN_IF_ERROR(FinishTable());
+  // In the same table as the last rows: one of their own overlaps nothing, would become part of the
+  // base at once, and the base would get a tiny file with every increment.
   for (const Entry& entry : steps_)
     MF_RETURN_IF_ERROR(Write(entry.key, entry.value.data(), entry.value.size()));
   steps_.clear();

@@ -60,7 +60,7 @@ class Increment {
   std::optional<SnapshotKey> last_;
   std::unique_ptr<Writer> writer_;
   std::vector<IncrementTable> tables_;
-  std::vector<Entry> steps_;  // of step spaces: few bytes, written last in a table of their own
+  std::vector<Entry> steps_;  // of step spaces: few bytes, written last
 };
 
 }  // namespace mf

@@ -143,7 +143,7 @@ uint64_t LiveDatabase::merged_bytes() const {
 
 void LiveDatabase::StartMerge() {
   if (merging_ || db_ == nullptr) return;
-  WaitForMerge();
+  (void)WaitForMerge();
   std::error_code error;
   const auto space = std::filesystem::space(folder_, error);
   // As much as all inputs at worst, and a tenth to spare: a merge is no reason to fill a disk.
@@ -162,23 +162,27 @@ void LiveDatabase::Merge(uint32_t increments) {
   rocksdb::CompactRangeOptions options;
   options.exclusive_manual_compaction = false;
   options.canceled = &merge_cancel_;
+  // Small files of the base that no increment overlaps become one too.
+  options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
   const rocksdb::Status status = db_->CompactRange(options, nullptr, nullptr);
   if (status.ok()) {
     increments_ -= increments;
   } else if (!merge_cancel_) {
+    merge_status_ = RocksError(folder_, "merge snapshots", status);
     merge_failed_ = true;
-    spdlog::warn("{}", RocksError(folder_, "merge snapshots", status).message());
+    spdlog::warn("{}", merge_status_.message());
   }
   merging_ = false;
 }
 
-void LiveDatabase::WaitForMerge() {
+Status LiveDatabase::WaitForMerge() {
   if (merge_.joinable()) merge_.join();
+  return merge_failed_ ? merge_status_ : Status::Ok();
 }
 
 void LiveDatabase::StopMerge() {
   merge_cancel_ = true;
-  WaitForMerge();
+  (void)WaitForMerge();
 }
 
 }  // namespace mf

@@ -60,7 +60,8 @@ class LiveDatabase {
 
   /// Nothing if one runs, or if the disk has no room for it.
   void StartMerge();
-  void WaitForMerge();
+  /// The outcome of the last one.
+  Status WaitForMerge();
   /// Written by all merges so far.
   uint64_t merged_bytes() const;
 
@@ -83,6 +84,7 @@ class LiveDatabase {
   std::atomic<bool> merging_ = false;
   std::atomic<bool> merge_cancel_ = false;
   std::atomic<bool> merge_failed_ = false;
+  Status merge_status_;  // written by the merge, read after joining it
 };
 
 }  // namespace mf

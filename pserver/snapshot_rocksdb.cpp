@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <mutex>
 #include <optional>
 
 #include "pserver/snapshot_digest.h"
 #include "pserver/snapshot_files.h"
+#include "pserver/snapshot_folders.h"
 #include "pserver/snapshot_format.h"
 #include "pserver/snapshot_increment.h"
 #include "pserver/snapshot_key_set.h"
@@ -60,14 +62,18 @@ class RocksSnapshots : public SnapshotStore {
     const std::lock_guard lock(mutex_);
     return stats_;
   }
-  void WaitForMerge() override { live_.WaitForMerge(); }
+  void WaitForMerge() override { (void)live_.WaitForMerge(); }
 
  private:
   bool IsPublished(uint64_t step) const;
   /// Renames a published step and takes it off the list.
   Status TakeAway(uint64_t step, const std::string& name);
+  /// Removes what a publish could neither finish nor take back.
+  Status RemoveStrays();
   Status EnsureLive();
   Status EnsureKeys();
+  /// The increments together are `patience` times as large or as many as they should become.
+  bool MergeIsDue(double patience) const;
   /// The increment holds all rows that there are: it becomes the live database.
   Status Replace();
   Status PublishIncrement(const SnapshotInfo& info);
@@ -101,6 +107,12 @@ Status RocksSnapshots::Open() {
   const auto invalid = [&](const Status& status) {
     return Status::Invalid(status.message() + "; name a folder that this user can write");
   };
+  const std::filesystem::path parent =
+      std::filesystem::path(folder_).lexically_normal().parent_path();
+  if (const std::string other = (parent / kReshardFolder).string(); FileExists(other)) {
+    return Status::Invalid(other + ": a reshard into this folder runs or was cut off; if none " +
+                           "runs, remove it and the shards beside it and reshard again");
+  }
   if (const Status made = MakeFolder(folder_); !made.ok()) return invalid(made);
   for (const std::string& name : FileNames(folder_)) {
     if (!name.starts_with("tmp-") && !name.starts_with("gone-")) continue;
@@ -148,6 +160,17 @@ Result<SnapshotInfo> RocksSnapshots::Read(uint64_t step, const SnapshotVisit& vi
   return info;
 }
 
+Status RocksSnapshots::RemoveStrays() {
+  for (const uint64_t step : StepsIn(folder_)) {
+    if (IsPublished(step)) continue;
+    const std::string gone = folder_ + "/gone-stray-" + std::to_string(step);
+    MF_RETURN_IF_ERROR(RemoveTree(gone));
+    MF_RETURN_IF_ERROR(RenamePath(StepPath(folder_, step), gone));
+    MF_RETURN_IF_ERROR(RemoveTree(gone));
+  }
+  return Status::Ok();
+}
+
 Status RocksSnapshots::EnsureLive() {
   if (live_.usable()) return Status::Ok();
   if (base_ == 0 || IsPublished(base_)) {
@@ -177,6 +200,7 @@ Status RocksSnapshots::EnsureKeys() {
 
 Status RocksSnapshots::Begin() {
   Abandon();
+  MF_RETURN_IF_ERROR(RemoveStrays());
   MF_RETURN_IF_ERROR(EnsureLive());
   MF_RETURN_IF_ERROR(EnsureKeys());
   read_keys_.Clear();
@@ -226,13 +250,15 @@ Status RocksSnapshots::Publish(const SnapshotInfo& info) {
     return failed_;
   }
   Abandon();
-  const double grown = static_cast<double>(live_.increment_bytes());
-  if (live_.increments() >= options_.merge_increments ||
-      (live_.base_bytes() > 0 &&
-       grown >= options_.merge_ratio * static_cast<double>(live_.base_bytes()))) {
-    live_.StartMerge();
-  }
+  if (MergeIsDue(1.0)) live_.StartMerge();
   return Status::Ok();
+}
+
+bool RocksSnapshots::MergeIsDue(double patience) const {
+  const double runs = live_.increments(), base = static_cast<double>(live_.base_bytes());
+  return runs >= patience * options_.merge_increments ||
+         (base > 0 &&
+          static_cast<double>(live_.increment_bytes()) >= patience * options_.merge_ratio * base);
 }
 
 Status RocksSnapshots::Replace() {
@@ -257,6 +283,12 @@ Status RocksSnapshots::PublishIncrement(const SnapshotInfo& info) {
   if (replaces) MF_RETURN_IF_ERROR(Replace());
   MF_RETURN_IF_ERROR(increment_.Finish());
   MF_RETURN_IF_ERROR(live_.Ingest(increment_.tables()));
+  // A merge is kept by the next publish only. Where the process ends or the disk fails before that
+  // again and again, it is done here: runs and bytes stay bounded whatever happens.
+  if (MergeIsDue(1.5)) {
+    live_.StartMerge();
+    MF_RETURN_IF_ERROR(live_.WaitForMerge());
+  }
 
   const std::string path = StepPath(folder_, info.step);
   const std::string temporary = folder_ + "/tmp-" + path.substr(folder_.size() + 1);
@@ -270,7 +302,8 @@ Status RocksSnapshots::PublishIncrement(const SnapshotInfo& info) {
   MF_RETURN_IF_ERROR(SyncPath(temporary));
   MF_RETURN_IF_ERROR(RenamePath(temporary, path));
   if (const Status synced = SyncPath(folder_); !synced.ok()) {
-    // Nobody knows whether the name would survive a crash: it must not be counted on.
+    // Nobody knows whether the name would survive a crash: it must not be counted on. If it can not
+    // be taken back either, it is a stray one: complete and right, but not on the list.
     (void)RenamePath(path, temporary);
     return synced;
   }
@@ -350,6 +383,7 @@ Status RocksSnapshots::Reset(uint64_t step) {
   }
   read_keys_.Clear();
   read_step_ = 0;
+  MF_RETURN_IF_ERROR(RemoveStrays());
   return EnsureLive();
 }
 

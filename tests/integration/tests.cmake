@@ -20,3 +20,7 @@ add_test(NAME hostile
   COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/hostile_test.py $<TARGET_FILE:worker>
           $<TARGET_FILE:pserver> $<TARGET_FILE:hostile_peer>)
 set_tests_properties(hostile PROPERTIES LABELS integration RUN_SERIAL ON)
+add_executable(snapshot_torture ${CMAKE_CURRENT_LIST_DIR}/snapshot_torture.cpp)
+target_link_libraries(snapshot_torture PRIVATE mf_test_support)
+add_test(NAME snapshot_torture COMMAND snapshot_torture --trials 50)
+set_tests_properties(snapshot_torture PROPERTIES LABELS integration RUN_SERIAL ON)

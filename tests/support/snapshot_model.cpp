@@ -1,6 +1,7 @@
 #include "tests/support/snapshot_model.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -8,8 +9,15 @@
 
 namespace mf {
 
-TemporaryFolder::TemporaryFolder() {
-  std::string name = (std::filesystem::temp_directory_path() / "mf_snapshots_XXXXXX").string();
+TemporaryFolder::TemporaryFolder(Where where) {
+  std::filesystem::path parent = std::filesystem::temp_directory_path();
+  std::error_code error;
+  const std::filesystem::path memory = "/dev/shm";
+  if (where == Where::kMemory && std::filesystem::space(memory, error).available > 64U << 20 &&
+      !error && access(memory.c_str(), W_OK) == 0) {
+    parent = memory;
+  }
+  std::string name = (parent / "mf_snapshots_XXXXXX").string();
   MF_CHECK(mkdtemp(name.data()) != nullptr);
   path_ = name;
 }

@@ -14,10 +14,12 @@ namespace mf {
 
 using Entries = std::map<SnapshotKey, std::string>;
 
-/// A folder of its own, removed at the end.
+/// A folder of its own, removed at the end. In memory where the machine has room for that: for
+/// tests with thousands of small files.
 class TemporaryFolder {
  public:
-  TemporaryFolder();
+  enum class Where { kDisk, kMemory };
+  explicit TemporaryFolder(Where where = Where::kDisk);
   ~TemporaryFolder();
   TemporaryFolder(const TemporaryFolder&) = delete;
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
