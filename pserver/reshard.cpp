@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/config.h"
+#include "pserver/data_directory.h"
 #include "pserver/layout.h"
 #include "pserver/optimizer.h"
 #include "pserver/snapshot_files.h"
@@ -205,8 +206,7 @@ Status Resharder::OpenTargets() {
   for (uint32_t i = 0; i < options_.shards; ++i) {
     Target target;
     MF_ASSIGN_OR_RETURN(target.store,
-                        OpenRocksSnapshots(temporary_ + "/shard-" + std::to_string(i) + "-of-" +
-                                           std::to_string(options_.shards)));
+                        OpenRocksSnapshots(DataDirectory::PathOf(temporary_, i, options_.shards)));
     MF_RETURN_IF_ERROR(target.store->Begin());
     target.layouts = Layouts(i, options_.shards);
     targets_.push_back(std::move(target));

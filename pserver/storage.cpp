@@ -1,8 +1,8 @@
 #include "pserver/storage.h"
 
-#include <cstdio>
 #include <filesystem>
 
+#include "pserver/snapshot_folders.h"
 #include "pserver/snapshot_rocksdb.h"
 
 namespace mf {
@@ -12,10 +12,8 @@ namespace {
 uint32_t OtherShards(const std::string& dir, uint32_t shards) {
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(dir, error)) {
-    uint32_t i = 0, other = 0;
-    char rest = 0;
-    const std::string name = entry.path().filename().string();
-    if (std::sscanf(name.c_str(), "shard-%u-of-%u%c", &i, &other, &rest) != 2) continue;
+    uint32_t shard = 0, other = 0;
+    if (!ParseShardName(entry.path().filename().string(), &shard, &other)) continue;
     if (other == shards) continue;
     const auto reader = OpenRocksSnapshotReader(entry.path().string());
     if (reader.ok() && !(*reader.value()).Published().empty()) return other;
