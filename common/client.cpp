@@ -217,11 +217,28 @@ std::string Client::SilentServers(const OpenCall& call) const {
   return silent;
 }
 
+void Client::SendAgain(OpenCall& call, size_t i) {
+  if (call.answered[i]) return;
+  Send(call.first_server + i, call.messages[i]);
+  resends_.fetch_add(1);
+}
+
+void Client::RepeatAfterReconnects() {
+  connections_.resize(servers());
+  for (size_t server = 0; server < servers(); ++server) {
+    const uint64_t before = std::exchange(connections_[server], transport_->Connections(server));
+    if (before == 0 || before == connections_[server]) continue;
+    for (const auto& [id, call] : calls_) {
+      if (server >= call->first_server && server - call->first_server < call->messages.size()) {
+        SendAgain(*call, server - call->first_server);
+      }
+    }
+  }
+}
+
 void Client::Repeat(OpenCall& call, Clock::time_point now) {
   for (size_t i = 0; i < call.messages.size(); ++i) {
-    if (call.answered[i]) continue;
-    Send(call.first_server + i, call.messages[i]);
-    resends_.fetch_add(1);
+    SendAgain(call, i);
   }
   // Jitter, so that the workers of a server that was slow do not come back together.
   std::uniform_real_distribution<double> jitter(0.75, 1.25);
@@ -230,6 +247,7 @@ void Client::Repeat(OpenCall& call, Clock::time_point now) {
 }
 
 void Client::CheckCalls() {
+  RepeatAfterReconnects();
   const auto now = Clock::now();
   const OpenCall* oldest = nullptr;
   for (auto it = calls_.begin(); it != calls_.end();) {

@@ -137,6 +137,9 @@ class Client {
   /// Fails calls past their deadline, repeats requests that are due, says whom long calls wait for.
   void CheckCalls();
   void Repeat(OpenCall& call, Clock::time_point now);
+  void SendAgain(OpenCall& call, size_t i);
+  /// Repeats what servers that were connected to again have not answered: it may be lost.
+  void RepeatAfterReconnects();
 
   const std::unique_ptr<ClientTransport> transport_;
   const std::vector<std::string> addresses_;
@@ -157,7 +160,8 @@ class Client {
   std::condition_variable nobody_awaits_;
   bool closing_ = false;
   std::condition_variable closes_;
-  std::minstd_rand random_;  // jitter only
+  std::minstd_rand random_;            // jitter only
+  std::vector<uint64_t> connections_;  // by server, as last looked at
   Clock::time_point last_said_{};
   std::thread thread_;
 };

@@ -65,6 +65,9 @@ class ClientTransport {
   virtual void Wait(int timeout_ms) = 0;
   /// Makes a Wait() in progress, or the next one, return. From any thread.
   virtual void Wake() = 0;
+  /// How often a connection to the server was made; more than once: what was on its way then is
+  /// lost. Never blocks.
+  virtual uint64_t Connections(size_t server) = 0;
 };
 
 /// `address`: "tcp://host:port" (port 0: any) or "inproc://name". kFailed if it can not be bound.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <new>
@@ -246,12 +247,54 @@ class ZmqServer final : public ServerTransport {
   std::string address_;
 };
 
+/// Counts the connections that a socket makes, by ZeroMQ's own events.
+class ConnectionCount {
+ public:
+  ConnectionCount() = default;
+  ~ConnectionCount() {
+    if (events_ != nullptr) zmq_close(events_);
+  }
+  ConnectionCount(ConnectionCount&& other) noexcept
+      : events_(std::exchange(other.events_, nullptr)), count_(other.count_) {}
+  ConnectionCount& operator=(ConnectionCount&&) = delete;
+
+  Status Watch(TransportContext& context, void* socket) {
+    static std::atomic<uint64_t> made{0};
+    const std::string name = "inproc://connections-" + std::to_string(made.fetch_add(1));
+    events_ = zmq_socket(context.handle(), ZMQ_PAIR);
+    const int linger = 0;
+    if (events_ == nullptr || zmq_setsockopt(events_, ZMQ_LINGER, &linger, sizeof linger) != 0 ||
+        zmq_socket_monitor(socket, name.c_str(), ZMQ_EVENT_HANDSHAKE_SUCCEEDED) != 0 ||
+        zmq_connect(events_, name.c_str()) != 0) {
+      return ZmqError("cannot watch a connection");
+    }
+    return Status::Ok();
+  }
+  uint64_t count() {
+    // An event is two messages: what happened, and the address.
+    char event[256];
+    while (zmq_recv(events_, event, sizeof event, ZMQ_DONTWAIT) >= 0) {
+      int more = 0;
+      size_t size = sizeof more;
+      zmq_getsockopt(events_, ZMQ_RCVMORE, &more, &size);
+      if (more == 0) ++count_;
+    }
+    return count_;
+  }
+
+ private:
+  void* events_ = nullptr;
+  uint64_t count_ = 0;
+};
+
 class ZmqClient final : public ClientTransport {
  public:
   Status Connect(TransportContext& context, const std::vector<std::string>& addresses) {
     for (const std::string& address : addresses) {
       Socket socket;
       MF_RETURN_IF_ERROR(socket.Open(context, ZMQ_DEALER));
+      connections_.emplace_back();
+      MF_RETURN_IF_ERROR(connections_.back().Watch(context, socket.handle()));
       if (zmq_connect(socket.handle(), address.c_str()) != 0) {
         return ZmqError("cannot connect to " + address);
       }
@@ -286,10 +329,12 @@ class ZmqClient final : public ClientTransport {
   }
 
   void Wake() override { wake_.Raise(); }
+  uint64_t Connections(size_t server) override { return connections_[server].count(); }
 
  private:
   std::vector<Socket> sockets_;
-  std::vector<pollfd> polls_;  // in that order, then wake_; used by Wait() only
+  std::vector<ConnectionCount> connections_;  // after what they watch: closed first
+  std::vector<pollfd> polls_;                 // in that order, then wake_; used by Wait() only
   WakeSignal wake_;
   size_t next_ = 0;
 };

@@ -158,6 +158,8 @@ void Snapshots::Discard(const std::vector<uint64_t>& steps) {
   const std::vector<uint64_t> published = store_.Published();
   for (const uint64_t step : steps) {
     if (!std::binary_search(published.begin(), published.end(), step)) continue;
+    // What is being written stands on the newest. It will be said again.
+    if (writing() != 0 && step == published.back()) continue;
     if (const Status deleted = store_.Delete(step); !deleted.ok()) {
       spdlog::error("snapshot of step {}: {}", step, deleted.message());
     }

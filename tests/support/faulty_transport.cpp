@@ -67,6 +67,7 @@ class FaultyTransport final : public ClientTransport {
   }
 
   void Wake() override { inner_->Wake(); }
+  uint64_t Connections(size_t server) override { return inner_->Connections(server); }
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -227,6 +227,7 @@ class FakeTransport final : public ClientTransport {
     woken_ = true;
     changed_.notify_all();
   }
+  uint64_t Connections(size_t) override { return 1; }
 
   // For the test.
 
