@@ -119,7 +119,7 @@ class Refusals(Cluster):
                            "0/1", "--data", state)
         self.serve_refused("no folder", 2, self.config, "--listen", "tcp://127.0.0.1:0", "--shard", "0/1",
                            "--data", os.path.join(self.config, "below"))
-        _, address = self.serve(0, 1)
+        _, address = self.serve(0, 1, state="state")
         self.serve_refused("folder in use", 1, state, *here, "--shard", "0/1")
         self.serve_refused("port in use", 1, address, "--listen", address, "--shard", "0/1", "--data",
                            os.path.join(self.folder, "elsewhere"))
