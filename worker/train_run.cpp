@@ -31,27 +31,33 @@ uint64_t MemoryBudget(uint64_t asked) {
   return physical / 10 * 7;
 }
 
-/// What an earlier start on the same --out left: gone on with if it is of the same run.
-Status TakeOverOut(const TrainOptions& options, const std::string& run_id) {
+/// --out can be written, and holds no run if it must not.
+Status CheckOut(const TrainOptions& options) {
   const std::filesystem::path out = options.out;
-  const std::filesystem::path metrics = out / "metrics.jsonl", run = out / "run";
   std::error_code error;
   if (options.fresh) {
-    for (const auto& made : {metrics, out / "state"}) {
+    for (const auto& made : {out / "metrics.jsonl", out / "state"}) {
       if (!std::filesystem::exists(made, error)) continue;
       return Status::Invalid(options.out + ": --fresh, but a run has left " +
                              made.filename().string() + " there; name another --out or delete it");
     }
   }
-  std::string held;
-  std::ifstream(run) >> held;
-  if (held == run_id) return Status::Ok();
-  std::filesystem::remove(metrics, error);  // another run's lines
   std::filesystem::create_directories(out, error);
-  if (const Status kept = WriteFileByRename(run.string(), run_id + "\n"); !kept.ok()) {
-    return Status::Invalid(kept.message() + "; give another --out");
-  }
-  return Status::Ok();
+  if (!error && access(out.c_str(), W_OK) == 0) return Status::Ok();
+  return Status::Invalid(options.out + ": can not make or write this folder" +
+                         (error ? ": " + error.message() : "") + "; give another --out");
+}
+
+/// Once the servers have agreed to the run: what an earlier start left in --out is gone on with if
+/// it is of the same run.
+Status TakeOverOut(const TrainOptions& options, const std::string& run_id) {
+  const std::filesystem::path out = options.out;
+  std::string held;
+  std::ifstream(out / "run") >> held;
+  if (held == run_id) return Status::Ok();
+  std::error_code error;
+  std::filesystem::remove(out / "metrics.jsonl", error);  // another run's lines
+  return WriteFileByRename((out / "run").string(), run_id + "\n");
 }
 
 /// What exact updates of sparse rows will cost: how many steps a row waits between hits (DESIGN 3).
@@ -141,10 +147,7 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     MF_RETURN_IF_ERROR(CheckExportPlace("--export", options.export_path));
   }
   const std::string run_id = Sha256Hex(IdentityJson(config) + data->Digest());
-  MF_RETURN_IF_ERROR(TakeOverOut(options, run_id));
-  MF_ASSIGN_OR_RETURN(const auto report, RunReport::Open({.out = options.out,
-                                                          .steps = config.train.steps,
-                                                          .progress = options.progress}));
+  MF_RETURN_IF_ERROR(CheckOut(options));
   LogRowGaps(config, tensors);
 
   TransportContext context;
@@ -172,6 +175,7 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     return std::chrono::duration<double>(Clock::now() - start).count();
   };
   const int64_t tokens_per_step = config.train.micro_batches * config.tokens_per_micro_batch();
+  std::unique_ptr<RunReport> report;  // once joined
   auto last = Clock::now();
   const auto on_step = [&](const StepRecord& record) {
     StepReport line;
@@ -192,6 +196,10 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   Trainer trainer(config, tensors, *data, client,
                   {.run_id = run_id, .threads = options.threads, .on_step = on_step});
   MF_RETURN_IF_ERROR(trainer.Join());
+  MF_RETURN_IF_ERROR(TakeOverOut(options, run_id));
+  MF_ASSIGN_OR_RETURN(
+      report, RunReport::Open(
+                  {.out = options.out, .steps = config.train.steps, .progress = options.progress}));
   const auto start = Clock::now();
   {
     StopWatch watch(trainer);
