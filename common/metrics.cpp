@@ -41,7 +41,7 @@ constexpr std::array<Description, kMetricCount> kMetrics = {{
      "mf_train_tokens_total",
      {},
      "worker",
-     "Tokens of the run's finished steps since this worker joined, whoever did them"},
+     "Tokens of the run's finished steps, whoever did them; steps done again count once"},
     {Metric::kStepSeconds,
      Kind::kHistogram,
      "mf_step_seconds",

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -176,6 +177,7 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   };
   const int64_t tokens_per_step = config.train.micro_batches * config.tokens_per_micro_batch();
   std::unique_ptr<RunReport> report;  // once joined
+  uint64_t furthest = 0;
   auto last = Clock::now();
   const auto on_step = [&](const StepRecord& record) {
     StepReport line;
@@ -190,7 +192,11 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     last = Clock::now();
     metrics.Set(Metric::kStep, static_cast<double>(record.step));
     metrics.Set(Metric::kTrainLoss, record.loss);
-    metrics.Count(Metric::kTrainTokens, {}, static_cast<double>(tokens_per_step));
+    // After a rollback all steps are told once more.
+    if (record.step > furthest) {
+      metrics.Count(Metric::kTrainTokens, {}, static_cast<double>(tokens_per_step));
+    }
+    furthest = std::max(furthest, record.step);
     return report->Step(line);
   };
   Trainer trainer(config, tensors, *data, client,
