@@ -35,6 +35,28 @@ bool WorkIsOver(Code code) {
   }
 }
 
+void RecordCursor::Tell(Request* ask) const {
+  ask->epoch = epoch_;
+  ask->step = step_;
+}
+
+std::vector<StepRecord> RecordCursor::Take(const Reply& lease) {
+  std::vector<StepRecord> news;
+  // An answer from before a recovery that was under way for long: what it tells is told again.
+  if (lease.epoch < epoch_) return news;
+  if (lease.epoch > epoch_) {
+    // The run was rolled back: steps come again, and are then the ones that count.
+    epoch_ = lease.epoch;
+    step_ = 0;
+  }
+  for (const StepRecord& record : lease.records) {
+    if (record.step <= step_) continue;  // another lane was told, too
+    step_ = record.step;
+    news.push_back(record);
+  }
+  return news;
+}
+
 Result<Prepared> CombinePrepared(const std::vector<TensorSpec>& tensors,
                                  const std::vector<std::vector<size_t>>& blocks,
                                  const std::vector<Reply>& replies) {

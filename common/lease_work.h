@@ -21,6 +21,18 @@ Request BoardRequest(Op op, const Reply& lease);
 /// this is nobody's any more. Whoever held it gives it back and asks for other work.
 bool WorkIsOver(Code code);
 
+/// Which steps' records a worker has been told of by the board.
+class RecordCursor {
+ public:
+  /// What a lease request says about it.
+  void Tell(Request* ask) const;
+  /// Those of a lease request's answer that are news, rising.
+  std::vector<StepRecord> Take(const Reply& lease);
+
+ private:
+  uint64_t epoch_ = 0, step_ = 0;
+};
+
 /// All servers' answers to prepare, put together.
 struct Prepared {
   double squares = 0;      // the sum of all blocks' squares in canonical order; NaN if not finite

@@ -98,8 +98,7 @@ Result<Reply> Trainer::AskForWork() {
   ask.op = Op::kLease;
   {
     std::lock_guard lock(records_mutex_);
-    ask.epoch = known_epoch_;
-    ask.step = known_step_;
+    records_.Tell(&ask);
   }
   {
     std::lock_guard lock(join_mutex_);
@@ -174,14 +173,7 @@ Status Trainer::DoWork(const Reply& lease, Lane& lane) {
 
 Status Trainer::TakeRecords(const Reply& lease) {
   std::lock_guard lock(records_mutex_);
-  if (lease.epoch != known_epoch_) {
-    // The run was rolled back: steps come again, and are then the ones that count.
-    known_epoch_ = lease.epoch;
-    known_step_ = 0;
-  }
-  for (const StepRecord& record : lease.records) {
-    if (record.step <= known_step_) continue;  // another lane was told, too
-    known_step_ = record.step;
+  for (const StepRecord& record : records_.Take(lease)) {
     if (options_.on_step) MF_RETURN_IF_ERROR(options_.on_step(record));
   }
   return Status::Ok();
