@@ -1,9 +1,7 @@
 #include "common/table_client.h"
 
 #include <bit>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <memory>
 
 #include "common/bf16.h"
@@ -229,70 +227,17 @@ Result<std::vector<uint64_t>> TableClient::ListRows(StepRef at, const TensorSpec
   return rows;
 }
 
-Result<TableClient::Prepared> TableClient::Prepare(StepRef at) {
+Result<Prepared> TableClient::Prepare(StepRef at) {
   Client::Outcome outcome = client_.CallAll(Requests(Op::kPrepare, at, tensors_[0])).get();
   if (!outcome.ok()) return outcome.status();
-  Prepared prepared;
-  // Per server: [tensor][table][own block]. Canonical order: tensor, table, block over all servers.
-  std::vector<size_t> position(servers(), 0);
-  const TensorSpec* not_finite = nullptr;
-  for (size_t server = 0; server < servers(); ++server) {
-    size_t due = 0;
-    for (const TensorSpec& tensor : tensors_) {
-      due += static_cast<size_t>(tensor.tables) * blocks_[tensor.id][server];
-    }
-    const Reply& reply = (*outcome)[server];
-    if (reply.payload.size() != 1 || reply.payload[0].size() != due * sizeof(double)) {
-      return Status::Failed("server " + std::to_string(server) +
-                            " answered prepare with a frame of the wrong size");
-    }
-    prepared.snapshots.push_back(reply.snapshots);
-    // The first tensor in canonical order, whichever server names it.
-    const TensorSpec* named = FindTensor(tensors_, reply.text);
-    if (named != nullptr && (not_finite == nullptr || named->id < not_finite->id))
-      not_finite = named;
-  }
-  for (const TensorSpec& tensor : tensors_) {
-    double of_tensor = 0;
-    for (int64_t k = 0; k < tensor.tables; ++k) {
-      for (size_t server = 0; server < servers(); ++server) {
-        for (size_t block = 0; block < blocks_[tensor.id][server]; ++block) {
-          const double square =
-              LoadUnaligned<double>((*outcome)[server].payload[0].data(), position[server]++);
-          of_tensor += square;
-          prepared.squares += square;
-        }
-      }
-    }
-    if (!std::isfinite(of_tensor) && (not_finite == nullptr || tensor.id < not_finite->id)) {
-      not_finite = &tensor;
-    }
-  }
-  if (not_finite != nullptr) {
-    prepared.not_finite = not_finite->name;
-    // Which parts of a bad contribution were added depends on the cut; the sum says nothing.
-    prepared.squares = std::numeric_limits<double>::quiet_NaN();
-  }
-  return prepared;
+  return CombinePrepared(tensors_, blocks_, *outcome);
 }
 
-Result<bool> TableClient::Finish(StepRef at, const End& end) {
-  std::vector<Request> requests = Requests(end.apply ? Op::kApply : Op::kDrop, at, tensors_[0]);
-  for (Request& request : requests) {
-    request.lr = end.lr;
-    request.scale = end.scale;
-    request.value = end.norm;
-    request.snapshot = end.snapshots.take;
-    request.discard = end.snapshots.discard;
-  }
-  Client::Outcome outcome = client_.CallAll(std::move(requests)).get();
+Result<bool> TableClient::Finish(StepRef at, const StepEnd& end) {
+  Client::Outcome outcome =
+      client_.CallAll(std::vector<Request>(servers(), EndRequest(at.epoch, at.step, end))).get();
   if (!outcome.ok()) return outcome.status();
-  for (const Reply& reply : *outcome) {
-    if (reply.applied != (*outcome)[0].applied) {
-      return Status::Failed("servers disagree how step " + std::to_string(at.step) + " ended");
-    }
-  }
-  return (*outcome)[0].applied;
+  return HowItEnded(at.step, *outcome);
 }
 
 }  // namespace mf

@@ -9,6 +9,7 @@
 
 #include "common/client.h"
 #include "common/config.h"
+#include "common/lease_work.h"
 #include "common/sharding.h"
 #include "common/tensors.h"
 
@@ -67,21 +68,9 @@ class TableClient {
   Result<std::vector<uint64_t>> ListRows(StepRef at, const TensorSpec& tensor, uint64_t first,
                                          uint64_t most);
 
-  struct Prepared {
-    double squares = 0;      // the sum of all blocks' squares in canonical order; NaN if not finite
-    std::string not_finite;  // the first tensor with a gradient that is not finite, or empty
-    std::vector<SnapshotState> snapshots;  // by server
-  };
   Result<Prepared> Prepare(StepRef at);
-  struct End {
-    bool apply = true;  // or drop
-    double lr = 0;
-    double scale = 1;  // of the gradient: clipping
-    double norm = 0;   // of the gradient, for the record
-    SnapshotPlan snapshots = {};
-  };
   /// True if the step ended applied, on every server.
-  Result<bool> Finish(StepRef at, const End& end);
+  Result<bool> Finish(StepRef at, const StepEnd& end);
 
  private:
   /// Server s's columns of a tensor.

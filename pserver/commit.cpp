@@ -19,8 +19,9 @@ Status CommitState::Admit(uint64_t epoch, uint64_t step) const {
 
 Result<CommitState::Action> CommitState::Prepare(uint64_t epoch, uint64_t step, bool all_in) {
   // The holder may have died after the end of the step reached some servers: the next one needs all
-  // answers again to decide the same.
-  if (recovered() && epoch == epoch_ && step == finished() && !ended_.empty())
+  // answers again to decide the same. Once the next step is prepared, the answer kept is that
+  // one's.
+  if (recovered() && epoch == epoch_ && step == finished() && !ended_.empty() && !prepared_)
     return Action::kRepeat;
   MF_RETURN_IF_ERROR(Admit(epoch, step));
   if (prepared_) return Action::kRepeat;
@@ -45,12 +46,18 @@ Result<CommitState::End> CommitState::Finish(uint64_t epoch, uint64_t step, Ende
   return End{Action::kDo, how};
 }
 
-Result<CommitState::Action> CommitState::Rollback(uint64_t epoch, uint64_t step) {
+Result<CommitState::Action> CommitState::AdmitRollback(uint64_t epoch, uint64_t step) const {
   if (epoch == epoch_ && restored_ && step == first_) return Action::kRepeat;
   if (epoch <= epoch_) {
     return Status(Code::kWrongEpoch, "rollback of epoch " + std::to_string(epoch) +
                                          ", here it is already " + std::to_string(epoch_));
   }
+  return Action::kDo;
+}
+
+Result<CommitState::Action> CommitState::Rollback(uint64_t epoch, uint64_t step) {
+  MF_ASSIGN_OR_RETURN(const Action action, AdmitRollback(epoch, step));
+  if (action == Action::kRepeat) return action;
   epoch_ = epoch;
   restored_ = true;
   first_ = step;

@@ -39,8 +39,10 @@ class CommitState {
   /// apply(step) or drop(step): needs a prepared step; on a step already ended it says how.
   Result<End> Finish(uint64_t epoch, uint64_t step, Ended how);
 
-  /// rollback(epoch, step): only an epoch above the own one; the same again is a repeat. After kDo
-  /// the state after `step` finished steps is to be restored.
+  /// What rollback(epoch, step) would be: only an epoch above the own one is taken; the same again
+  /// is a repeat.
+  Result<Action> AdmitRollback(uint64_t epoch, uint64_t step) const;
+  /// After kDo the state after `step` finished steps is to be restored.
   Result<Action> Rollback(uint64_t epoch, uint64_t step);
   /// The state that Rollback() asked for could not be restored: as before the first rollback, but
   /// the epoch stays.

@@ -204,16 +204,20 @@ Status Shard::Rollback(const Request& request) {
   if (!request.incarnations.empty() && request.incarnations[0] != options_.incarnation) {
     return {Code::kWrongEpoch, "rollback of another incarnation of this server"};
   }
+  // Before anything is said of the step: a late holder's may be discarded long since.
+  MF_ASSIGN_OR_RETURN(const auto admitted, commit_.AdmitRollback(request.epoch, request.step));
+  if (admitted == CommitState::Action::kRepeat) return Status::Ok();
   if (request.step != 0) {
     const std::vector<uint64_t> published =
         snapshots_ == nullptr ? std::vector<uint64_t>() : snapshots_->State().published;
     if (!std::binary_search(published.begin(), published.end(), request.step)) {
-      return Bad("rollback to step " + std::to_string(request.step) +
-                 ": there is no such state here");
+      // Not the holder's mistake: what it was told of may have been deleted by the rollback of an
+      // older holder, or set aside as damaged. It has to look again.
+      return {Code::kUnavailable,
+              "rollback to step " + std::to_string(request.step) + ": there is no such state here"};
     }
   }
-  MF_ASSIGN_OR_RETURN(const auto action, commit_.Rollback(request.epoch, request.step));
-  if (action == CommitState::Action::kRepeat) return Status::Ok();
+  MF_RETURN_IF_ERROR(commit_.Rollback(request.epoch, request.step).status());
   Status restored = Status::Failed("not enough memory for the tables");
   try {
     restored = Restore(request.step);

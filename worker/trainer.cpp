@@ -1,12 +1,12 @@
 #include "worker/trainer.h"
 
 #include <algorithm>
-#include <bit>
 #include <chrono>
 #include <cmath>
 #include <cstring>
 #include <thread>
 
+#include "common/lease_work.h"
 #include "common/logging.h"
 
 namespace mf {
@@ -14,35 +14,10 @@ namespace {
 
 constexpr auto kRetryPause = std::chrono::milliseconds(50);
 constexpr std::chrono::duration<double> kIdle(60);  // of the renewer when nothing is leased
-constexpr double kNormEpsilon = 1e-6;               // torch.nn.utils.clip_grad_norm_
 
 std::chrono::steady_clock::time_point After(std::chrono::duration<double> wait) {
   return std::chrono::steady_clock::now() +
          std::chrono::duration_cast<std::chrono::steady_clock::duration>(wait);
-}
-
-Request BoardRequest(Op op, const Reply& lease) {
-  Request request;
-  request.op = op;
-  request.epoch = lease.epoch;
-  request.step = lease.step;
-  request.micro_batch = lease.micro_batch;
-  request.lease = lease.lease;
-  return request;
-}
-
-/// The step moved on, or the servers are being recovered: this piece of work is nobody's any more.
-bool WorkIsOver(const Status& status) {
-  switch (status.code()) {
-    case Code::kStale:
-    case Code::kNotYet:
-    case Code::kWrongEpoch:
-    case Code::kUnavailable:
-    case Code::kNotJoined:
-      return true;
-    default:
-      return false;
-  }
 }
 
 /// The rows of `tokens` that occur, rising.
@@ -123,8 +98,7 @@ Result<Reply> Trainer::AskForWork() {
   ask.op = Op::kLease;
   {
     std::lock_guard lock(records_mutex_);
-    ask.epoch = known_epoch_;
-    ask.step = known_step_;
+    records_.Tell(&ask);
   }
   {
     std::lock_guard lock(join_mutex_);
@@ -152,7 +126,7 @@ void Trainer::RunLane() {
       status = WorkUnderLease(*lease, lane);
     }
     if (status.ok()) continue;
-    if (!WorkIsOver(status)) return Fail(status);
+    if (!WorkIsOver(status.code())) return Fail(status);
     spdlog::info("going on after: {}", status.message());
     std::this_thread::sleep_for(kRetryPause);
     if (status.code() == Code::kNotJoined) {
@@ -177,7 +151,8 @@ Status Trainer::WorkUnderLease(const Reply& lease, Lane& lane) {
     std::lock_guard lock(state_mutex_);
     leases_.erase(lease.lease);
   }
-  if (!status.ok() && WorkIsOver(status)) client_.Call(0, BoardRequest(Op::kGiveBack, lease));
+  if (!status.ok() && WorkIsOver(status.code()))
+    client_.Call(0, BoardRequest(Op::kGiveBack, lease));
   return status;
 }
 
@@ -198,14 +173,7 @@ Status Trainer::DoWork(const Reply& lease, Lane& lane) {
 
 Status Trainer::TakeRecords(const Reply& lease) {
   std::lock_guard lock(records_mutex_);
-  if (lease.epoch != known_epoch_) {
-    // The run was rolled back: steps come again, and are then the ones that count.
-    known_epoch_ = lease.epoch;
-    known_step_ = 0;
-  }
-  for (const StepRecord& record : lease.records) {
-    if (record.step <= known_step_) continue;  // another lane was told, too
-    known_step_ = record.step;
+  for (const StepRecord& record : records_.Take(lease)) {
     if (options_.on_step) MF_RETURN_IF_ERROR(options_.on_step(record));
   }
   return Status::Ok();
@@ -291,25 +259,10 @@ Status Trainer::TrainMicroBatch(const Reply& lease, Lane& lane) {
 
 Status Trainer::Commit(const Reply& lease) {
   const StepRef at{lease.epoch, lease.step};
-  MF_ASSIGN_OR_RETURN(const TableClient::Prepared prepared, tables_.Prepare(at));
-  // A pure function of all servers' answers: any other holder decides the same.
-  const double norm = std::sqrt(prepared.squares);
-  const bool apply = prepared.not_finite.empty() && std::isfinite(norm);
-  double scale = 1;
-  if (lease.clip > 0) scale = std::min(1.0, lease.clip / (norm + kNormEpsilon));
-  const SnapshotPlan snapshots = PlanSnapshots(prepared.snapshots, lease.snapshot_due,
-                                               static_cast<uint64_t>(config_.snapshot.keep));
-  MF_ASSIGN_OR_RETURN(const bool applied, tables_.Finish(at, {.apply = apply,
-                                                              .lr = lease.lr,
-                                                              .scale = apply ? scale : 0.0,
-                                                              .norm = norm,
-                                                              .snapshots = snapshots}));
-  Request ended = BoardRequest(Op::kStepEnded, lease);
-  ended.snapshot = snapshots.take;
-  ended.applied = applied;
-  ended.value = norm;
-  ended.text = prepared.not_finite;
-  return Tell(std::move(ended));
+  MF_ASSIGN_OR_RETURN(const Prepared prepared, tables_.Prepare(at));
+  const StepEnd end = DecideEnd(prepared, lease, static_cast<uint64_t>(config_.snapshot.keep));
+  MF_ASSIGN_OR_RETURN(const bool applied, tables_.Finish(at, end));
+  return Tell(StepEndedRequest(lease, prepared, end, applied));
 }
 
 Status Trainer::Evaluate(const Reply& lease, Lane& lane) {
@@ -338,34 +291,19 @@ Status Trainer::Recover(const Reply& lease) {
   status.op = Op::kStatus;
   Client::Outcome states = client_.CallAll(std::vector<Request>(client_.servers(), status)).get();
   if (!states.ok()) return states.status();
-  Request recovered = BoardRequest(Op::kRecovered, lease);
-  std::vector<ServerState> servers;
-  for (const Reply& state : *states) {
-    recovered.incarnations.push_back(state.incarnation);
-    servers.push_back({state.epoch, state.snapshots, state.fresh});
-  }
-  const RecoveryPlan plan = PlanRecovery(servers, lease.epoch);
+  const Recovery recovery = DecideRecovery(lease, *states);
+  const RecoveryPlan& plan = recovery.plan;
   if (plan.action == RecoveryPlan::Action::kRefuse) return Status::Failed(plan.message);
-  if (plan.action == RecoveryPlan::Action::kHigherEpoch) {
-    recovered.applied = false;
-    recovered.value = std::bit_cast<double>(plan.epoch_seen);
-    return Tell(std::move(recovered));
+  if (plan.action == RecoveryPlan::Action::kRollback) {
+    Client::Outcome done = client_.CallAll(recovery.rollbacks).get();
+    if (!done.ok()) return done.status();
+    if (plan.epoch_seen != 0) {
+      spdlog::warn("servers were recovered: the run goes back to step {}", plan.step);
+    } else if (plan.step != 0) {
+      spdlog::info("the run goes on after step {}", plan.step);
+    }
   }
-  std::vector<Request> rollbacks(client_.servers(), BoardRequest(Op::kRollback, lease));
-  for (size_t server = 0; server < rollbacks.size(); ++server) {
-    rollbacks[server].step = plan.step;
-    rollbacks[server].incarnations = {recovered.incarnations[server]};
-  }
-  Client::Outcome done = client_.CallAll(std::move(rollbacks)).get();
-  if (!done.ok()) return done.status();
-  if (plan.epoch_seen != 0) {
-    spdlog::warn("servers were recovered: the run goes back to step {}", plan.step);
-  } else if (plan.step != 0) {
-    spdlog::info("the run goes on after step {}", plan.step);
-  }
-  recovered.step = plan.step;
-  recovered.applied = true;
-  return Tell(std::move(recovered));
+  return Tell(recovery.recovered);
 }
 
 void Trainer::RenewLeases() {

@@ -17,6 +17,7 @@
 
 #include "common/client.h"
 #include "common/config.h"
+#include "common/lease_work.h"
 #include "common/table_client.h"
 #include "common/thread_pool.h"
 #include "worker/batch_source.h"
@@ -93,8 +94,7 @@ class Trainer {
   std::shared_ptr<const DenseTensors> parameters_;  // guarded by parameters_mutex_
 
   std::mutex records_mutex_;
-  uint64_t known_epoch_ = 0;  // guarded by records_mutex_
-  uint64_t known_step_ = 0;   // guarded by records_mutex_
+  RecordCursor records_;  // guarded by records_mutex_
 
   std::mutex join_mutex_;
   std::vector<uint64_t> incarnations_;  // guarded by join_mutex_: of the servers

@@ -282,7 +282,7 @@ Status DumpPass(Config config, const Options& options) {
   MF_RETURN_IF_ERROR(TrainOnce(*system, model, parameters, open, batch, &dump));
 
   TableClient& tables = system->trainer->tables();
-  MF_ASSIGN_OR_RETURN(const TableClient::Prepared prepared, tables.Prepare(open));
+  MF_ASSIGN_OR_RETURN(const Prepared prepared, tables.Prepare(open));
   if (!prepared.not_finite.empty()) return Status::Failed(prepared.not_finite + " is not finite");
   MF_ASSIGN_OR_RETURN(const bool applied, tables.Finish(open, {.lr = kProbeRate}));
   MF_CHECK(applied);

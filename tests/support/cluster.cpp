@@ -143,7 +143,7 @@ std::vector<float> Cluster::Score(const TokenBatch& batch) {
 }
 
 void Cluster::EndStep(double lr) {
-  const TableClient::Prepared prepared = Must(tables_->Prepare(open_));
+  const Prepared prepared = Must(tables_->Prepare(open_));
   if (!prepared.not_finite.empty()) Must(Status::Failed(prepared.not_finite + " is not finite"));
   if (!Must(tables_->Finish(open_, {.lr = lr}))) {
     Must(Status::Failed("the step was dropped"));

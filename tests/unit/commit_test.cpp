@@ -79,7 +79,11 @@ TEST(Commit, PrepareWaitsForAllAndRepeats) {
   // Of the step that ended last the answer is still to be had: a new holder needs it.
   EXPECT_EQ(state.Prepare(kEpoch, 1, true).value(), Action::kRepeat);
   EXPECT_EQ(state.Prepare(kEpoch - 1, 1, true).status().code(), Code::kWrongEpoch);
+  // Until the next step is prepared: the answer that is kept is then of that one.
+  EXPECT_EQ(state.Prepare(kEpoch, 2, true).value(), Action::kDo);
+  EXPECT_EQ(state.Prepare(kEpoch, 1, true).status().code(), Code::kStale);
   RunStep(state, Ended::kDropped);
+  EXPECT_EQ(state.Prepare(kEpoch, 2, true).value(), Action::kRepeat);
   EXPECT_EQ(state.Prepare(kEpoch, 1, true).status().code(), Code::kStale);
 }
 

@@ -251,7 +251,7 @@ std::vector<Wrong> WrongRequests(const ShardHarness& server) {
   add("done without a board epoch", Code::kWrongEpoch, server.Make(Op::kMicroBatchDone),
       [](Request&) {});
   add("an old rollback", Code::kWrongEpoch, server.Rollback(server.epoch - 1, 0), [](Request&) {});
-  add("a rollback to nowhere", Code::kInvalid, server.Rollback(server.epoch + 1, 5),
+  add("a rollback to nowhere", Code::kUnavailable, server.Rollback(server.epoch + 1, 5),
       [](Request&) {});
   const Request hello = server.Hello();
   add("another protocol", Code::kInvalid, hello, [](Request& r) { ++r.protocol; });

@@ -1,0 +1,127 @@
+// What happened how often: in one schedule and in all. A simulation that never meets a kind of
+// event tests nothing about it, so every one of them must be seen.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace mf::simulation {
+
+enum class Seen {
+  // Faults.
+  kRequestDropped,
+  kReplyDropped,
+  kDuplicated,
+  kSlowMessage,
+  kPartition,
+  kCutMessage,
+  kServerKilled,
+  kServer0Killed,
+  kKilledBeforeReplies,
+  kServerPaused,
+  kWorkerKilled,
+  kWorkerPaused,
+  kDeliveredToSuccessor,
+  kSnapshotDamaged,
+  kLeaseNotRenewed,
+  kThroughCodec,
+  // What came of them.
+  kResend,
+  kDeadline,
+  kNotJoined,
+  kLeaseExpired,
+  kRecoverLeased,
+  kSecondRecoverHolder,
+  kRecoverHolderWasLate,
+  kRollbackToZero,
+  kRollbackToSnapshot,
+  kRollbackRepeated,
+  kRollbackFencedByEpoch,
+  kRollbackFencedByIncarnation,
+  kRollbackFoundDamage,
+  kApplied,
+  kDropped,
+  kEndRepeated,
+  kEndFencedByEpoch,
+  kEndTooLate,
+  kPrepareRepeated,
+  kPrepareFenced,
+  kContributionFenced,
+  kContributionStale,
+  kStepEndedRefused,
+  kEvaluated,
+  kEvaluationAfterRecovery,
+  kSnapshotPublished,
+  kSnapshotFailed,
+  kSnapshotLost,
+  kDiscardedOld,
+  kDiscardedUncommon,
+  kRecoveredAfterTheEnd,
+  kCount,
+};
+
+inline constexpr std::array<const char*, static_cast<size_t>(Seen::kCount)> kSeenNames = {
+    "requests dropped",
+    "replies dropped",
+    "messages duplicated",
+    "messages late by up to many leases",
+    "partitions",
+    "messages lost to partitions",
+    "servers killed",
+    "server 0 killed",
+    "servers killed between work and answer",
+    "servers held",
+    "workers killed",
+    "workers held",
+    "requests delivered to a successor",
+    "snapshots damaged",
+    "leases not renewed by their holders",
+    "messages through the codec",
+    "requests sent again",
+    "calls given up at the deadline",
+    "requests from workers unknown to the server",
+    "leases expired",
+    "recoveries leased",
+    "recoveries leased while another holder was at it",
+    "recover holders that met servers in a newer epoch",
+    "rollbacks to step 0",
+    "rollbacks to a snapshot",
+    "rollbacks repeated",
+    "rollbacks fenced by the epoch",
+    "rollbacks fenced by the incarnation",
+    "rollbacks that met a damaged snapshot",
+    "steps applied",
+    "steps dropped",
+    "ends of steps repeated",
+    "ends of steps fenced by the epoch",
+    "ends of steps of an unrecovered server or too early",
+    "prepares repeated",
+    "prepares refused",
+    "contributions fenced by the epoch",
+    "contributions after the step's end",
+    "ends of steps that the board did not want",
+    "evaluations",
+    "evaluations leased again after a recovery",
+    "snapshots published",
+    "snapshots failed",
+    "snapshots lost or given up",
+    "old snapshots discarded",
+    "uncommon snapshots discarded",
+    "runs recovered after their end",
+};
+
+class Tally {
+ public:
+  void Add(Seen what) { ++counts_[static_cast<size_t>(what)]; }
+  uint64_t operator[](Seen what) const { return counts_[static_cast<size_t>(what)]; }
+  void Add(const Tally& other) {
+    for (size_t i = 0; i < counts_.size(); ++i) counts_[i] += other.counts_[i];
+  }
+  const std::array<uint64_t, static_cast<size_t>(Seen::kCount)>& counts() const { return counts_; }
+
+ private:
+  std::array<uint64_t, static_cast<size_t>(Seen::kCount)> counts_ = {};
+};
+
+}  // namespace mf::simulation

@@ -1,0 +1,15 @@
+# Whole runs in simulated time; the schedules are shared out over as many processes as CI has cores.
+file(GLOB MF_SIMULATION_SOURCES CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.cpp)
+list(REMOVE_ITEM MF_SIMULATION_SOURCES ${CMAKE_CURRENT_LIST_DIR}/main.cpp)
+add_library(mf_simulation STATIC ${MF_SIMULATION_SOURCES})
+target_link_libraries(mf_simulation PUBLIC mf_test_support)
+add_executable(simulation_test ${CMAKE_CURRENT_LIST_DIR}/main.cpp)
+target_link_libraries(simulation_test PRIVATE mf_simulation)
+foreach(part RANGE 1)
+  math(EXPR first "${part} * 5000")
+  add_test(NAME simulation_${part} COMMAND simulation_test --first ${first} --seeds 5000)
+  set_tests_properties(simulation_${part} PROPERTIES LABELS "unit;simulation")
+endforeach()
+
+# Schedules of the same kind, by hand.
+target_link_libraries(zombie_test PRIVATE mf_simulation)

@@ -1,0 +1,102 @@
+// A worker in the simulation: does what worker/trainer.h does, with the same decisions
+// (common/lease_work.h), client rules (common/client.h: resends, deadlines) and messages, on
+// coroutines in place of threads.
+#pragma once
+
+#include <coroutine>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "common/lease_work.h"
+#include "common/messages.h"
+#include "common/status.h"
+#include "tests/simulation/task.h"
+
+namespace mf::simulation {
+
+class World;
+
+class Worker {
+ public:
+  Worker(World& world, size_t index);
+
+  void Start();
+  void OnReply(size_t server, const Reply& reply);
+  /// It has seen the end of the run, with the records of all steps.
+  bool finished() const { return finished_; }
+  /// It ended with an error, as a process does.
+  const std::optional<Status>& failure() const { return failure_; }
+  /// The error is that servers did not answer for long: nobody's fault.
+  bool timed_out() const { return timed_out_; }
+  const std::map<uint64_t, StepRecord>& records() const { return records_; }
+
+ private:
+  using Outcome = Result<std::vector<Reply>>;
+  struct Call {
+    std::vector<std::shared_ptr<const Request>> requests;  // by server; emptied when answered
+    size_t first_server = 0;
+    std::vector<Reply> replies;
+    size_t waiting = 0;
+    double deadline = 0;
+    double resend_seconds = 0;
+    std::optional<Outcome> outcome;
+    std::coroutine_handle<> waiter;
+  };
+  using CallPtr = std::shared_ptr<Call>;
+  struct Answer {
+    CallPtr call;
+    bool await_ready() const { return call->outcome.has_value(); }
+    void await_suspend(std::coroutine_handle<> waiter) { call->waiter = waiter; }
+    Outcome await_resume() { return std::move(*call->outcome); }
+  };
+  struct Pause {
+    Worker& worker;
+    double seconds;
+    bool await_ready() const { return seconds <= 0; }
+    void await_suspend(std::coroutine_handle<> waiter);
+    void await_resume() {}
+  };
+
+  CallPtr Begin(std::vector<Request> requests, size_t first_server);
+  CallPtr Begin(size_t server, Request request);
+  void Repeat(uint64_t id);
+  void Complete(uint64_t id, Outcome outcome);
+
+  Task<Status> Main();
+  Task<Status> RunLane();
+  Task<Status> Join();
+  Task<Status> WorkUnderLease(const Reply& lease);
+  Task<Status> TrainMicroBatch(const Reply& lease);
+  Task<Status> Commit(const Reply& lease);
+  Task<Status> Evaluate(const Reply& lease);
+  Task<Status> Recover(const Reply& lease);
+  /// Reads a tensor of the state after `step` steps and compares it with what it must be.
+  Task<Status> Read(uint64_t epoch, uint64_t step, uint32_t tensor);
+  Task<Status> Tell(Request request);
+  void TakeRecords(const Reply& lease);
+  void Fail(const Status& status);
+  void Renew(uint64_t lease, double seconds);
+  double WorkSeconds(double lease_seconds);
+
+  World& world_;
+  const size_t index_;
+  uint64_t next_id_ = 1;
+  std::map<uint64_t, CallPtr> calls_;
+  std::vector<uint64_t> sessions_;      // by server
+  std::vector<uint64_t> incarnations_;  // by server
+  bool joining_ = false;
+  RecordCursor cursor_;
+  std::map<uint64_t, StepRecord> records_;
+  std::set<uint64_t> leases_;  // that are renewed
+  int lanes_left_ = 0;
+  bool finished_ = false;
+  bool timed_out_ = false;
+  std::optional<Status> failure_;
+  std::vector<Task<Status>> tasks_;  // last: they use the rest
+};
+
+}  // namespace mf::simulation
