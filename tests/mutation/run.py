@@ -1,13 +1,19 @@
 #!/usr/bin/env python3
 """Shows that the tests of the state machines notice when a check is missing.
 
+    run.py COMPILER [BUILD]
+
 Each mutation takes one check out of a copy of the sources, builds the machine's test against it and
-expects a test to fail. Exit code 1 if a mutant survives, if its text is not found exactly once, or if
-the tests fail without any mutation.
+expects a test to fail. With a BUILD folder (Ninja's, with everything built) also mutations that whole
+servers are needed for: the mutated file is compiled as the build compiles it and linked before the
+libraries into zombie_test and simulation_test. Exit code 1 if a mutant survives, if its text is not
+found exactly once, or if the tests fail without any mutation.
 """
 import concurrent.futures
+import json
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,6 +40,45 @@ MUTATIONS = [
      "  if (!micro_batch.done) {\n", "  {\n"),
     ("Board leases commit to two", "board",
      "  if (single_.has_value()) return false;\n", ""),
+]
+
+# The programs that must notice.
+ZOMBIE = ("zombie_test", ["--gtest_brief=1"])
+SIMULATION = ("simulation_test", ["--seeds", "1500"])
+
+# name, who must notice, source, the text that is replaced, what replaces it
+SYSTEM_MUTATIONS = [
+    ("late messages of an older epoch are taken", (ZOMBIE, SIMULATION), "pserver/commit.cpp",
+     "  if (epoch != epoch_) {\n", "  if (false) {\n"),
+    ("rollbacks of an older epoch are taken", (ZOMBIE, SIMULATION), "pserver/commit.cpp",
+     "  if (epoch <= epoch_) {\n", "  if (epoch == 0) {\n"),
+    ("a repeated rollback is not known again", (ZOMBIE,), "pserver/commit.cpp",
+     "  if (epoch == epoch_ && restored_ && step == first_) return Action::kRepeat;\n", ""),
+    ("a late prepare gets the next step's answer", (SIMULATION,), "pserver/commit.cpp",
+     "!ended_.empty() && !prepared_)", "!ended_.empty())"),
+    ("a rollback for the process before is taken", (ZOMBIE,), "pserver/shard.cpp",
+     "  if (!request.incarnations.empty() && request.incarnations[0] != options_.incarnation) {\n",
+     "  if (false) {\n"),
+    ("a rollback to a step that is gone is the worker's fault", (ZOMBIE, SIMULATION),
+     "pserver/shard.cpp",
+     "return {Code::kUnavailable,\n              \"rollback to step", "return {Code::kInvalid, \"rollback to step"),
+    ("a rollback leaves newer snapshots", (ZOMBIE, SIMULATION), "pserver/snapshots.cpp",
+     "  MF_RETURN_IF_ERROR(DeleteNewer(step));\n", ""),
+    ("a snapshot leaves out the last step's evaluation", (SIMULATION,), "pserver/snapshots.cpp",
+     "return record.step >= last_step_; }", "return record.step > last_step_; }"),
+    ("the newest common step is discarded", (ZOMBIE, SIMULATION), "common/snapshot_plan.cpp",
+     "if (step < keep_from || never_common)", "if (step <= keep_from || never_common)"),
+    ("recovery goes to a step that only some have", (ZOMBIE, SIMULATION),
+     "common/snapshot_plan.cpp",
+     "  plan.step = NewestCommonStep(snapshots);\n", "  plan.step = newest;\n"),
+    ("gradients that are not finite are applied", (SIMULATION,), "common/lease_work.cpp",
+     "end.apply = prepared.not_finite.empty() && std::isfinite(end.norm);", "end.apply = true;"),
+    ("the board believes late ends of steps", (ZOMBIE,), "pserver/board.cpp",
+     "  if (epoch != epoch_) {\n", "  if (false) {\n"),
+    ("the board does not mind new servers", (ZOMBIE, SIMULATION), "pserver/board.cpp",
+     "return behind ? Meeting::kWorkerIsBehind : Meeting::kNewServer;", "return Meeting::kKnown;"),
+    ("any restart of server 0 issues the same epochs", (SIMULATION,), "pserver/board.cpp",
+     "epoch_ = boot_count_ << 32 | ++epoch_counter_;", "epoch_ = uint64_t{1} << 32 | ++epoch_counter_;"),
 ]
 
 
@@ -84,6 +129,79 @@ class Builder:
             return 1, ""  # a machine that never comes to an end is noticed, too
 
 
+class SystemBuilder:
+    """Compiles a mutated file as the build does and links it into the build's test programs."""
+
+    def __init__(self, build):
+        self.build = pathlib.Path(build).resolve()
+        # A place that stays the same, so that a compiler cache knows what it has seen.
+        self.folder = self.build / "mutation"
+        self.compiled_by = {entry["file"]: entry["command"] for entry in
+                            json.loads((self.build / "compile_commands.json").read_text())}
+        self.linked_by = {program: self.link_command(program)
+                          for program, _ in (ZOMBIE, SIMULATION)}
+
+    def link_command(self, program):
+        made = command("ninja", "-C", self.build, "-t", "commands", program)
+        lines = [line for line in made.stdout.splitlines() if f"-o bin/{program} " in line]
+        if made.returncode != 0 or len(lines) != 1:
+            sys.exit(f"mutation: ninja does not say how {program} is linked: {made.stderr}")
+        return lines[0]
+
+    def test(self, number, noticed_by, source, old, new):
+        """What test programs said with `old` replaced: (name, exit code)...; a fault's text."""
+        folder = self.folder / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = (ROOT / source).read_text()
+        if old is not None and text.count(old) != 1:
+            return [], f"its text stands {text.count(old)} times in {source}"
+        mutated, target = folder / pathlib.Path(source).name, folder / "mutated.o"
+        mutated.write_text(text if old is None else text.replace(old, new))
+        compile_command = shlex.split(self.compiled_by[str(ROOT / source)])
+        compile_command[compile_command.index("-o") + 1] = str(target)
+        compile_command[compile_command.index("-c") + 1] = str(mutated)
+        made = subprocess.run(compile_command + ["-O1", "-w"], cwd=self.build, text=True,
+                              capture_output=True, check=False)
+        if made.returncode != 0:
+            sys.exit(f"mutation: {mutated} does not compile:\n{made.stderr}")
+        outcomes = []
+        for name, arguments in noticed_by:
+            program = folder / name
+            # Before the libraries: what it defines is not taken from them.
+            link = self.linked_by[name].replace(f"-o bin/{name} ", f"{target} -o {program} ")
+            made = subprocess.run(link, shell=True, cwd=self.build, text=True, capture_output=True,
+                                  check=False)
+            if made.returncode != 0:
+                sys.exit(f"mutation: {name} does not link:\n{made.stderr}")
+            try:
+                code = subprocess.run([str(program)] + arguments, capture_output=True, timeout=120,
+                                      check=False).returncode
+            except subprocess.TimeoutExpired:
+                code = 1
+            program.unlink()
+            outcomes.append((name, code))
+        return outcomes, ""
+
+
+def test_systems(build, pool):
+    """The number of faults."""
+    builder = SystemBuilder(build)
+    cases = [("servers as they are", (ZOMBIE, SIMULATION), "pserver/commit.cpp", None, None)]
+    cases += SYSTEM_MUTATIONS
+    results = list(pool.map(lambda i: builder.test(i, *cases[i][1:]), range(len(cases))))
+    faults = 0
+    for (name, _, _, old, _), (outcomes, fault) in zip(cases, results):
+        if fault:
+            faults += 1
+            print(f"mutation: {name}: NOT APPLIED: {fault}")
+        for program, code in outcomes:
+            bad = (code == 0) != (old is None)
+            faults += bad
+            verdict = "passes" if code == 0 else "fails"
+            print(f"mutation: {name}: {program} {verdict.upper() if bad else verdict}")
+    return faults
+
+
 def main():
     compiler = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("CXX", "c++")
     cases = [(f"{machine} as it is", machine, None, None) for machine in ("board", "commit")]
@@ -94,6 +212,8 @@ def main():
         builder = Builder(compiler, pathlib.Path(folder))
         list(pool.map(builder.compile_test, ("board", "commit")))
         outcomes = list(pool.map(lambda i: builder.test(i, *cases[i][1:]), range(len(cases))))
+        if len(sys.argv) > 2:
+            faults += test_systems(sys.argv[2], pool)
     for (name, _, old, _), (code, fault) in zip(cases, outcomes):
         if fault:
             verdict, bad = f"NOT APPLIED: {fault}", True

@@ -23,6 +23,10 @@ struct Profile {
     config.train.lease_seconds = dice.Of({0.3, 0.7, 1.5});
     config.train.eval_every = static_cast<int64_t>(dice.Below(4));
     config.snapshot.every_steps = 1 + static_cast<int64_t>(dice.Below(3));
+    if (dice.Chance(0.2)) {
+      config.snapshot.every_steps = 0;
+      config.snapshot.every_minutes = dice.Of({0.0005, 0.003});  // a step or some
+    }
     config.snapshot.keep = 1 + static_cast<int64_t>(dice.Below(2));
     for (uint64_t step = 1; step <= static_cast<uint64_t>(config.train.steps); ++step) {
       if (dice.Chance(0.15)) bad_steps.insert(step);

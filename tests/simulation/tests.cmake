@@ -10,6 +10,10 @@ foreach(part RANGE 1)
   add_test(NAME simulation_${part} COMMAND simulation_test --first ${first} --seeds 5000)
   set_tests_properties(simulation_${part} PROPERTIES LABELS "unit;simulation")
 endforeach()
+# The sanitizers see fewer: they are ten times as slow.
+add_test(NAME simulation_short COMMAND simulation_test --seeds 300)
+set_tests_properties(simulation_short PROPERTIES LABELS "simulation;sanitize")
+add_dependencies(sanitize_tests simulation_test)
 
 # Schedules of the same kind, by hand.
 target_link_libraries(zombie_test PRIVATE mf_simulation)
