@@ -59,7 +59,7 @@ SYSTEM_MUTATIONS = [
     ("a rollback for the process before is taken", (ZOMBIE,), "pserver/shard.cpp",
      "  if (!request.incarnations.empty() && request.incarnations[0] != options_.incarnation) {\n",
      "  if (false) {\n"),
-    ("a rollback to a step that is gone is the worker's fault", (ZOMBIE, SIMULATION),
+    ("a rollback to a step that is gone is the worker's fault", (ZOMBIE,),
      "pserver/shard.cpp",
      "return {Code::kUnavailable,\n              \"rollback to step", "return {Code::kInvalid, \"rollback to step"),
     ("a rollback leaves newer snapshots", (ZOMBIE, SIMULATION), "pserver/snapshots.cpp",
