@@ -8,12 +8,18 @@
 namespace mf {
 namespace {
 
-constexpr int kTickMsMax = 5;              // how late a deadline, a repeat or what nobody waits for
-                                           // may be noticed
-constexpr int kTakenMax = 256;             // messages taken in before others get the mutex
-constexpr double kRepeatSecondsMax = 10;   // the back-off ends there
-constexpr double kRollbackDeadlines = 10;  // building tables takes its time
-constexpr double kSaySecondsBetween = 5;   // between lines about a call that waits
+constexpr int kTickMsMax = 5;             // how late a deadline, a repeat or what nobody waits for
+                                          // may be noticed
+constexpr int kTakenMax = 256;            // messages taken in before others get the mutex
+constexpr double kRepeatSecondsMax = 10;  // the back-off ends there
+constexpr double kLongDeadlines = 10;     // building and loading tables takes its time
+constexpr double kSaySecondsBetween = 5;  // between lines about a call that waits
+
+/// What workers ask while a server reads its snapshot back, which it does before anything else.
+bool WaitsForLoading(Op op) {
+  return op == Op::kRollback || op == Op::kLease || op == Op::kStatus || op == Op::kGiveBack ||
+         op == Op::kRecovered;
+}
 
 std::chrono::steady_clock::duration Seconds(double seconds) {
   return std::chrono::duration_cast<std::chrono::steady_clock::duration>(
@@ -83,7 +89,7 @@ Client::Answer Client::Start(std::vector<Request> requests, size_t first_server)
   call->answered.resize(requests.size());
   call->start = Clock::now();
   call->deadline = call->start + Seconds(options_.deadline_seconds *
-                                         (call->op == Op::kRollback ? kRollbackDeadlines : 1));
+                                         (WaitsForLoading(call->op) ? kLongDeadlines : 1));
   call->resend_seconds = options_.resend_seconds;
   call->resend = call->start + Seconds(call->resend_seconds);
   for (size_t i = 0; i < requests.size(); ++i) {

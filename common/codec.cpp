@@ -99,6 +99,7 @@ std::vector<Frame> Encode(const Request& r) {
     SetList(w.initIncarnations(static_cast<unsigned>(r.incarnations.size())), r.incarnations);
   }
   w.setSnapshot(r.snapshot);
+  w.setCommon(r.common);
   if (!r.discard.empty()) {
     SetList(w.initDiscard(static_cast<unsigned>(r.discard.size())), r.discard);
   }
@@ -131,6 +132,7 @@ Result<Request> DecodeRequest(const std::vector<Frame>& message) {
     r.run_id = w.getRunId().cStr();
     for (const uint64_t incarnation : w.getIncarnations()) r.incarnations.push_back(incarnation);
     r.snapshot = w.getSnapshot();
+    r.common = w.getCommon();
     for (const uint64_t step : w.getDiscard()) r.discard.push_back(step);
     return Status::Ok();
   });
@@ -172,15 +174,15 @@ std::vector<Frame> Encode(const Reply& r) {
     SetList(w.initPublished(static_cast<unsigned>(published.size())), published);
   }
   w.setWriting(r.snapshots.writing);
-  w.setFresh(r.fresh);
+  w.setHadCommon(r.had_common);
+  w.setSnapshotKeep(r.snapshot_keep);
   w.setSnapshotDue(static_cast<uint16_t>(r.snapshot_due));
   return Join(HeaderFrame(builder), r.payload);
 }
 
 Result<Reply> DecodeReply(const std::vector<Frame>& message) {
   return Decode<wire::Reply, Reply>(message, [](wire::Reply::Reader w, Reply& r) {
-    if (w.getCode() > static_cast<uint16_t>(Code::kUnavailable))
-      return Status::Invalid("unknown code");
+    if (w.getCode() > static_cast<uint16_t>(Code::kDamaged)) return Status::Invalid("unknown code");
     if (w.getWork() > static_cast<uint16_t>(Work::kFailed)) return Status::Invalid("unknown work");
     if (w.getSnapshotDue() > static_cast<uint16_t>(SnapshotDue::kNow)) {
       return Status::Invalid("unknown snapshot order");
@@ -202,7 +204,8 @@ Result<Reply> DecodeReply(const std::vector<Frame>& message) {
     r.clip = w.getClip();
     for (const uint64_t step : w.getPublished()) r.snapshots.published.push_back(step);
     r.snapshots.writing = w.getWriting();
-    r.fresh = w.getFresh();
+    r.had_common = w.getHadCommon();
+    r.snapshot_keep = w.getSnapshotKeep();
     r.snapshot_due = static_cast<SnapshotDue>(w.getSnapshotDue());
     for (const auto& record : w.getRecords()) {
       r.records.push_back({record.getStep(), record.getLoss(), record.getLr(), record.getGradNorm(),

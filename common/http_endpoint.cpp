@@ -9,8 +9,9 @@
 namespace mf {
 namespace {
 
-constexpr size_t kThreads = 2;         // a scraper that says nothing does not keep out another one
-constexpr time_t kTimeoutSeconds = 5;  // for a whole request or reply
+constexpr size_t kThreads = 2;          // a scraper that says nothing does not keep out another one
+constexpr size_t kBodyBytesMax = 4096;  // of a request: there is nothing to say
+constexpr time_t kTimeoutSeconds = 5;   // for a whole request or reply
 
 /// "host:port", or false.
 bool Split(const std::string& address, std::string* host, int* port) {
@@ -49,6 +50,7 @@ Result<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Serve(const std::string& add
   server.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
   // A connection a request: a thread does not wait for the next one.
   server.set_keep_alive_max_count(1);
+  server.set_payload_max_length(kBodyBytesMax);
   server.set_read_timeout(kTimeoutSeconds);
   server.set_write_timeout(kTimeoutSeconds);
   // The default would let two processes share a port, each with half of the scrapes.

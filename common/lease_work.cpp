@@ -105,7 +105,7 @@ Result<Prepared> CombinePrepared(const std::vector<TensorSpec>& tensors,
   return prepared;
 }
 
-StepEnd DecideEnd(const Prepared& prepared, const Reply& lease, uint64_t keep) {
+StepEnd DecideEnd(const Prepared& prepared, const Reply& lease) {
   StepEnd end;
   end.norm = std::sqrt(prepared.squares);
   end.apply = prepared.not_finite.empty() && std::isfinite(end.norm);
@@ -113,7 +113,7 @@ StepEnd DecideEnd(const Prepared& prepared, const Reply& lease, uint64_t keep) {
   end.scale = 1;
   if (lease.clip > 0) end.scale = std::min(1.0, lease.clip / (end.norm + kNormEpsilon));
   if (!end.apply) end.scale = 0;
-  end.snapshots = PlanSnapshots(prepared.snapshots, lease.snapshot_due, keep);
+  end.snapshots = PlanSnapshots(prepared.snapshots, lease.snapshot_due, lease.snapshot_keep);
   return end;
 }
 
@@ -126,6 +126,7 @@ Request EndRequest(uint64_t epoch, uint64_t step, const StepEnd& end) {
   request.scale = end.scale;
   request.value = end.norm;
   request.snapshot = end.snapshots.take;
+  request.common = end.snapshots.common;
   request.discard = end.snapshots.discard;
   return request;
 }
@@ -155,7 +156,7 @@ Recovery DecideRecovery(const Reply& lease, const std::vector<Reply>& states) {
   std::vector<ServerState> servers;
   for (const Reply& state : states) {
     recovery.recovered.incarnations.push_back(state.incarnation);
-    servers.push_back({state.epoch, state.snapshots, state.fresh});
+    servers.push_back({state.epoch, state.snapshots, state.had_common});
   }
   recovery.plan = PlanRecovery(servers, lease.epoch);
   recovery.recovered.applied = recovery.plan.action == RecoveryPlan::Action::kRollback;

@@ -54,8 +54,8 @@ struct StepEnd {
   SnapshotPlan snapshots = {};
 };
 /// A function of all servers' answers and of what the board fixed with the step's first commit
-/// lease: any other holder decides the same. `keep`: snapshot.keep.
-StepEnd DecideEnd(const Prepared& prepared, const Reply& lease, uint64_t keep);
+/// lease: any other holder decides the same.
+StepEnd DecideEnd(const Prepared& prepared, const Reply& lease);
 /// apply or drop, the same for every server.
 Request EndRequest(uint64_t epoch, uint64_t step, const StepEnd& end);
 /// True if the step ended applied. kFailed if servers disagree, which must not happen.

@@ -7,7 +7,8 @@
 //   hello      protocol, shard, shards, runId (empty: an observer, who may ask for status and
 //              buckets only), text = CanonicalJson
 //                                 -> session, and as status
-//   status     -                  -> incarnation, epoch, step, text = CanonicalJson, snapshots, fresh
+//   status     -                  -> incarnation, epoch, step, text = CanonicalJson, snapshots,
+//                                    hadCommon
 //   rollback   epoch, step, incarnations = [the server's, as status told it]
 //                                 -> - (answered the same if repeated)
 //   pull       tensor, training; [u64 rows] or firstRow, rowCount   -> [f32 rows x columns]
@@ -19,15 +20,15 @@
 //              [u32 hits per row, or empty][f32 values]             -> -
 //   prepare    step               -> [f64 squares, tensor x table x block], text = not finite,
 //                                    snapshots
-//   apply      step, lr, scale, value = gradient norm, snapshot, discard
+//   apply      step, lr, scale, value = gradient norm, snapshot, common, discard
 //                                 -> applied (how the step ended)
-//   drop       step, value, snapshot, discard   -> applied
+//   drop       step, value, snapshot, common, discard   -> applied
 //   buckets    tensor             -> [TableBuckets per table] (common/bucket_summary.h), step;
 //              shard 0 only
 // To the work board, on shard 0:
 //   lease      epoch, step = last record known, incarnations
 //                                 -> work, step, microBatch, lease..., records; commit: lr,
-//                                    clip, snapshotDue
+//                                    clip, snapshotDue, snapshotKeep
 //   renew, giveBack  lease        -> -
 //   microBatchDone   step, microBatch, lease, value = loss sum      -> -
 //   stepEnded  step, applied, value = gradient norm, text = tensor that was not finite,
@@ -97,6 +98,7 @@ struct Request {
   std::string run_id;
   std::vector<uint64_t> incarnations;  // of servers, as the sender knows them
   bool snapshot = false;
+  uint64_t common = 0;            // newest step that all servers have published
   std::vector<uint64_t> discard;  // steps whose snapshots are to be deleted
   std::vector<Frame> payload;
 };
@@ -134,8 +136,9 @@ struct Reply {
   double clip = 0;
   std::vector<StepRecord> records;
   SnapshotState snapshots;
-  bool fresh = false;
+  uint64_t had_common = 0;
   SnapshotDue snapshot_due = SnapshotDue::kNo;
+  uint64_t snapshot_keep = 0;
   std::vector<Frame> payload;
 };
 

@@ -52,6 +52,7 @@ struct Request {
   incarnations @21 :List(UInt64);
   snapshot @22 :Bool;
   discard @23 :List(UInt64);
+  common @24 :UInt64;
 }
 
 struct StepRecord {
@@ -83,6 +84,7 @@ struct Reply {
   records @15 :List(StepRecord);
   published @16 :List(UInt64);
   writing @17 :UInt64;
-  fresh @18 :Bool;
+  hadCommon @18 :UInt64;
   snapshotDue @19 :UInt16;
+  snapshotKeep @20 :UInt64;
 }

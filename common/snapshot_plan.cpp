@@ -36,6 +36,7 @@ SnapshotPlan PlanSnapshots(const std::vector<SnapshotState>& servers, SnapshotDu
                                 [](const SnapshotState& s) { return s.writing == 0; });
   plan.take = due == SnapshotDue::kNow || (due == SnapshotDue::kWhenIdle && idle);
   const std::vector<uint64_t> common = CommonSteps(servers);
+  plan.common = common.empty() ? 0 : common.back();
   uint64_t keep_from = 0;
   if (!common.empty()) {
     keep_from =
@@ -58,25 +59,28 @@ SnapshotPlan PlanSnapshots(const std::vector<SnapshotState>& servers, SnapshotDu
 RecoveryPlan PlanRecovery(const std::vector<ServerState>& servers, uint64_t epoch) {
   RecoveryPlan plan;
   std::vector<SnapshotState> snapshots;
-  uint64_t newest = 0;
-  size_t fresh = servers.size();
-  for (size_t i = 0; i < servers.size(); ++i) {
-    const SnapshotState& own = servers[i].snapshots;
-    plan.epoch_seen = std::max(plan.epoch_seen, servers[i].epoch);
-    snapshots.push_back(own);
-    if (!own.published.empty()) newest = std::max(newest, own.published.back());
-    if (servers[i].fresh && own.published.empty()) fresh = std::min(fresh, i);
+  uint64_t had = 0;
+  for (const ServerState& server : servers) {
+    plan.epoch_seen = std::max(plan.epoch_seen, server.epoch);
+    had = std::max(had, server.had_common);
+    snapshots.push_back(server.snapshots);
   }
   plan.step = NewestCommonStep(snapshots);
   if (plan.epoch_seen >= epoch) {
     plan.action = RecoveryPlan::Action::kHigherEpoch;
-  } else if (plan.step == 0 && newest > 0 && fresh < servers.size()) {
-    // Going back to step 0 would delete what the others have.
+  } else if (plan.step == 0 && had > 0) {
+    // A wrong or an old folder, or damage: going back to step 0 would delete what the others have.
     plan.action = RecoveryPlan::Action::kRefuse;
-    plan.message = "server " + std::to_string(fresh) +
-                   " stands on an empty --data folder, while others hold snapshots up to step " +
-                   std::to_string(newest) +
-                   " of this run; start it on its own folder, or all servers on empty ones";
+    std::string who;
+    for (size_t i = 0; i < servers.size(); ++i) {
+      const auto& published = servers[i].snapshots.published;
+      who += (i == 0 ? "server " : ", server ") + std::to_string(i) + " has " +
+             (published.empty() ? "none" : "up to step " + std::to_string(published.back()));
+    }
+    plan.message = "the servers had step " + std::to_string(had) +
+                   " in common and have none any more: " + who +
+                   "; bring the right --data folders back (damaged snapshots stay there as "
+                   "damaged-step-*), or empty those of all servers to begin anew";
   }
   return plan;
 }

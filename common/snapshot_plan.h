@@ -27,6 +27,7 @@ enum class SnapshotDue : uint16_t {
 
 struct SnapshotPlan {
   bool take = false;
+  uint64_t common = 0;  // the newest common step now
   /// Steps that servers delete: older than the keep-th newest common one, and those that can never
   /// become common, as some server neither has them nor is writing them (a step passes once).
   /// Never the newest common step.
@@ -39,7 +40,8 @@ SnapshotPlan PlanSnapshots(const std::vector<SnapshotState>& servers, SnapshotDu
 struct ServerState {
   uint64_t epoch = 0;
   SnapshotState snapshots;
-  bool fresh = false;  // its folder has never held this run
+  uint64_t had_common =
+      0;  // a step that all servers of this run once had; 0: none that it heard of
 };
 
 struct RecoveryPlan {

@@ -19,13 +19,14 @@ enum class Code {
   kWrongRun,     // another configuration
   kNotJoined,    // no session
   kUnavailable,  // the server has to be recovered first
+  kDamaged,      // what is on disk is not what was written there
 };
 
 /// The code as metrics label it.
 inline const char* CodeName(Code code) {
-  constexpr const char* kNames[] = {"ok",        "invalid",    "failed",
-                                    "stale",     "not_yet",    "wrong_epoch",
-                                    "wrong_run", "not_joined", "unavailable"};
+  constexpr const char* kNames[] = {"ok",          "invalid",     "failed",    "stale",
+                                    "not_yet",     "wrong_epoch", "wrong_run", "not_joined",
+                                    "unavailable", "damaged"};
   return kNames[static_cast<int>(code)];
 }
 

@@ -1,6 +1,7 @@
 #include "common/thread_pool.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "common/check.h"
 
@@ -41,10 +42,17 @@ void ThreadPool::ParallelFor(size_t count, const std::function<void(size_t, int)
   RunShare(0);
   std::unique_lock lock(mutex_);
   done_.wait(lock, [this] { return active_ == 0; });
+  if (thrown_ != nullptr) std::rethrow_exception(std::exchange(thrown_, nullptr));
 }
 
 void ThreadPool::RunShare(int thread) {
-  for (size_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) (*body_)(i, thread);
+  try {
+    for (size_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) (*body_)(i, thread);
+  } catch (...) {
+    next_.store(count_);  // nobody begins anything more
+    std::lock_guard lock(mutex_);
+    if (thrown_ == nullptr) thrown_ = std::current_exception();
+  }
 }
 
 void ThreadPool::Work(int thread) {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -22,7 +23,7 @@ class ThreadPool {
 
   /// Runs body(i, thread) for every i in [0, count) and returns when all have run; `thread` is in
   /// [0, threads()) and picks scratch memory only. One ParallelFor at a time: callers take turns.
-  /// Must not be called from inside a body.
+  /// Must not be called from inside a body. What a body throws is thrown here, once all have ended.
   void ParallelFor(size_t count, const std::function<void(size_t i, int thread)>& body);
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
@@ -36,9 +37,10 @@ class ThreadPool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable done_;
-  uint64_t generation_ = 0;  // guarded by mutex_
-  int active_ = 0;           // guarded by mutex_: threads inside a body
-  bool stopping_ = false;    // guarded by mutex_
+  uint64_t generation_ = 0;    // guarded by mutex_
+  int active_ = 0;             // guarded by mutex_: threads inside a body
+  bool stopping_ = false;      // guarded by mutex_
+  std::exception_ptr thrown_;  // guarded by mutex_: by the first body that did
   const std::function<void(size_t, int)>* body_ = nullptr;  // set before wake_
   size_t count_ = 0;
   std::atomic<size_t> next_{0};

@@ -106,6 +106,7 @@ bool Board::GrantSingle(const Parked& parked, Work work, double now, Grant* gran
   if (work == Work::kCommit) {
     if (!step_due_.has_value()) step_due_ = DueAfter(step_, now);
     grant->snapshot_due = *step_due_;
+    grant->snapshot_keep = static_cast<uint64_t>(snapshot_.keep);
   }
   return true;
 }
@@ -197,6 +198,13 @@ Status Board::MicroBatchDone(uint64_t epoch, uint64_t step, uint32_t number, dou
   return Status::Ok();
 }
 
+void Board::FailOfDrops(const std::string& not_finite, uint64_t step) {
+  failure_ = "the gradient of " + (not_finite.empty() ? "the model" : not_finite) +
+             " was not finite in " + std::to_string(kDropsInARowMax) +
+             " steps in a row; lower train.lr or look at the data of step " + std::to_string(step);
+  EnterPhase(Phase::kFailed);
+}
+
 StepRecord Board::RecordIfEnded(bool applied, double grad_norm) const {
   StepRecord record;
   record.step = step_;
@@ -223,12 +231,8 @@ Status Board::StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad
     snapshot_time_ = now;
   }
   drops_in_a_row_ = applied ? 0 : drops_in_a_row_ + 1;
-  if (drops_in_a_row_ == kDropsInARowMax) {
-    failure_ = "the gradient of " + (not_finite.empty() ? "the model" : not_finite) +
-               " was not finite in " + std::to_string(kDropsInARowMax) +
-               " steps in a row; lower train.lr or look at the data of step " +
-               std::to_string(step);
-    EnterPhase(Phase::kFailed);
+  if (drops_in_a_row_ >= kDropsInARowMax) {
+    FailOfDrops(not_finite, step);
   } else if (EvaluationFollows(step)) {
     EnterPhase(Phase::kEvaluate);
   } else {
@@ -268,7 +272,9 @@ Status Board::Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_s
     // What is counted is as if nothing had been lost.
     drops_in_a_row_ = 0;
     for (auto r = records_.rbegin(); r != records_.rend() && r->dropped; ++r) ++drops_in_a_row_;
-    if (LastRecordWaits() && records_.back().step == step) {
+    if (drops_in_a_row_ >= kDropsInARowMax) {
+      FailOfDrops("", step);  // as it had before it was stopped
+    } else if (LastRecordWaits() && records_.back().step == step) {
       step_ = step;
       EnterPhase(Phase::kEvaluate);
     } else {

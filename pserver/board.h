@@ -28,6 +28,7 @@ struct Grant {
   double lr = 0;  // commit: fixed with the first commit lease of a step
   double clip = 0;
   SnapshotDue snapshot_due = SnapshotDue::kNo;  // commit: fixed like lr
+  uint64_t snapshot_keep = 0;                   // commit: of the run, whatever the holder's is
   std::string message;                          // why a run failed
   std::vector<StepRecord> records;              // finished steps that the asker did not know
 };
@@ -118,6 +119,7 @@ class Board {
   void Expire(double now);
   void OpenStep(uint64_t step);
   void EnterPhase(Phase phase);
+  void FailOfDrops(const std::string& not_finite, uint64_t step);
   SnapshotDue DueAfter(uint64_t step, double now) const;
   double MedianSeconds() const;
   /// `step` is one after which there is an evaluation.

@@ -105,6 +105,7 @@ void BoardDesk::SendGrants(const Board::Grants& grants) {
     reply.lr = grant.lr;
     reply.clip = grant.clip;
     reply.snapshot_due = grant.snapshot_due;
+    reply.snapshot_keep = grant.snapshot_keep;
     reply.text = grant.message;
     reply.records = grant.records;
     reply.id = asks_.RequestId(grant.ticket);

@@ -55,14 +55,15 @@ Result<std::unique_ptr<DataDirectory>> DataDirectory::Open(const std::string& di
                           "another folder");
   }
   MF_RETURN_IF_ERROR(data->CountBoot());
-  std::ifstream(data->path_ + "/run") >> data->run_id_;
+  std::ifstream(data->path_ + "/common") >> data->run_id_ >> data->common_step_;
   return data;
 }
 
-Status DataDirectory::KeepRunId(const std::string& run_id) {
-  if (run_id == run_id_) return Status::Ok();
-  MF_RETURN_IF_ERROR(WriteDurably(path_, "run", run_id + "\n"));
+Status DataDirectory::KeepCommonStep(const std::string& run_id, uint64_t step) {
+  if (step <= common_step(run_id)) return Status::Ok();
+  MF_RETURN_IF_ERROR(WriteDurably(path_, "common", run_id + " " + std::to_string(step) + "\n"));
   run_id_ = run_id;
+  common_step_ = step;
   return Status::Ok();
 }
 

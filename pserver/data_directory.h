@@ -25,10 +25,12 @@ class DataDirectory {
   const std::string& path() const { return path_; }
   /// 1 at the first start.
   uint64_t boot_count() const { return boot_count_; }
-  /// The id of the run that this folder was last used for; empty: none.
-  const std::string& run_id() const { return run_id_; }
+  /// The newest step of run `run_id` that all servers were said to have; 0: none.
+  uint64_t common_step(const std::string& run_id) const {
+    return run_id == run_id_ ? common_step_ : 0;
+  }
   /// Durable when it returns.
-  Status KeepRunId(const std::string& run_id);
+  Status KeepCommonStep(const std::string& run_id, uint64_t step);
 
  private:
   DataDirectory() = default;
@@ -37,7 +39,8 @@ class DataDirectory {
   std::string path_;
   int lock_ = -1;
   uint64_t boot_count_ = 0;
-  std::string run_id_;
+  std::string run_id_;  // of common_step_
+  uint64_t common_step_ = 0;
 };
 
 }  // namespace mf

@@ -195,7 +195,7 @@ Status Shard::DoStatus(const Request&, Reply* reply) {
   reply->step = commit_.finished();
   reply->text = run_->canonical;
   if (snapshots_ != nullptr) reply->snapshots = snapshots_->State();
-  reply->fresh = options_.folder != nullptr && options_.folder->run_id() != run_->id;
+  if (options_.folder != nullptr) reply->had_common = options_.folder->common_step(run_->id);
   return Status::Ok();
 }
 
@@ -233,13 +233,13 @@ Status Shard::Rollback(const Request& request) {
 }
 
 Status Shard::Restore(uint64_t step) {
-  if (options_.folder != nullptr) MF_RETURN_IF_ERROR(options_.folder->KeepRunId(run_->id));
   if (snapshots_ != nullptr) snapshots_->GiveUp();  // it reads the tables
   BuildTables();
   if (snapshots_ == nullptr) return Status::Ok();
   if (step == 0) return snapshots_->Clear(run_->clock);
   std::vector<StepRecord> records;
-  MF_RETURN_IF_ERROR(snapshots_->Load(step, run_->tensors, run_->history, run_->clock, &records));
+  MF_RETURN_IF_ERROR(
+      snapshots_->Load(step, run_->id, run_->tensors, run_->history, run_->clock, &records));
   if (desk_ != nullptr) desk_->Restore(step, records);
   return Status::Ok();
 }
@@ -319,17 +319,29 @@ Status Shard::Finish(const Request& request, Ended how, double now, Reply* reply
   }
   MF_ASSIGN_OR_RETURN(const auto end, commit_.Finish(request.epoch, request.step, how));
   if (end.action == CommitState::Action::kDo) {
-    if (how == Ended::kApplied) {
-      for (const auto& tensor : run_->tensors) {
-        tensor->Apply(run_->history, request.lr, static_cast<float>(request.scale));
-      }
-      run_->history.Append(request.lr);
-    } else {
-      for (const auto& tensor : run_->tensors) tensor->ForgetStep();
-    }
     const bool applied = how == Ended::kApplied;
+    try {
+      for (const auto& tensor : run_->tensors) {
+        if (applied) {
+          tensor->Apply(run_->history, request.lr, static_cast<float>(request.scale));
+        } else {
+          tensor->ForgetStep();
+        }
+      }
+      if (applied) run_->history.Append(request.lr);
+    } catch (const std::bad_alloc&) {
+      // Half a step is in the tables: they are no state that anybody may read or save.
+      if (snapshots_ != nullptr) snapshots_->GiveUp();
+      run_->tensors.clear();
+      commit_.RollbackFailed();
+      return {Code::kUnavailable, "not enough memory to apply a step; it has to be recovered"};
+    }
     monitor_.StepEnded(commit_.finished(), applied);
     if (snapshots_ != nullptr) {
+      if (options_.folder != nullptr) {
+        // For a recovery that finds none any more. If it can not be kept now, it is said again.
+        (void)options_.folder->KeepCommonStep(run_->id, request.common);
+      }
       snapshots_->Discard(request.discard);
       if (request.snapshot) TakeSnapshot(request, applied, now);
     }

@@ -26,8 +26,8 @@ constexpr uint64_t kMaxDigestBytes = uint64_t{64} << 20;
 }  // namespace
 
 Status Damaged(const std::string& path, const std::string& what) {
-  return Status::Failed(path + ": " + what +
-                        "; this snapshot is damaged: use another one, and look at the disk");
+  return {Code::kDamaged,
+          path + ": " + what + "; this snapshot is damaged: use another one, and look at the disk"};
 }
 
 SnapshotSummary SnapshotDigest::Summary() const {

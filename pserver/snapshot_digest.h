@@ -43,6 +43,7 @@ Result<SnapshotDigest> DecodeDigest(const std::string& text, const std::string& 
 Result<SnapshotDigest> LoadDigest(const std::string& folder);
 
 /// The outcome of a check that failed: "PATH: WHAT; ...".
+/// kDamaged, naming the file.
 Status Damaged(const std::string& path, const std::string& what);
 
 /// Checksums of a file from `offset` to its end, in hex: RocksDB's own CRC-32C.

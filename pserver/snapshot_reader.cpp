@@ -19,7 +19,10 @@ namespace {
 Status Unreadable(const std::string& folder, const rocksdb::Status& status) {
   std::string text = status.ToString();
   std::replace(text.begin(), text.end(), '\n', ' ');
-  return Damaged(folder, text);
+  // A disk or a process that is short of something now says nothing about what was written.
+  return status.IsIOError() || status.IsBusy() || status.IsMemoryLimit()
+             ? Status::Failed(folder + ": can not be read now: " + text)
+             : Damaged(folder, text);
 }
 
 class RocksCursor : public SnapshotCursor {

@@ -174,8 +174,10 @@ Status RocksSnapshots::RemoveStrays() {
 Status RocksSnapshots::EnsureLive() {
   if (live_.usable()) return Status::Ok();
   if (base_ == 0 || IsPublished(base_)) {
+    emptied_ = true;  // until it is whole again
+    MF_RETURN_IF_ERROR(live_.Rebuild(base_ == 0 ? "" : StepPath(folder_, base_)));
     emptied_ = false;
-    return live_.Rebuild(base_ == 0 ? "" : StepPath(folder_, base_));
+    return Status::Ok();
   }
   // The snapshot it stood on is deleted; the files of the live database still are what it was,
   // maybe with some of an increment.
@@ -383,8 +385,9 @@ Status RocksSnapshots::Reset(uint64_t step) {
   }
   read_keys_.Clear();
   read_step_ = 0;
-  MF_RETURN_IF_ERROR(RemoveStrays());
-  return EnsureLive();
+  // Going back must not fail for want of a few bytes on a full disk: Begin() tries again.
+  if (!RemoveStrays().ok() || !EnsureLive().ok()) live_.Distrust();
+  return Status::Ok();
 }
 
 }  // namespace

@@ -64,7 +64,8 @@ class SnapshotCursor {
 using SnapshotVisit =
     std::function<Status(uint32_t space, uint64_t id, const std::byte* data, size_t bytes)>;
 
-/// Reading. A damaged snapshot is Code::kFailed with the name of the first bad file.
+/// Reading. A damaged snapshot is Code::kDamaged with the name of the first bad file; kFailed is
+/// what may pass (too many open files, no memory, a disk that does not answer).
 class SnapshotReader {
  public:
   virtual ~SnapshotReader() = default;
@@ -103,7 +104,8 @@ class SnapshotStore : public SnapshotReader {
 
   /// Takes a published snapshot out of sight by one rename, then frees its space.
   virtual Status Delete(uint64_t step) = 0;
-  /// The live database becomes that of step-<n>, by hard links (0: empty).
+  /// The live database becomes that of step-<n>, by hard links (0: empty): at the next Begin() if
+  /// the disk does not let it now.
   virtual Status Reset(uint64_t step) = 0;
   /// A damaged one: renamed to damaged-step-<n>, for a human to look at.
   virtual Status SetAside(uint64_t step) = 0;

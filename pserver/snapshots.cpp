@@ -10,8 +10,9 @@
 
 namespace mf {
 namespace {
+constexpr double kSlowSeconds = 600;     // for a snapshot: longer is told
 constexpr size_t kChunkBytes = 4 << 20;  // handed over between two requests: about 1 ms
-}
+}  // namespace
 
 /// One snapshot on its way.
 struct Snapshots::Writing {
@@ -25,11 +26,14 @@ struct Snapshots::Writing {
   std::vector<StepRecord> records;
   bool all_rows = false;
   bool published = false;  // the writer knows that nothing more comes
+  bool said = false;       // that it takes long
   SnapshotChunk chunk;     // filled, not taken yet
 };
 
 Snapshots::Snapshots(SnapshotStore& store, SnapshotWriter& writer, Metrics* metrics)
-    : store_(store), writer_(writer), metrics_(metrics) {}
+    : store_(store), writer_(writer), metrics_(metrics) {
+  if (metrics != nullptr) metrics->Count(Metric::kSnapshotFailures, {}, 0);
+}
 
 Snapshots::~Snapshots() { GiveUp(); }
 
@@ -46,39 +50,49 @@ std::optional<SnapshotInfo> Snapshots::NewestInfo() const {
 void Snapshots::Begin(const SnapshotInfo& info, const Tensors& tensors,
                       const UpdateHistory& history, const std::vector<StepRecord>& records,
                       ChangeClock& clock, double now) {
-  GiveUp();
+  if (writing_ != nullptr) {
+    // The last step of a run: its state stays, so the order can wait until the writer is done.
+    next_ = [=, this, &tensors, &history, &clock](double then) {
+      Begin(info, tensors, history, records, clock, then);
+    };
+    return;
+  }
   const std::vector<uint64_t> published = store_.Published();
   if (sick_ && !std::binary_search(published.begin(), published.end(), last_step_)) {
     // What the failed one left may stand on a snapshot that is deleted: all is written anew.
     last_step_ = last_applied_ = 0;
     last_clock_ = kNothing;
-    if (const Status reset = store_.Reset(0); !reset.ok()) {
-      if (metrics_ != nullptr) metrics_->Count(Metric::kSnapshotFailures);
-      return;  // still sick, which was said
-    }
-  }
-  writing_ = std::make_unique<Writing>();
-  writing_->info = info;
-  writing_->tensors = &tensors;
-  writing_->since = now;
-  writing_->clock = clock.now++;
-  // That of the last step again: its evaluation came later.
-  std::copy_if(records.begin(), records.end(), std::back_inserter(writing_->records),
-               [this](const StepRecord& record) { return record.step >= last_step_; });
-  writing_->first_rate = last_applied_ + 1;
-  for (uint64_t i = last_applied_ + 1; i <= history.count(); ++i) {
-    writing_->rates.push_back(history.exact_lr(i));
+    if (const Status reset = store_.Reset(0); !reset.ok()) return Failed(info.step, reset);
   }
   try {
+    auto writing = std::make_unique<Writing>();
+    writing->info = info;
+    writing->tensors = &tensors;
+    writing->since = now;
+    writing->clock = clock.now++;
+    // That of the last step again: its evaluation came later.
+    std::copy_if(records.begin(), records.end(), std::back_inserter(writing->records),
+                 [this](const StepRecord& record) { return record.step >= last_step_; });
+    writing->first_rate = last_applied_ + 1;
+    for (uint64_t i = last_applied_ + 1; i <= history.count(); ++i) {
+      writing->rates.push_back(history.exact_lr(i));
+    }
     for (const auto& tensor : tensors) tensor->BeginCut(last_clock_);
+    writing_ = std::move(writing);
   } catch (const std::bad_alloc&) {
     for (const auto& tensor : tensors) tensor->EndCut();
-    writing_.reset();
-    spdlog::error("snapshot of step {}: not enough memory; the run goes on without it", info.step);
-    if (metrics_ != nullptr) metrics_->Count(Metric::kSnapshotFailures);
-    return;
+    return Failed(info.step, Status::Failed("not enough memory"));
   }
   writer_.Begin();
+}
+
+void Snapshots::Failed(uint64_t step, const Status& status) {
+  // Said once: a full disk stays full for many snapshots.
+  if (!std::exchange(sick_, true)) {
+    spdlog::error("snapshot of step {}: {}; the run goes on, later snapshots are tried", step,
+                  status.message());
+  }
+  if (metrics_ != nullptr) metrics_->Count(Metric::kSnapshotFailures);
 }
 
 void Snapshots::FillChunk() {
@@ -111,8 +125,19 @@ void Snapshots::FillChunk() {
 
 bool Snapshots::Work(double now) {
   if (writing_ == nullptr) return false;
+  if (!writing_->said && now - writing_->since > kSlowSeconds) {
+    writing_->said = true;
+    spdlog::warn(
+        "snapshot of step {}: not written after {:.0f} s; is the disk well? no other one "
+        "is begun before",
+        writing_->info.step, now - writing_->since);
+    if (metrics_ != nullptr) metrics_->Count(Metric::kSnapshotFailures);
+  }
   if (writing_->published) {
-    if (const auto outcome = writer_.Poll(); outcome.has_value()) Finish(*outcome, now);
+    if (const auto outcome = writer_.Poll(); outcome.has_value()) {
+      Finish(*outcome, now);
+      if (const auto next = std::exchange(next_, nullptr); next != nullptr) next(now);
+    }
     return false;
   }
   if (writing_->chunk.entries.empty() && !writing_->all_rows) FillChunk();
@@ -126,15 +151,7 @@ bool Snapshots::Work(double now) {
 void Snapshots::Finish(const SnapshotWriter::Outcome& outcome, double now) {
   const std::unique_ptr<Writing> done = std::move(writing_);
   const uint64_t step = done->info.step;
-  if (!outcome.status.ok()) {
-    // Said once: a full disk stays full for many snapshots.
-    if (!std::exchange(sick_, true)) {
-      spdlog::error("snapshot of step {}: {}; the run goes on, later snapshots are tried", step,
-                    outcome.status.message());
-    }
-    if (metrics_ != nullptr) metrics_->Count(Metric::kSnapshotFailures);
-    return;
-  }
+  if (!outcome.status.ok()) return Failed(step, outcome.status);
   if (std::exchange(sick_, false)) spdlog::info("snapshot of step {}: they work again", step);
   last_step_ = step;
   last_applied_ = done->info.applied;
@@ -148,6 +165,7 @@ void Snapshots::Finish(const SnapshotWriter::Outcome& outcome, double now) {
 }
 
 void Snapshots::GiveUp() {
+  next_ = nullptr;
   if (writing_ == nullptr) return;
   writer_.Abandon();
   for (const auto& tensor : *writing_->tensors) tensor->EndCut();
@@ -183,18 +201,21 @@ Status Snapshots::Clear(ChangeClock& clock) {
   return Status::Ok();
 }
 
-Status Snapshots::Load(uint64_t step, const Tensors& tensors, UpdateHistory& history,
-                       ChangeClock& clock, std::vector<StepRecord>* records) {
+Status Snapshots::Load(uint64_t step, const std::string& run_id, const Tensors& tensors,
+                       UpdateHistory& history, ChangeClock& clock,
+                       std::vector<StepRecord>* records) {
   GiveUp();
   MF_RETURN_IF_ERROR(DeleteNewer(step));
-  Status read = Read(step, tensors, history, records);
-  if (read.ok()) read = store_.Reset(step);
-  if (!read.ok()) {
-    const Status aside = store_.SetAside(step);
-    return {Code::kUnavailable, "snapshot of step " + std::to_string(step) + ": " + read.message() +
-                                    (aside.ok() ? "; it was set aside, an older one is taken"
-                                                : "; " + aside.message())};
+  if (const Status read = Read(step, run_id, tensors, history, records); !read.ok()) {
+    std::string what = "snapshot of step " + std::to_string(step) + ": " + read.message();
+    if (read.code() == Code::kDamaged) {
+      const Status aside = store_.SetAside(step);
+      what += aside.ok() ? "; it was set aside" : "; " + aside.message();
+    }
+    spdlog::error("{}", what);
+    return {Code::kUnavailable, what};
   }
+  MF_RETURN_IF_ERROR(store_.Reset(step));
   clock = {};
   last_step_ = step;
   last_applied_ = history.count();
@@ -205,10 +226,10 @@ Status Snapshots::Load(uint64_t step, const Tensors& tensors, UpdateHistory& his
   return Status::Ok();
 }
 
-Status Snapshots::Read(uint64_t step, const Tensors& tensors, UpdateHistory& history,
-                       std::vector<StepRecord>* records) {
-  const auto visit = [&](uint32_t space, uint64_t id, const std::byte* data,
-                         size_t bytes) -> Status {
+Status Snapshots::Read(uint64_t step, const std::string& run_id, const Tensors& tensors,
+                       UpdateHistory& history, std::vector<StepRecord>* records) {
+  const auto take = [&](uint32_t space, uint64_t id, const std::byte* data,
+                        size_t bytes) -> Status {
     if (space == kRateSpace) {
       MF_ASSIGN_OR_RETURN(const double lr, DecodeRate(data, bytes));
       if (id != history.count() + 1) {
@@ -225,11 +246,16 @@ Status Snapshots::Read(uint64_t step, const Tensors& tensors, UpdateHistory& his
     if (space >= tensors.size()) return Status::Failed("entries of an unknown kind");
     return tensors[space]->Restore(id, data, bytes);
   };
+  // Checksums are right by then: what does not fit is no snapshot of this run.
+  const auto visit = [&](uint32_t space, uint64_t id, const std::byte* data, size_t bytes) {
+    const Status taken = take(space, id, data, bytes);
+    return taken.ok() ? taken : Status(Code::kDamaged, taken.message());
+  };
   MF_ASSIGN_OR_RETURN(const SnapshotInfo info, store_.Read(step, visit));
-  if (info.step != step || info.applied != history.count()) {
-    return Status::Failed("it is of step " + std::to_string(info.step) + " with " +
-                          std::to_string(history.count()) + " of " + std::to_string(info.applied) +
-                          " applied steps");
+  if (info.step != step || info.applied != history.count() || info.run_id != run_id) {
+    return Status(Code::kDamaged, "it is of step " + std::to_string(info.step) + " of run " +
+                                      info.run_id + " with " + std::to_string(history.count()) +
+                                      " of " + std::to_string(info.applied) + " applied steps");
   }
   return Status::Ok();
 }

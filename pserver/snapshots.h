@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,8 +35,8 @@ class Snapshots {
   std::optional<SnapshotInfo> NewestInfo() const;
 
   /// Begins the snapshot of the state after info.step finished steps, which `tensors` and `history`
-  /// hold now; one that is still being written is given up. `records`: of all steps, rising (shard
-  /// 0; else none). `clock` goes on.
+  /// hold now; while one is being written, only the last of a run, which then begins when that is
+  /// done. `records`: of all steps, rising (shard 0; else none). `clock` goes on.
   void Begin(const SnapshotInfo& info, const Tensors& tensors, const UpdateHistory& history,
              const std::vector<StepRecord>& records, ChangeClock& clock, double now);
   /// Hands over some rows and looks whether the writer is done. True if there is more to do at
@@ -50,23 +51,25 @@ class Snapshots {
   /// Goes back: gives up what is being written, deletes all newer than `step` and fills the
   /// tensors, which are as made from the seed, from the snapshot of `step` (not 0). A damaged one
   /// is set aside: kUnavailable, naming the file.
-  Status Load(uint64_t step, const Tensors& tensors, UpdateHistory& history, ChangeClock& clock,
-              std::vector<StepRecord>* records);
+  Status Load(uint64_t step, const std::string& run_id, const Tensors& tensors,
+              UpdateHistory& history, ChangeClock& clock, std::vector<StepRecord>* records);
   /// The same for step 0.
   Status Clear(ChangeClock& clock);
 
  private:
   struct Writing;
   void FillChunk();
+  void Failed(uint64_t step, const Status& status);
   void Finish(const SnapshotWriter::Outcome& outcome, double now);
   Status DeleteNewer(uint64_t step);
-  Status Read(uint64_t step, const Tensors& tensors, UpdateHistory& history,
-              std::vector<StepRecord>* records);
+  Status Read(uint64_t step, const std::string& run_id, const Tensors& tensors,
+              UpdateHistory& history, std::vector<StepRecord>* records);
 
   SnapshotStore& store_;
   SnapshotWriter& writer_;
   Metrics* const metrics_;
   std::unique_ptr<Writing> writing_;
+  std::function<void(double now)> next_;  // a Begin() that waits for the writer
   // What the store's live database holds: the next snapshot adds what came later.
   uint64_t last_step_ = 0;
   uint64_t last_applied_ = 0;

@@ -62,6 +62,11 @@ Status Trainer::Join() {
   }
   Client::Outcome outcome = client_.CallAll(std::move(hellos)).get();
   if (!outcome.ok()) return outcome.status();
+  if (!incarnations_.empty() && incarnations_[0] != (*outcome)[0].incarnation) {
+    // Another board, whose epochs may begin anew if its folder was emptied.
+    std::lock_guard records_lock(records_mutex_);
+    records_ = RecordCursor();
+  }
   incarnations_.clear();
   for (size_t server = 0; server < outcome->size(); ++server) {
     client_.SetSession(server, (*outcome)[server].session);
@@ -113,12 +118,13 @@ void Trainer::RunLane() {
   Lane lane;
   while (!stopping_.load()) {
     Result<Reply> lease = AskForWork();
-    Status status = lease.ok() ? TakeRecords(*lease) : lease.status();
+    bool news = false;
+    Status status = lease.ok() ? TakeRecords(*lease, &news) : lease.status();
     if (status.ok()) {
       if (lease->work == Work::kWait) continue;
       if (lease->work == Work::kFailed) return Fail(Status::Failed(lease->text));
       if (lease->work == Work::kFinished) {
-        if (!lease->records.empty()) continue;  // there may be more
+        if (news) continue;  // there may be more
         std::lock_guard lock(state_mutex_);
         finished_ = {lease->epoch, static_cast<uint64_t>(config_.train.steps)};
         return;
@@ -171,9 +177,10 @@ Status Trainer::DoWork(const Reply& lease, Lane& lane) {
   }
 }
 
-Status Trainer::TakeRecords(const Reply& lease) {
+Status Trainer::TakeRecords(const Reply& lease, bool* news) {
   std::lock_guard lock(records_mutex_);
   for (const StepRecord& record : records_.Take(lease)) {
+    *news = true;
     if (options_.on_step) MF_RETURN_IF_ERROR(options_.on_step(record));
   }
   return Status::Ok();
@@ -260,7 +267,7 @@ Status Trainer::TrainMicroBatch(const Reply& lease, Lane& lane) {
 Status Trainer::Commit(const Reply& lease) {
   const StepRef at{lease.epoch, lease.step};
   MF_ASSIGN_OR_RETURN(const Prepared prepared, tables_.Prepare(at));
-  const StepEnd end = DecideEnd(prepared, lease, static_cast<uint64_t>(config_.snapshot.keep));
+  const StepEnd end = DecideEnd(prepared, lease);
   MF_ASSIGN_OR_RETURN(const bool applied, tables_.Finish(at, end));
   return Tell(StepEndedRequest(lease, prepared, end, applied));
 }

@@ -71,7 +71,7 @@ class Trainer {
   void PushDense(StepRef at, const Reply& lease, const TokenBatch& batch,
                  const DenseTensors& gradients, std::vector<Pending>* pending);
   Result<std::shared_ptr<const DenseTensors>> Parameters(StepRef at);
-  Status TakeRecords(const Reply& lease);
+  Status TakeRecords(const Reply& lease, bool* news);
   Result<Reply> AskForWork();
   Status Tell(Request request);
   void RenewLeases();

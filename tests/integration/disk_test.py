@@ -115,6 +115,28 @@ class FullDisk(ClusterCase):
         self.assertIn(f"the run goes back to step {kept}", self.log("w0") + self.log("w1"))
         self.wait_for("snapshots work again", lambda: max(self.common()) == self.STEPS)
 
+    def test_another_server_is_killed_while_one_disk_is_full(self) -> None:
+        """Going back needs no room: nobody takes a full disk for a damaged snapshot."""
+        expected = self.embedded()
+        disk = self.disk()
+        servers = [self.serve_on(shard) for shard in range(3)]
+        addresses = [address for _, address in servers]
+        worker = self.train("w", addresses)
+        self.wait_for("a first common snapshot", self.common)
+        filler = Filler(disk)
+        self.addCleanup(filler.stop)
+        self.wait_for("two snapshots that fail", lambda: self.metric(SICK, "mf_snapshot_failures_total") >= 2)
+        kept = max(self.common())
+        servers[2][0].kill()
+        servers[2][0].wait()
+        self.assertLess(self.steps("w"), self.STEPS - 5)
+        self.serve_on(2, addresses[2])
+        self.finish("w", worker)
+        self.assertIn(f"the run goes back to step {kept}", self.log("w"))
+        self.assertEqual(self.result("w"), expected)
+        self.assertEqual([name for name in os.listdir(os.path.join(disk, f"shard-{SICK}-of-3"))
+                          if name.startswith("damaged")], [])
+
     def test_a_disk_that_recovers_while_it_trains(self) -> None:
         """The same without a kill: common snapshots come again."""
         disk = self.disk()

@@ -158,8 +158,28 @@ class Resume(ClusterCase):
         second = self.serve(1, 2, state="elsewhere")[1]
         worker = self.train("refused", [first, second])
         self.assertEqual(worker.wait(DEADLINE), 1)
-        self.assertIn("server 1 stands on an empty --data folder", self.log("refused").splitlines()[-1])
+        self.assertRegex(self.log("refused").splitlines()[-1],
+                         r"the servers had step \d+ in common and have none any more: .*server 1 has none")
         self.assertEqual(self.published("state", 0, 2), before)
+
+    def test_damage_in_all_that_one_server_has(self) -> None:
+        """Increments share their base: one bad byte there is in every step. The others keep what they have."""
+        self.interrupted(2, "state", 35)
+        kept = self.published("state", 0, 2)
+        folder = self.path("state", "shard-1-of-2")
+        for step in self.published("state", 1, 2):
+            for name in os.listdir(os.path.join(folder, f"step-{step}")):
+                if name.endswith(".sst"):
+                    with open(os.path.join(folder, f"step-{step}", name), "r+b") as file:
+                        file.write(b"\xff\x00\xff")
+        _, addresses = self.cluster(2, "state")
+        worker = self.train("refused", addresses)
+        self.assertEqual(worker.wait(DEADLINE), 1, self.log("refused"))
+        self.assertRegex(self.log("refused").splitlines()[-1], "in common and have none any more.*server 1 has none")
+        self.assertTrue(any(name.startswith("damaged-step-") for name in os.listdir(folder)))
+        self.assertIn(".sst", self.log("pserver-1"))
+        # Damage to the newest of server 1 made the other go back step by step; the oldest is there.
+        self.assertEqual(self.published("state", 0, 2), kept[:1])
 
     def test_minutes(self) -> None:
         """Snapshots by time: one comes although no number of steps asks for it."""

@@ -10,6 +10,7 @@ namespace {
 Status Missing(uint64_t step) {
   return Status::Failed("there is no snapshot of step " + std::to_string(step));
 }
+Status Damaged() { return {Code::kDamaged, "file 000012.sst is damaged"}; }
 
 }  // namespace
 
@@ -41,11 +42,11 @@ Result<SnapshotInfo> SimulatedStore::Read(uint64_t step, const SnapshotVisit& vi
   if (found == disk_.published.end()) return Missing(step);
   size_t left = found->second.entries.size() / 2;
   for (const auto& [key, value] : found->second.entries) {
-    if (found->second.damaged && left-- == 0) return Status::Failed("file 000012.sst is damaged");
+    if (found->second.damaged && left-- == 0) return Damaged();
     MF_RETURN_IF_ERROR(
         visit(key.space, key.id, reinterpret_cast<const std::byte*>(value.data()), value.size()));
   }
-  if (found->second.damaged) return Status::Failed("file 000012.sst is damaged");
+  if (found->second.damaged) return Damaged();
   return found->second.info;
 }
 

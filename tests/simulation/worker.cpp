@@ -330,8 +330,7 @@ Task<Status> Worker::Commit(const Reply& lease) {
   const Result<Prepared> prepared =
       CombinePrepared(model.tensors(), model.blocks(), answers.value());
   if (!prepared.ok()) co_return prepared.status();
-  const StepEnd end =
-      DecideEnd(prepared.value(), lease, static_cast<uint64_t>(model.config().snapshot.keep));
+  const StepEnd end = DecideEnd(prepared.value(), lease);
   Pause pause{*this, WorkSeconds(lease.lease_seconds)};
   co_await pause;
   Answer ends{Begin(std::vector<Request>(servers, EndRequest(lease.epoch, lease.step, end)), 0)};

@@ -87,29 +87,32 @@ TEST(SnapshotPlan, Properties) {
 }
 
 TEST(RecoveryPlan, GoesBackToTheNewestCommonStep) {
-  const RecoveryPlan plan = PlanRecovery({{7, {{10, 20}, 0}, false}, {0, {{10}, 20}, false}}, 8);
+  const RecoveryPlan plan = PlanRecovery({{7, {{10, 20}, 0}, 10}, {0, {{10}, 20}, 0}}, 8);
   EXPECT_EQ(plan.action, RecoveryPlan::Action::kRollback);
   EXPECT_EQ(plan.step, 10u);
   EXPECT_EQ(plan.epoch_seen, 7u);
 }
 
 TEST(RecoveryPlan, NeedsAnEpochAboveAll) {
-  const RecoveryPlan plan = PlanRecovery({{7, {}, false}, {9, {}, false}}, 9);
+  const RecoveryPlan plan = PlanRecovery({{7, {}, 0}, {9, {}, 0}}, 9);
   EXPECT_EQ(plan.action, RecoveryPlan::Action::kHigherEpoch);
   EXPECT_EQ(plan.epoch_seen, 9u);
 }
 
-// A server on the wrong folder must not cost what all others have.
-TEST(RecoveryPlan, AnEmptyFolderBesideFullOnes) {
-  const ServerState full = {3, {{10, 20}, 0}, false};
-  const RecoveryPlan plan = PlanRecovery({full, {0, {}, true}}, 4);
-  EXPECT_EQ(plan.action, RecoveryPlan::Action::kRefuse);
-  EXPECT_NE(plan.message.find("server 1"), std::string::npos);
-  EXPECT_NE(plan.message.find("20"), std::string::npos);
-  // One that died before its first snapshot was whole, and a start from nothing, go on.
-  EXPECT_EQ(PlanRecovery({full, {0, {}, false}}, 4).action, RecoveryPlan::Action::kRollback);
-  EXPECT_EQ(PlanRecovery({{0, {}, true}, {0, {}, true}}, 4).action,
+// A server on a wrong or old folder, or one whose snapshots are all damaged, must not cost what all
+// others have.
+TEST(RecoveryPlan, DoesNotBeginAnewWhereThereWasACommonStep) {
+  const ServerState full = {3, {{10, 20}, 0}, 10};
+  for (const ServerState& other : {ServerState{0, {}, 0}, ServerState{3, {{5}, 0}, 5}}) {
+    const RecoveryPlan plan = PlanRecovery({full, other}, 4);
+    EXPECT_EQ(plan.action, RecoveryPlan::Action::kRefuse);
+    EXPECT_NE(plan.message.find("server 1 has"), std::string::npos) << plan.message;
+    EXPECT_NE(plan.message.find("step 10"), std::string::npos) << plan.message;
+  }
+  // One that died before the first common snapshot, and a start from nothing, go on.
+  EXPECT_EQ(PlanRecovery({{3, {{10}, 0}, 0}, {0, {}, 0}}, 4).action,
             RecoveryPlan::Action::kRollback);
+  EXPECT_EQ(PlanRecovery({{0, {}, 0}, {0, {}, 0}}, 4).action, RecoveryPlan::Action::kRollback);
 }
 
 }  // namespace

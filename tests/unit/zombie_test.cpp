@@ -166,7 +166,7 @@ class Zombie : public testing::Test {
     const std::vector<Reply> answers = SendAll(worker, prepare);
     Decided decided;
     decided.prepared = CombinePrepared(model_.tensors(), model_.blocks(), answers).value();
-    decided.end = DecideEnd(decided.prepared, lease, static_cast<uint64_t>(config_.snapshot.keep));
+    decided.end = DecideEnd(decided.prepared, lease);
     decided.request = EndRequest(lease.epoch, lease.step, decided.end);
     return decided;
   }
