@@ -21,6 +21,7 @@ MF_QUICKSTART_PACKAGES=(bible-kjv python3)
 MF_TEST_PACKAGES=(
   libgtest-dev
   python3 python3-numpy python3-torch
+  mount util-linux  # a small disk for the test of a full one
   clang-format shellcheck
 )
 

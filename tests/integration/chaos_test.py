@@ -10,7 +10,7 @@ import signal
 import time
 import unittest
 
-from cluster_case import DEADLINE, ClusterCase
+from cluster_case import DEADLINE, ClusterCase, Place
 
 SERVERS = 2
 WORKERS = 3
@@ -20,43 +20,14 @@ LEASE = 1.0
 ARGUMENTS = argparse.Namespace(trials=1, seed=0)
 
 
-class Victim:
-    """One worker's place: a process, or the time at which there is one again."""
-
-    def __init__(self, case: "Chaos", name: str, servers: list[str]) -> None:
-        self.case, self.name, self.servers = case, name, servers
-        self.back = 0.0  # when it is started again or goes on; 0: it runs
-        self.dead = False
-        self.process = case.train(name, servers)
-
-    def kill(self, back: float) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-        self.dead, self.back = True, back
-
-    def hold(self, back: float) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-        self.back = back
-
-    def come_back(self) -> None:
-        if self.back == 0:
-            return
-        if self.dead:
-            self.process = self.case.train(self.name, self.servers)
-        else:
-            self.process.send_signal(signal.SIGCONT)
-        self.dead, self.back = False, 0.0
-
-
 class Chaos(ClusterCase):
     CONFIG = ClusterCase.CONFIG.replace("lease_seconds = 2", f"lease_seconds = {LEASE}")
     STEPS = 240
 
-    def done(self, victims: list[Victim]) -> int:
+    def done(self, victims: list[Place]) -> int:
         return max(self.steps(victim.name) for victim in victims)
 
-    def reach(self, step: int, victims: list[Victim]) -> None:
+    def reach(self, step: int, victims: list[Place]) -> None:
         """Waits until the run has done `step` steps, and brings back workers whose time has come."""
         end = time.monotonic() + DEADLINE
         while self.done(victims) < step:
@@ -70,7 +41,8 @@ class Chaos(ClusterCase):
     def trial(self, draw: random.Random, number: int, expected: tuple[str, list[str]]) -> None:
         servers = [self.serve(shard, SERVERS) for shard in range(SERVERS)]
         addresses = [address for _, address in servers]
-        victims = [Victim(self, f"worker-{number}-{i}", addresses) for i in range(WORKERS)]
+        names = [f"worker-{number}-{i}" for i in range(WORKERS)]
+        victims = [Place(lambda name=name: self.train(name, addresses), name) for name in names]
         moments = sorted(draw.randint(MARGIN, self.STEPS - 3 * MARGIN) for _ in range(FAULTS))
         kills = holds = 0
         first = last = 0

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import tempfile
 import time
@@ -35,6 +36,35 @@ def words(count: int, seed: int) -> str:
     draw = random.Random(seed)
     known = "the a small river runs under old stones and never stops for rain or wind".split()
     return " ".join(draw.choice(known) for _ in range(count)) + ".\n"
+
+
+class Place:
+    """Where a process runs, is held, or will be started again."""
+
+    def __init__(self, start, name: str = "") -> None:
+        self.start, self.name = start, name
+        self.process: subprocess.Popen = start()
+        self.back = 0.0  # when it is started again or goes on; 0: it runs
+        self.dead = False
+
+    def kill(self, back: float) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.dead, self.back = True, back
+
+    def hold(self, back: float) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+        self.back = back
+
+    def come_back(self) -> None:
+        if self.back == 0:
+            return
+        if self.dead:
+            self.process = self.start()
+        else:
+            self.process.send_signal(signal.SIGCONT)
+        self.dead, self.back = False, 0.0
 
 
 class ClusterCase(unittest.TestCase):

@@ -7,11 +7,10 @@ import argparse
 import os
 import random
 import signal
-import subprocess
 import time
 import unittest
 
-from cluster_case import DEADLINE, ClusterCase
+from cluster_case import DEADLINE, ClusterCase, Place
 
 SERVERS = 3
 WORKERS = 3
@@ -19,35 +18,6 @@ FAULTS = 5  # a run
 MARGIN = 6  # steps committed before, between and after faults; fewer than 5 fail
 LEASE = 1.0
 ARGUMENTS = argparse.Namespace(trials=25, seed=0)
-
-
-class Place:
-    """Where a process runs, is held, or will be started again."""
-
-    def __init__(self, start) -> None:
-        self.start = start
-        self.process: subprocess.Popen = start()
-        self.back = 0.0  # when it is started again or goes on; 0: it runs
-        self.dead = False
-
-    def kill(self, back: float) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-        self.dead, self.back = True, back
-
-    def hold(self, back: float) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-        self.back = back
-
-    def come_back(self) -> None:
-        if self.back == 0:
-            return
-        if self.dead:
-            self.process = self.start()
-        else:
-            self.process.send_signal(signal.SIGCONT)
-        self.dead, self.back = False, 0.0
 
 
 class Recovery(ClusterCase):

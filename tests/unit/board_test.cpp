@@ -481,5 +481,59 @@ TEST(BoardAsk, RecordsAreHandedOutOncePerKnownStep) {
   EXPECT_TRUE(desk.Ask(3, known + 7).records.empty());
 }
 
+// Goal: a run that ten dropped steps in a row have ended does not go on because it was stopped and
+// started again from a snapshot of then.
+TEST(BoardSnapshots, TenDropsInARowEndAResumedRun) {
+  TrainConfig config;
+  config.steps = 100;
+  for (const uint64_t drops : {9u, 10u}) {
+    Board board(config, {}, 1, /*boot_count=*/2);
+    std::vector<StepRecord> records;
+    for (uint64_t step = 1; step <= 13; ++step) {
+      records.push_back({.step = step, .dropped = step > 13 - drops});
+    }
+    Board::Grants grants = board.Ask(1, 1, 0, 0);
+    ASSERT_EQ(grants.size(), 1u);
+    board.Restore(13, records);
+    ASSERT_TRUE(board.Recovered(grants[0].epoch, 13, true, 0, 0, &grants).ok());
+    EXPECT_STREQ(board.phase(), drops < 10 ? "micro_batches" : "failed");
+  }
+}
+
+// Goal: when a snapshot is due, and that every holder of a step's commit is told the same.
+TEST(BoardSnapshots, Due) {
+  TrainConfig config;
+  config.steps = 6;
+  config.micro_batches = 1;
+  config.eval_every = 0;
+  config.lease_seconds = 1;
+  SnapshotConfig snapshot;
+  snapshot.every_minutes = 0;
+  snapshot.every_steps = 2;
+  snapshot.keep = 7;
+  Board board(config, snapshot, 1, 1);
+  double now = 0;
+  Board::Grants grants = board.Ask(1, 1, 0, now);
+  const uint64_t epoch = grants.at(0).epoch;
+  ASSERT_TRUE(board.Recovered(epoch, 0, true, 0, now, &grants).ok());
+  using enum SnapshotDue;
+  // One that could not be taken when it was due is due at the next step.
+  const std::vector<SnapshotDue> due = {kNo, kWhenIdle, kWhenIdle, kWhenIdle, kNo, kNow};
+  const std::vector<bool> taken = {false, false, true, true, false, true};
+  for (uint64_t step = 1; step <= 6; ++step) {
+    ASSERT_EQ(board.Ask(10 * step, 1, step, now).size(), 1u);
+    ASSERT_TRUE(board.MicroBatchDone(epoch, step, 0, 1, now, &grants).ok());
+    for (int holder = 0; holder < 2; ++holder) {
+      now += 2;  // the lease of the first one ends
+      grants = board.Ask(10 * step + 1 + static_cast<uint64_t>(holder), 1, step, now);
+      ASSERT_EQ(grants.size(), 1u);
+      EXPECT_EQ(grants[0].work, Work::kCommit);
+      EXPECT_EQ(grants[0].snapshot_due, due[step - 1]) << step;
+      EXPECT_EQ(grants[0].snapshot_keep, 7u);
+    }
+    ASSERT_TRUE(board.StepEnded(epoch, step, true, 1, "", taken[step - 1], now, &grants).ok());
+  }
+}
+
 }  // namespace
 }  // namespace mf

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/client.h"
+#include "common/lease_work.h"
 #include "common/random.h"
 #include "common/table_client.h"
 #include "tests/support/faulty_transport.h"
@@ -195,12 +196,7 @@ void CountingWorker::Join() {
 }
 
 Result<Reply> CountingWorker::Tell(Op op, const Reply& lease, double value, bool applied) {
-  Request request;
-  request.op = op;
-  request.epoch = lease.epoch;
-  request.step = lease.step;
-  request.micro_batch = lease.micro_batch;
-  request.lease = lease.lease;
+  Request request = BoardRequest(op, lease);
   request.value = value;
   request.applied = applied;
   request.incarnations = incarnations_;
