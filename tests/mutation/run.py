@@ -70,7 +70,7 @@ SYSTEM_MUTATIONS = [
      "if (step < keep_from || never_common)", "if (step <= keep_from || never_common)"),
     ("recovery goes to a step that only some have", (ZOMBIE, SIMULATION),
      "common/snapshot_plan.cpp",
-     "  plan.step = NewestCommonStep(snapshots);\n", "  plan.step = newest;\n"),
+     "  plan.step = NewestCommonStep(snapshots);\n", "  plan.step = snapshots[0].published.empty() ? 0 : snapshots[0].published.back();\n"),
     ("gradients that are not finite are applied", (SIMULATION,), "common/lease_work.cpp",
      "end.apply = prepared.not_finite.empty() && std::isfinite(end.norm);", "end.apply = true;"),
     ("the board believes late ends of steps", (ZOMBIE,), "pserver/board.cpp",
