@@ -1,6 +1,6 @@
 // Tells the metrics what is in the tables: rows, bytes and how evenly their buckets are hit
 // (DESIGN 7). Looking at a tensor costs time in proportion to its rows, so tensors are looked at
-// one after the other, with pauses that keep the cost near 1% of a core. No clock inside.
+// one after the other, with pauses that keep the cost at 1 to 3% of a core. No clock inside.
 #pragma once
 
 #include <cstdint>
