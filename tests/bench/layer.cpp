@@ -1,5 +1,6 @@
 #include "tests/bench/layer.h"
 
+#include <algorithm>
 #include <random>
 
 namespace mf {
@@ -26,13 +27,14 @@ BenchLayer::BenchLayer(const LayerShape& layer_shape) : shape(layer_shape) {
   }
   dots.resize(shape.pairs());
   groups.resize(tables);
-  gradients = NewFloats(shape.pairs() * columns);
+  const size_t most = std::min(tokens, rows_per_table);  // rows that a table's tokens can meet
+  gradients = NewFloats(tables * most * columns);
   dst.resize(tables);
   first.assign(tokens, 1);
   for (size_t k = 0; k < tables; ++k) {
     Group(k);
     for (size_t g = 0; g < groups[k].rows.size(); ++g) {
-      dst[k].push_back(gradients.get() + (k * tokens + g) * columns);
+      dst[k].push_back(gradients.get() + (k * most + g) * columns);
     }
     order.insert(order.end(), groups[k].token.begin(), groups[k].token.end());
   }
@@ -63,6 +65,53 @@ void BenchLayer::RowGradients(size_t width) {
                      dst[k].data(), first.data());
     }
   }
+}
+
+void BenchLayer::Backward() {
+  ExactDots();
+  for (size_t k = 0; k < shape.tables; ++k) Group(k);
+  RowGradients(shape.columns);
+}
+
+void BenchLayer::Forward(ThreadPool& pool) {
+  const size_t jobs = static_cast<size_t>(pool.threads());
+  pool.ParallelFor(jobs, [&](size_t job, int) {
+    GatherReduce(batch(), job * shape.tokens / jobs, (job + 1) * shape.tokens / jobs, shape.columns,
+                 y.get(), shape.columns);
+  });
+}
+
+void BenchLayer::ForwardGrouped(ThreadPool& pool) {
+  pool.ParallelFor(shape.tables, [&](size_t k, int) {
+    Group(k);
+    std::copy(groups[k].token.begin(), groups[k].token.end(),
+              order.begin() + static_cast<ptrdiff_t>(k * shape.tokens));
+  });
+  pool.ParallelFor(blocks.size(), [&](size_t block, int) {
+    GatherReduceGrouped(batch(), order.data(), static_cast<size_t>(blocks[block].begin),
+                        static_cast<size_t>(blocks[block].end), y.get(), shape.columns);
+  });
+}
+
+void BenchLayer::Backward(ThreadPool& pool) {
+  const size_t jobs = static_cast<size_t>(pool.threads());
+  pool.ParallelFor(jobs, [&](size_t job, int) {
+    PairDots(batch(), job * shape.tokens / jobs, (job + 1) * shape.tokens / jobs, blocks, dy.get(),
+             shape.columns, exponents.data(), dots.data());
+  });
+  pool.ParallelFor(shape.tables, [&](size_t k, int) {
+    Group(k);
+    AccumulateRows(groups[k], 0, groups[k].rows.size(), 0, shape.columns, dy.get(), shape.columns,
+                   dst[k].data(), first.data());
+  });
+}
+
+std::vector<const float*> BenchLayer::RowsByToken() const {
+  std::vector<const float*> out(shape.pairs());
+  for (size_t i = 0; i < shape.pairs(); ++i) {
+    out[i] = rows[i % shape.tables * shape.tokens + i / shape.tables];
+  }
+  return out;
 }
 
 }  // namespace mf

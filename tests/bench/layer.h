@@ -1,4 +1,5 @@
-// One memory layer and a batch that meets it, for measuring the bare kernels: no server, one core.
+// One memory layer and a batch that meets it, for measuring the bare kernels: no server; one core,
+// or the threads of a pool, cut as a server cuts it.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +8,7 @@
 
 #include "common/kernels/pairs.h"
 #include "common/sharding.h"
+#include "common/thread_pool.h"
 #include "tests/bench/machine.h"
 
 namespace mf {
@@ -34,6 +36,15 @@ struct BenchLayer {
   void ExactDots();
   /// Cut into ranges of `width` columns.
   void RowGradients(size_t width);
+  /// What a server does for a backward, apart from messages: grouping, dots, row gradients.
+  void Backward();
+
+  // The same by all threads of a pool. Grouped: by column block; its time has the grouping in it.
+  void Forward(ThreadPool& pool);
+  void ForwardGrouped(ThreadPool& pool);
+  void Backward(ThreadPool& pool);
+  /// The batch's rows as the forward meets them: token by token.
+  std::vector<const float*> RowsByToken() const;
 
   const LayerShape shape;
   Floats table, dy, y;
