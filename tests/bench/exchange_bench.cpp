@@ -3,6 +3,7 @@
 // of rows, with what `exchange.mode = auto` chooses between them.
 //
 //   exchange_bench --pserver PROGRAM [--repeats N] [--quick 1] [--json FILE]
+//                  [--listen HOST] [--wrapper PROGRAM]    as limited_link.sh sets them
 //
 // --quick 1 leaves out the sweep over table sizes. K = 64, h = 512 where memory allows.
 #include <algorithm>
@@ -29,6 +30,8 @@ constexpr size_t kTables = 64, kColumns = 512;
 
 struct Options {
   std::string pserver, json;
+  std::string listen = "127.0.0.1";  // where the server listens
+  std::string wrapper;               // that starts it elsewhere (limited_link.sh)
   int repeats = 5;
   bool quick = false;
 };
@@ -36,14 +39,12 @@ struct Options {
 /// A pserver process with one kernel thread and an empty folder.
 class ServerProcess {
  public:
-  explicit ServerProcess(const std::string& program)
-      : folder_(NewFolder()),
-        child_({program, "serve", "--listen", "tcp://127.0.0.1:0", "--shard", "0/1", "--data",
-                folder_, "--threads", "1", "--memory", "1000000000000"}) {
+  explicit ServerProcess(const Options& options)
+      : folder_(NewFolder()), child_(Command(options, folder_)) {
     const std::optional<std::string> line = child_.Read();
     const std::string word = "listening ";
     if (!line.has_value() || line->compare(0, word.size(), word) != 0) {
-      std::fprintf(stderr, "exchange_bench: %s does not start\n", program.c_str());
+      std::fprintf(stderr, "exchange_bench: %s does not start\n", options.pserver.c_str());
       std::exit(1);
     }
     address_ = line->substr(word.size());
@@ -56,6 +57,15 @@ class ServerProcess {
     std::string folder = std::filesystem::temp_directory_path() / "exchange_bench-XXXXXX";
     MF_CHECK(mkdtemp(folder.data()) != nullptr);
     return folder;
+  }
+  static std::vector<std::string> Command(const Options& options, const std::string& folder) {
+    std::vector<std::string> words{
+        options.pserver, "serve", "--listen", "tcp://" + options.listen + ":0",
+        "--shard",       "0/1",   "--data",   folder,
+        "--threads",     "1",     "--memory", "1000000000000"};
+    if (options.listen != "127.0.0.1") words.push_back("--insecure");
+    if (!options.wrapper.empty()) words.insert(words.begin(), options.wrapper);
+    return words;
   }
   const std::string folder_;
   Child child_;
@@ -79,7 +89,7 @@ void MeasureRemote(unsigned tau, const Options& options, Report& report) {
   const LayerShape shape{
       .tables = kTables, .rows = size_t{1} << tau, .columns = kColumns, .tokens = kTokens};
   BenchLayer layer(shape);
-  ServerProcess server(options.pserver);
+  ServerProcess server(options);
   TransportContext context;
   ServedLayer served(context, server.address(), shape);
   const WireBatch batch = served.Batch(layer, kTokens);
@@ -166,7 +176,7 @@ void MeasureRowExchange(const Options& options, Report& report) {
   double worst = 1;
   for (const unsigned tau : taus) {
     const size_t columns = ColumnsThatFit(tau, batches.back());
-    ServerProcess server(options.pserver);
+    ServerProcess server(options);
     TransportContext context;
     ThreadPool pool(1);
     ServedLayer served(context, server.address(),
@@ -210,6 +220,10 @@ Options Parse(int argc, char** argv) {
       options.repeats = std::atoi(argv[i + 1]);
     } else if (flag == "--quick") {
       options.quick = std::atoi(argv[i + 1]) != 0;
+    } else if (flag == "--listen") {
+      options.listen = argv[i + 1];
+    } else if (flag == "--wrapper") {
+      options.wrapper = argv[i + 1];
     } else if (flag == "--json") {
       options.json = argv[i + 1];
     } else {
@@ -219,7 +233,7 @@ Options Parse(int argc, char** argv) {
   if (!good || options.pserver.empty() || options.repeats < 1) {
     std::fprintf(stderr,
                  "usage: exchange_bench --pserver PROGRAM [--repeats N] [--quick 1] "
-                 "[--json FILE]\n");
+                 "[--json FILE] [--listen HOST] [--wrapper PROGRAM]\n");
     std::exit(2);
   }
   return options;

@@ -42,7 +42,11 @@ struct BenchLayer {
   // The same by all threads of a pool. Grouped: by column block; its time has the grouping in it.
   void Forward(ThreadPool& pool);
   void ForwardGrouped(ThreadPool& pool);
-  void Backward(ThreadPool& pool);
+  void ExactDots(ThreadPool& pool);
+  void RowGradients(ThreadPool& pool);  // grouping and sums
+  void Backward(ThreadPool& pool);      // both
+  /// Not (yet) in a server: at most `tile` tokens at a time, so that their y stays near.
+  void ForwardTiled(ThreadPool& pool, size_t tile);
   /// The batch's rows as the forward meets them: token by token.
   std::vector<const float*> RowsByToken() const;
 
@@ -58,6 +62,23 @@ struct BenchLayer {
   Floats gradients;
   std::vector<std::vector<float*>> dst;
   std::vector<uint8_t> first;
+};
+
+/// Not (yet) in a server: the same tables stored by column block, so that a slice of several tables
+/// stays in the second-level cache. Rows are those of `layer`, which outlives it.
+class BlockedLayer {
+ public:
+  BlockedLayer(BenchLayer& layer, size_t width);
+  void Forward(ThreadPool& pool);
+  void Dots(ThreadPool& pool);
+
+ private:
+  PairBatch batch(size_t block) const;
+  BenchLayer& layer_;
+  const size_t width_;
+  Floats table_;                                 // [block][table][row][width]
+  std::vector<std::vector<const float*>> rows_;  // [block][pairs][tokens]
+  std::vector<std::vector<int64_t>> dots_;       // [block][pairs][tokens]
 };
 
 }  // namespace mf

@@ -31,6 +31,7 @@ namespace mf {
 namespace {
 
 constexpr size_t kTables = 64, kColumns = 512;
+constexpr size_t kTile = 128;  // tokens, whose y is a quarter of a second-level cache
 
 struct Options {
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
@@ -124,7 +125,19 @@ double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const O
   turns.Add("read 16", [&] { ReadRowsInParallel(pool, rows, kColumns, 16); });
   turns.Add("forward", [&] { layer.Forward(pool); });
   turns.Add("grouped", [&] { layer.ForwardGrouped(pool); });
+  turns.Add("dots", [&] { layer.ExactDots(pool); });
+  turns.Add("row gradients", [&] { layer.RowGradients(pool); });
   turns.Add("backward", [&] { layer.Backward(pool); });
+  turns.Add("tiled", [&] { layer.ForwardTiled(pool, kTile); });
+  std::map<size_t, std::unique_ptr<BlockedLayer>> blocked;  // by width
+  if (layer.shape.rows <= 256) {
+    for (const size_t width : {size_t{64}, size_t{128}}) {
+      blocked[width] = std::make_unique<BlockedLayer>(layer, width);
+      BlockedLayer& one = *blocked[width];
+      turns.Add("forward by " + std::to_string(width), [&] { one.Forward(pool); });
+      turns.Add("dots by " + std::to_string(width), [&] { one.Dots(pool); });
+    }
+  }
   const bool has_peer = peer.Make(tau, tokens);
   if (has_peer) {
     turns.AddPeer("peer forward", peer, "forward");
@@ -151,6 +164,20 @@ double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const O
   report.Line("kernel: backward" + where, count / backward, "tokens/s",
               Ratios(backward, {{"reading the rows twice", 2 * read}}),
               "dots, grouping, row gradients");
+  report.Line("kernel: dots" + where, count / turns["dots"], "tokens/s",
+              Ratios(turns["dots"], {{"reading the rows", read}}));
+  report.Line("kernel: row gradients" + where, count / turns["row gradients"], "tokens/s",
+              Ratios(turns["row gradients"], {{"reading the rows", read}}));
+  report.Line("tried: forward, 128 tokens at a time" + where, count / turns["tiled"], "tokens/s",
+              Ratios(turns["tiled"], {{"the kernel as it is", forward}}));
+  for (const auto& [width, one] : blocked) {
+    const std::string name = std::to_string(width);
+    const double seconds = turns["forward by " + name], dots = turns["dots by " + name];
+    report.Line("tried: forward, stored by " + name + " columns" + where, count / seconds,
+                "tokens/s", Ratios(seconds, {{"the kernel as it is", forward}}));
+    report.Line("tried: dots, stored by " + name + " columns" + where, count / dots, "tokens/s",
+                Ratios(dots, {{"the kernel as it is", turns["dots"]}}));
+  }
   const double peer_both = std::min(turns["peer dense"], turns["peer sparse"]);
   report.Line(
       "kernel: forward + backward" + where, count / (forward + backward), "tokens/s",

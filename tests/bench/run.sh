@@ -4,12 +4,13 @@
 # ones. Takes under 5 minutes; a busy machine makes the ratios noisy.
 #   tests/bench/run.sh [--json FILE] [--quick] [--steps N] [--repeats N]
 #                                       --quick: without PyTorch and without the sweep of `auto`
+#   tests/bench/run.sh --link 10gbit    the exchange only, over a link of this rate (also --json, --repeats)
 #   tests/bench/run.sh --snapshots      what snapshots and recovery cost, beside the disk: 2 minutes, 6 GB of disk
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 targets=(round_trip_bench layer_bench exchange_bench system_bench pserver)
-snapshots=0 json='' steps=24 repeats=5
+snapshots=0 link='' json='' steps=24 repeats=5
 layer_flags=(--peer tests/bench/embedding_bag.py)
 exchange_flags=(--pserver build/release/bin/pserver)
 while [ $# -gt 0 ]; do
@@ -22,7 +23,7 @@ while [ $# -gt 0 ]; do
       layer_flags=()
       exchange_flags+=(--quick 1)
       ;;
-    --json | --steps | --repeats)
+    --json | --link | --steps | --repeats)
       if [ $# -lt 2 ]; then
         echo "tests/bench/run.sh: $1 needs a value" >&2
         exit 2
@@ -31,7 +32,7 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     -h | --help)
-      sed -n '2,7s/^# *//p' "$0"
+      sed -n '2,8s/^# *//p' "$0"
       exit 0
       ;;
     *)
@@ -57,11 +58,16 @@ if [ "$snapshots" = 1 ]; then
   $bin/snapshot_bench
   exec /usr/bin/python3 -B tests/bench/recovery_bench.py $bin/worker $bin/pserver
 fi
-$bin/round_trip_bench --json "$lines"
-$bin/layer_bench "${layer_flags[@]}" --repeats "$repeats" --json "$lines"
-$bin/exchange_bench "${exchange_flags[@]}" --repeats "$repeats" --json "$lines" 2> "$log" ||
-  { cat "$log" >&2; exit 1; }
-$bin/system_bench --config deploy/configs/nano.toml --steps "$steps" --repeats "$repeats" --json "$lines"
+exchange=("$bin/exchange_bench" "${exchange_flags[@]}" --repeats "$repeats" --json "$lines")
+if [ -n "$link" ]; then
+  echo "server and client at the ends of a link of $link"
+  tests/bench/limited_link.sh "$link" "${exchange[@]}" 2> "$log" || { cat "$log" >&2; exit 1; }
+else
+  $bin/round_trip_bench --json "$lines"
+  $bin/layer_bench "${layer_flags[@]}" --repeats "$repeats" --json "$lines"
+  "${exchange[@]}" 2> "$log" || { cat "$log" >&2; exit 1; }
+  $bin/system_bench --config deploy/configs/nano.toml --steps "$steps" --repeats "$repeats" --json "$lines"
+fi
 if [ -n "$json" ]; then
   { echo '['; sed '$!s/$/,/' "$lines"; echo ']'; } > "$json"
 fi
