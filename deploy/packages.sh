@@ -22,6 +22,7 @@ MF_TEST_PACKAGES=(
   libgtest-dev
   python3 python3-numpy python3-torch
   clang-format shellcheck
+  iproute2
 )
 
 # What the finished programs load; for images without a compiler.

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/logging.h"
 #include "tests/bench/child.h"
 #include "tests/bench/machine.h"
 #include "tests/bench/report.h"
@@ -185,7 +186,7 @@ void MeasureRowExchange(const Options& options, Report& report) {
                         .columns = columns,
                         .tokens = batches.back()});
     for (const size_t tokens : batches) {
-      const Compared best = Compare(served, tokens, tokens < kTokens ? 3 : 2, pool);
+      const Compared best = Compare(served, tokens, tokens < kTokens ? 2 : 1, pool);
       const bool pulls = served.Choice(tokens) == ExchangeMode::kPull;
       const std::string choice = pulls ? "takes pull" : "takes pushdown";
       const std::string where =
@@ -244,6 +245,7 @@ Options Parse(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   const mf::Options options = mf::Parse(argc, argv);
+  mf::MustBeOk(mf::SetUpLogging("error"));  // not that a large table takes seconds to make
   mf::Report report(options.json);
   for (const unsigned tau : {8u, 13u}) mf::MeasureRemote(tau, options, report);
   mf::MeasureRowExchange(options, report);

@@ -6,8 +6,8 @@
 namespace mf {
 
 BenchLayer::BenchLayer(const LayerShape& layer_shape) : shape(layer_shape) {
-  const auto [tables, rows_per_table, columns, tokens] = shape;
-  table = NewFloats(tables * rows_per_table * columns);
+  const auto [tables, rows_per_table, columns, tokens, huge] = shape;
+  table = NewFloats(tables * rows_per_table * columns, huge);
   dy = NewFloats(tokens * columns);
   y = NewFloats(tokens * columns);
   std::mt19937 rng(2);
@@ -28,7 +28,7 @@ BenchLayer::BenchLayer(const LayerShape& layer_shape) : shape(layer_shape) {
   dots.resize(shape.pairs());
   groups.resize(tables);
   const size_t most = std::min(tokens, rows_per_table);  // rows that a table's tokens can meet
-  gradients = NewFloats(tables * most * columns);
+  gradients = NewFloats(tables * most * columns, huge);
   dst.resize(tables);
   first.assign(tokens, 1);
   for (size_t k = 0; k < tables; ++k) {
@@ -131,9 +131,9 @@ void BenchLayer::ForwardTiled(ThreadPool& pool, size_t tile) {
 }
 
 BlockedLayer::BlockedLayer(BenchLayer& layer, size_t width) : layer_(layer), width_(width) {
-  const auto [tables, rows_per_table, columns, tokens] = layer.shape;
+  const auto [tables, rows_per_table, columns, tokens, huge] = layer.shape;
   const size_t all_rows = tables * rows_per_table;
-  table_ = NewFloats(all_rows * columns);
+  table_ = NewFloats(all_rows * columns, huge);
   for (size_t block = 0; block < columns / width; ++block) {
     for (size_t row = 0; row < all_rows; ++row) {
       std::copy_n(layer.table.get() + row * columns + block * width, width,

@@ -18,6 +18,7 @@ struct LayerShape {
   size_t rows = 256;  // per table
   size_t columns = 512;
   size_t tokens = 1024;
+  bool huge_pages = true;  // asked for
   size_t pairs() const { return tables * tokens; }
   size_t table_bytes() const { return tables * rows * columns * sizeof(float); }
   /// Of all rows that the batch reads once.

@@ -40,13 +40,14 @@ struct Options {
 };
 
 /// PyTorch in a process of its own. Its threads sleep between its turns: no busy waiting, which
-/// would take our cores. Its memory is in huge pages where ours is.
+/// would take our cores. As it is installed, or with its memory in huge pages.
 class Peer {
  public:
-  explicit Peer(const Options& options) : threads_(options.threads) {
+  Peer(const Options& options, bool huge_pages) : threads_(options.threads) {
     if (options.peer.empty()) return;
     child_ = std::make_unique<Child>(std::vector<std::string>{
-        "/usr/bin/env", "OMP_WAIT_POLICY=passive", "GLIBC_TUNABLES=glibc.malloc.hugetlb=1",
+        "/usr/bin/env", "OMP_WAIT_POLICY=passive",
+        huge_pages ? "GLIBC_TUNABLES=glibc.malloc.hugetlb=1" : "GLIBC_TUNABLES=",
         "/usr/bin/python3", "-B", options.peer});
   }
   /// False if there is no PyTorch.
@@ -116,7 +117,7 @@ std::vector<Ratio> Ratios(double seconds, const std::vector<Ratio>& compared) {
 
 /// Forward and backward. Returns the forward's tokens/s.
 double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const Options& options,
-                    ThreadPool& pool, Peer& peer, Report& report) {
+                    ThreadPool& pool, Peer& peer, Peer& huge_peer, Report& report) {
   BenchLayer layer(
       {.tables = kTables, .rows = size_t{1} << tau, .columns = kColumns, .tokens = tokens});
   const std::vector<const float*> rows = layer.RowsByToken();
@@ -138,13 +139,23 @@ double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const O
       turns.Add("dots by " + std::to_string(width), [&] { one.Dots(pool); });
     }
   }
-  const bool has_peer = peer.Make(tau, tokens);
-  if (has_peer) {
-    turns.AddPeer("peer forward", peer, "forward");
-    turns.AddPeer("peer dense", peer, "both");
-    turns.AddPeer("peer sparse", peer, "both-sparse");
+  const auto add_peer = [&](const std::string& name, Peer& one) {
+    if (!one.Make(tau, tokens)) return;
+    turns.AddPeer(name + " forward", one, "forward");
+    turns.AddPeer(name + " dense", one, "both");
+    turns.AddPeer(name + " sparse", one, "both-sparse");
+  };
+  add_peer("peer", peer);
+  add_peer("huge peer", huge_peer);
+  LayerShape small_pages = layer.shape;
+  small_pages.huge_pages = false;
+  std::unique_ptr<BenchLayer> scattered;
+  if (tokens == 1024) {
+    scattered = std::make_unique<BenchLayer>(small_pages);
+    turns.Add("forward, small pages", [&] { scattered->Forward(pool); });
+    turns.Add("backward, small pages", [&] { scattered->Backward(pool); });
   }
-  turns.Run(tokens > 4096 ? std::min(options.repeats, 3) : options.repeats);
+  turns.Run(tokens > 4096 ? std::min(options.repeats, 2) : options.repeats);
 
   const std::string where = ", tau " + std::to_string(tau) + ", " + std::to_string(tokens);
   const double read = std::min(turns["read 8"], turns["read 16"]);
@@ -153,7 +164,9 @@ double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const O
               "GB/s", {}, "loads and adds only, 8 or 16 rows in flight");
   const double forward = turns["forward"];
   std::vector<Ratio> ratios =
-      Ratios(forward, {{"reading the rows", read}, {"embedding_bag", turns["peer forward"]}});
+      Ratios(forward, {{"reading the rows", read},
+                       {"embedding_bag", turns["peer forward"]},
+                       {"embedding_bag in huge pages", turns["huge peer forward"]}});
   if (forward_at_1024 > 0) {
     ratios.push_back({"its rate at 1024 tokens", count / forward / forward_at_1024});
   }
@@ -178,12 +191,17 @@ double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const O
     report.Line("tried: dots, stored by " + name + " columns" + where, count / dots, "tokens/s",
                 Ratios(dots, {{"the kernel as it is", turns["dots"]}}));
   }
-  const double peer_both = std::min(turns["peer dense"], turns["peer sparse"]);
-  report.Line(
-      "kernel: forward + backward" + where, count / (forward + backward), "tokens/s",
-      Ratios(forward + backward, {{"embedding_bag's, the better of dense and sparse", peer_both},
-                                  {"its dense", turns["peer dense"]},
-                                  {"its sparse", turns["peer sparse"]}}));
+  report.Line("kernel: forward + backward" + where, count / (forward + backward), "tokens/s",
+              Ratios(forward + backward, {{"embedding_bag, dense gradients", turns["peer dense"]},
+                                          {"sparse gradients", turns["peer sparse"]},
+                                          {"dense, huge pages", turns["huge peer dense"]},
+                                          {"sparse, huge pages", turns["huge peer sparse"]}}));
+  if (scattered != nullptr) {
+    report.Line("kernel: forward, 4 KiB pages" + where, count / turns["forward, small pages"],
+                "tokens/s", Ratios(turns["forward, small pages"], {{"in huge pages", forward}}));
+    report.Line("kernel: backward, 4 KiB pages" + where, count / turns["backward, small pages"],
+                "tokens/s", Ratios(turns["backward, small pages"], {{"in huge pages", backward}}));
+  }
   return count / forward;
 }
 
@@ -301,7 +319,7 @@ void MeasureRows(const Options& options, ThreadPool& pool, Peer& peer, Report& r
   std::vector<float*> state_rows;
   for (const uint64_t row : rows) state_rows.push_back(state.get() + row * kColumns);
   shard.ForgetStep();
-  for (int i = 0; i <= 2 * options.repeats; ++i) {
+  for (int i = 0; i <= 4 * options.repeats; ++i) {
     micro_batch = 0;
     push();
     std::vector<double> squares;
@@ -352,14 +370,14 @@ Options Parse(int argc, char** argv) {
 int main(int argc, char** argv) {
   const mf::Options options = mf::Parse(argc, argv);
   mf::ThreadPool pool(options.threads);
-  mf::Peer peer(options);
+  mf::Peer peer(options, /*huge_pages=*/false), huge_peer(options, /*huge_pages=*/true);
   mf::Report report(options.json);
   std::printf("K = 64, h = 512, %d threads; times and rates are of the fastest run.\n",
               options.threads);
   for (const unsigned tau : {8u, 13u}) {
-    const double rate = mf::MeasureLayer(tau, 1024, 0, options, pool, peer, report);
-    mf::MeasureLayer(tau, 8192, rate, options, pool, peer, report);
+    const double rate = mf::MeasureLayer(tau, 1024, 0, options, pool, peer, huge_peer, report);
+    mf::MeasureLayer(tau, 8192, rate, options, pool, peer, huge_peer, report);
   }
-  mf::MeasureRows(options, pool, peer, report);
+  mf::MeasureRows(options, pool, huge_peer, report);
   return 0;
 }

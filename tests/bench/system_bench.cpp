@@ -18,6 +18,7 @@
 
 #include "common/check.h"
 #include "common/config.h"
+#include "common/logging.h"
 #include "common/random.h"
 #include "tests/bench/layer.h"
 #include "tests/bench/machine.h"
@@ -200,6 +201,7 @@ int main(int argc, char** argv) {
   std::printf(
       "GB/s: bytes of all rows that a batch reads, once, by the time. x: times what is on the "
       "right.\n");
+  mf::MustBeOk(mf::SetUpLogging("error"));
   mf::Report report(options.json);
   mf::PrintLayers(options, report);
   mf::PrintTraining(options, report);
