@@ -2,10 +2,11 @@
 // layer beside the same kernels called in-process by one thread, and pushdown beside the exchange
 // of rows, with what `exchange.mode = auto` chooses between them.
 //
-//   exchange_bench --pserver PROGRAM [--repeats N] [--quick 1] [--json FILE]
+//   exchange_bench --pserver PROGRAM [--repeats N] [--quick 1] [--tau N] [--json FILE]
 //                  [--listen HOST] [--wrapper PROGRAM]    as limited_link.sh sets them
 //
-// --quick 1 leaves out the sweep over table sizes. K = 64, h = 512 where memory allows.
+// --quick 1 leaves out the sweep over table sizes, --tau N all but one size. K = 64, h = 512 where
+// memory allows.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -35,6 +36,7 @@ struct Options {
   std::string wrapper;               // that starts it elsewhere (limited_link.sh)
   int repeats = 5;
   bool quick = false;
+  unsigned tau = 0;  // 0: all
 };
 
 /// A pserver process with one kernel thread and an empty folder.
@@ -123,16 +125,20 @@ struct Compared {
   bool pulled = false;
 };
 
-/// The faster of some turns each.
-Compared Compare(ServedLayer& served, size_t tokens, int turns, ThreadPool& pool) {
+/// The fastest of some turns each: a second's worth, at least 1 and at most 10.
+Compared Compare(ServedLayer& served, size_t tokens, ThreadPool& pool) {
+  constexpr int kMostTurns = 10;
+  constexpr double kSeconds = 1;
   const WireBatch batch = served.RandomBatch(tokens);
   Compared best;
   best.pulled = served.CanPull(batch);
   best.pushdown.seconds = best.pull.seconds = std::numeric_limits<double>::infinity();
   // The first turn touches new memory and is not counted.
-  for (int i = 0; i <= turns; ++i) {
+  double spent = 0;
+  for (int i = 0; i < 2 || (spent < kSeconds && i <= kMostTurns); ++i) {
     const auto turn = [&](ExchangeMode mode, ServedLayer::Exchanged* fastest) {
       const ServedLayer::Exchanged now = served.Exchange(batch, mode, pool);
+      spent += now.seconds;
       if (i > 0 && now.seconds < fastest->seconds) *fastest = now;
     };
     turn(ExchangeMode::kPushdown, &best.pushdown);
@@ -176,6 +182,7 @@ void MeasureRowExchange(const Options& options, Report& report) {
                     : std::vector<size_t>{256, 1024, 4096, kTokens, kMostTokens};
   double worst = 1;
   for (const unsigned tau : taus) {
+    if (options.tau != 0 && options.tau != tau) continue;
     const size_t columns = ColumnsThatFit(tau, batches.back());
     ServerProcess server(options);
     TransportContext context;
@@ -186,7 +193,7 @@ void MeasureRowExchange(const Options& options, Report& report) {
                         .columns = columns,
                         .tokens = batches.back()});
     for (const size_t tokens : batches) {
-      const Compared best = Compare(served, tokens, tokens < kTokens ? 2 : 1, pool);
+      const Compared best = Compare(served, tokens, pool);
       const bool pulls = served.Choice(tokens) == ExchangeMode::kPull;
       const std::string choice = pulls ? "takes pull" : "takes pushdown";
       const std::string where =
@@ -221,6 +228,8 @@ Options Parse(int argc, char** argv) {
       options.repeats = std::atoi(argv[i + 1]);
     } else if (flag == "--quick") {
       options.quick = std::atoi(argv[i + 1]) != 0;
+    } else if (flag == "--tau") {
+      options.tau = static_cast<unsigned>(std::atoi(argv[i + 1]));
     } else if (flag == "--listen") {
       options.listen = argv[i + 1];
     } else if (flag == "--wrapper") {
@@ -233,7 +242,7 @@ Options Parse(int argc, char** argv) {
   }
   if (!good || options.pserver.empty() || options.repeats < 1) {
     std::fprintf(stderr,
-                 "usage: exchange_bench --pserver PROGRAM [--repeats N] [--quick 1] "
+                 "usage: exchange_bench --pserver PROGRAM [--repeats N] [--quick 1] [--tau N] "
                  "[--json FILE] [--listen HOST] [--wrapper PROGRAM]\n");
     std::exit(2);
   }
@@ -247,7 +256,9 @@ int main(int argc, char** argv) {
   const mf::Options options = mf::Parse(argc, argv);
   mf::MustBeOk(mf::SetUpLogging("error"));  // not that a large table takes seconds to make
   mf::Report report(options.json);
-  for (const unsigned tau : {8u, 13u}) mf::MeasureRemote(tau, options, report);
+  for (const unsigned tau : {8u, 13u}) {
+    if (options.tau == 0 || options.tau == tau) mf::MeasureRemote(tau, options, report);
+  }
   mf::MeasureRowExchange(options, report);
   return 0;
 }

@@ -2,15 +2,15 @@
 # Builds the release preset where needed and prints one table: kernels beside the machine and beside
 # PyTorch, a server beside the kernels, pushdown beside the exchange of rows, memory layers beside dense
 # ones. Takes under 5 minutes; a busy machine makes the ratios noisy.
-#   tests/bench/run.sh [--json FILE] [--quick] [--steps N] [--repeats N]
-#                                       --quick: without PyTorch and without the sweep of `auto`
+#   tests/bench/run.sh [--json FILE] [--quick] [--threads N] [--steps N] [--repeats N]
+#                  --quick: without PyTorch and without the sweep of `auto`; --threads: of the kernel lines
 #   tests/bench/run.sh --link 10gbit    the exchange only, over a link of this rate (also --json, --repeats)
 #   tests/bench/run.sh --snapshots      what snapshots and recovery cost, beside the disk: 2 minutes, 6 GB of disk
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 targets=(round_trip_bench layer_bench exchange_bench system_bench pserver)
-snapshots=0 link='' json='' steps=24 repeats=5
+snapshots=0 link='' json='' steps=24 repeats=5 threads=''
 layer_flags=(--peer tests/bench/embedding_bag.py)
 exchange_flags=(--pserver build/release/bin/pserver)
 while [ $# -gt 0 ]; do
@@ -23,7 +23,7 @@ while [ $# -gt 0 ]; do
       layer_flags=()
       exchange_flags+=(--quick 1)
       ;;
-    --json | --link | --steps | --repeats)
+    --json | --link | --steps | --repeats | --threads)
       if [ $# -lt 2 ]; then
         echo "tests/bench/run.sh: $1 needs a value" >&2
         exit 2
@@ -58,6 +58,7 @@ if [ "$snapshots" = 1 ]; then
   $bin/snapshot_bench
   exec /usr/bin/python3 -B tests/bench/recovery_bench.py $bin/worker $bin/pserver
 fi
+[ -z "$threads" ] || layer_flags+=(--threads "$threads")
 exchange=("$bin/exchange_bench" "${exchange_flags[@]}" --repeats "$repeats" --json "$lines")
 if [ -n "$link" ]; then
   echo "server and client at the ends of a link of $link"
