@@ -1,5 +1,6 @@
 #include "tests/bench/child.h"
 
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,6 +22,7 @@ Child::Child(const std::vector<std::string>& argv) {
   pid_ = fork();
   MF_CHECK(pid_ >= 0);
   if (pid_ == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGTERM);  // a benchmark that is killed leaves nobody behind
     dup2(in[0], STDIN_FILENO);
     dup2(out[1], STDOUT_FILENO);
     for (const int end : {in[0], in[1], out[0], out[1]}) close(end);
