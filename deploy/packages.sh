@@ -23,6 +23,7 @@ MF_TEST_PACKAGES=(
   python3 python3-numpy python3-torch
   mount util-linux  # a small disk for the test of a full one
   clang-format shellcheck
+  iproute2
 )
 
 # What the finished programs load; for images without a compiler.

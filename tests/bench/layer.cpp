@@ -1,12 +1,13 @@
 #include "tests/bench/layer.h"
 
+#include <algorithm>
 #include <random>
 
 namespace mf {
 
 BenchLayer::BenchLayer(const LayerShape& layer_shape) : shape(layer_shape) {
-  const auto [tables, rows_per_table, columns, tokens] = shape;
-  table = NewFloats(tables * rows_per_table * columns);
+  const auto [tables, rows_per_table, columns, tokens, huge] = shape;
+  table = NewFloats(tables * rows_per_table * columns, huge);
   dy = NewFloats(tokens * columns);
   y = NewFloats(tokens * columns);
   std::mt19937 rng(2);
@@ -26,13 +27,14 @@ BenchLayer::BenchLayer(const LayerShape& layer_shape) : shape(layer_shape) {
   }
   dots.resize(shape.pairs());
   groups.resize(tables);
-  gradients = NewFloats(shape.pairs() * columns);
+  const size_t most = std::min(tokens, rows_per_table);  // rows that a table's tokens can meet
+  gradients = NewFloats(tables * most * columns, huge);
   dst.resize(tables);
   first.assign(tokens, 1);
   for (size_t k = 0; k < tables; ++k) {
     Group(k);
     for (size_t g = 0; g < groups[k].rows.size(); ++g) {
-      dst[k].push_back(gradients.get() + (k * tokens + g) * columns);
+      dst[k].push_back(gradients.get() + (k * most + g) * columns);
     }
     order.insert(order.end(), groups[k].token.begin(), groups[k].token.end());
   }
@@ -63,6 +65,115 @@ void BenchLayer::RowGradients(size_t width) {
                      dst[k].data(), first.data());
     }
   }
+}
+
+void BenchLayer::Backward() {
+  ExactDots();
+  for (size_t k = 0; k < shape.tables; ++k) Group(k);
+  RowGradients(shape.columns);
+}
+
+void BenchLayer::Forward(ThreadPool& pool) {
+  const size_t jobs = static_cast<size_t>(pool.threads());
+  pool.ParallelFor(jobs, [&](size_t job, int) {
+    GatherReduce(batch(), job * shape.tokens / jobs, (job + 1) * shape.tokens / jobs, shape.columns,
+                 y.get(), shape.columns);
+  });
+}
+
+void BenchLayer::ForwardGrouped(ThreadPool& pool) {
+  pool.ParallelFor(shape.tables, [&](size_t k, int) {
+    Group(k);
+    std::copy(groups[k].token.begin(), groups[k].token.end(),
+              order.begin() + static_cast<ptrdiff_t>(k * shape.tokens));
+  });
+  pool.ParallelFor(blocks.size(), [&](size_t block, int) {
+    GatherReduceGrouped(batch(), order.data(), static_cast<size_t>(blocks[block].begin),
+                        static_cast<size_t>(blocks[block].end), y.get(), shape.columns);
+  });
+}
+
+void BenchLayer::ExactDots(ThreadPool& pool) {
+  const size_t jobs = static_cast<size_t>(pool.threads());
+  pool.ParallelFor(jobs, [&](size_t job, int) {
+    PairDots(batch(), job * shape.tokens / jobs, (job + 1) * shape.tokens / jobs, blocks, dy.get(),
+             shape.columns, exponents.data(), dots.data());
+  });
+}
+
+void BenchLayer::RowGradients(ThreadPool& pool) {
+  pool.ParallelFor(shape.tables, [&](size_t k, int) {
+    Group(k);
+    AccumulateRows(groups[k], 0, groups[k].rows.size(), 0, shape.columns, dy.get(), shape.columns,
+                   dst[k].data(), first.data());
+  });
+}
+
+void BenchLayer::Backward(ThreadPool& pool) {
+  ExactDots(pool);
+  RowGradients(pool);
+}
+
+std::vector<const float*> BenchLayer::RowsByToken() const {
+  std::vector<const float*> out(shape.pairs());
+  for (size_t i = 0; i < shape.pairs(); ++i) {
+    out[i] = rows[i % shape.tables * shape.tokens + i / shape.tables];
+  }
+  return out;
+}
+
+void BenchLayer::ForwardTiled(ThreadPool& pool, size_t tile) {
+  const size_t tiles = (shape.tokens + tile - 1) / tile;
+  pool.ParallelFor(tiles, [&](size_t i, int) {
+    GatherReduce(batch(), i * tile, std::min(shape.tokens, (i + 1) * tile), shape.columns, y.get(),
+                 shape.columns);
+  });
+}
+
+BlockedLayer::BlockedLayer(BenchLayer& layer, size_t width) : layer_(layer), width_(width) {
+  const auto [tables, rows_per_table, columns, tokens, huge] = layer.shape;
+  const size_t all_rows = tables * rows_per_table;
+  table_ = NewFloats(all_rows * columns, huge);
+  for (size_t block = 0; block < columns / width; ++block) {
+    for (size_t row = 0; row < all_rows; ++row) {
+      std::copy_n(layer.table.get() + row * columns + block * width, width,
+                  table_.get() + (block * all_rows + row) * width);
+    }
+    rows_.emplace_back();
+    for (size_t i = 0; i < layer.shape.pairs(); ++i) {
+      const size_t row = i / tokens * rows_per_table + layer.buckets[i];
+      rows_.back().push_back(table_.get() + (block * all_rows + row) * width);
+    }
+    dots_.emplace_back(layer.shape.pairs());
+  }
+}
+
+PairBatch BlockedLayer::batch(size_t block) const {
+  return {layer_.shape.tokens, layer_.shape.tables, rows_[block].data(), layer_.weights.data()};
+}
+
+void BlockedLayer::Forward(ThreadPool& pool) {
+  pool.ParallelFor(rows_.size(), [&](size_t block, int) {
+    GatherReduce(batch(block), 0, layer_.shape.tokens, width_, layer_.y.get() + block * width_,
+                 layer_.shape.columns);
+  });
+}
+
+void BlockedLayer::Dots(ThreadPool& pool) {
+  const ColumnRange whole{0, static_cast<int64_t>(width_)};
+  pool.ParallelFor(rows_.size(), [&](size_t block, int) {
+    PairDots(batch(block), 0, layer_.shape.tokens, {&whole, 1}, layer_.dy.get() + block * width_,
+             layer_.shape.columns, layer_.exponents.data(), dots_[block].data());
+  });
+  const size_t jobs = static_cast<size_t>(pool.threads());
+  pool.ParallelFor(jobs, [&](size_t job, int) {
+    const size_t end = (job + 1) * layer_.dots.size() / jobs;
+    for (size_t i = job * layer_.dots.size() / jobs; i < end; ++i) {
+      int64_t dot = dots_[0][i];
+      for (size_t block = 1; block < dots_.size(); ++block) dot = AddDots(dot, dots_[block][i]);
+      layer_.dots[i] = dot;
+    }
+  });
 }
 
 }  // namespace mf

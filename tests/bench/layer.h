@@ -1,4 +1,5 @@
-// One memory layer and a batch that meets it, for measuring the bare kernels: no server, one core.
+// One memory layer and a batch that meets it, for measuring the bare kernels: no server; one core,
+// or the threads of a pool, cut as a server cuts it.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +8,7 @@
 
 #include "common/kernels/pairs.h"
 #include "common/sharding.h"
+#include "common/thread_pool.h"
 #include "tests/bench/machine.h"
 
 namespace mf {
@@ -16,6 +18,7 @@ struct LayerShape {
   size_t rows = 256;  // per table
   size_t columns = 512;
   size_t tokens = 1024;
+  bool huge_pages = true;  // asked for
   size_t pairs() const { return tables * tokens; }
   size_t table_bytes() const { return tables * rows * columns * sizeof(float); }
   /// Of all rows that the batch reads once.
@@ -34,6 +37,19 @@ struct BenchLayer {
   void ExactDots();
   /// Cut into ranges of `width` columns.
   void RowGradients(size_t width);
+  /// What a server does for a backward, apart from messages: grouping, dots, row gradients.
+  void Backward();
+
+  // The same by all threads of a pool. Grouped: by column block; its time has the grouping in it.
+  void Forward(ThreadPool& pool);
+  void ForwardGrouped(ThreadPool& pool);
+  void ExactDots(ThreadPool& pool);
+  void RowGradients(ThreadPool& pool);  // grouping and sums
+  void Backward(ThreadPool& pool);      // both
+  /// Not (yet) in a server: at most `tile` tokens at a time, so that their y stays near.
+  void ForwardTiled(ThreadPool& pool, size_t tile);
+  /// The batch's rows as the forward meets them: token by token.
+  std::vector<const float*> RowsByToken() const;
 
   const LayerShape shape;
   Floats table, dy, y;
@@ -47,6 +63,23 @@ struct BenchLayer {
   Floats gradients;
   std::vector<std::vector<float*>> dst;
   std::vector<uint8_t> first;
+};
+
+/// Not (yet) in a server: the same tables stored by column block, so that a slice of several tables
+/// stays in the second-level cache. Rows are those of `layer`, which outlives it.
+class BlockedLayer {
+ public:
+  BlockedLayer(BenchLayer& layer, size_t width);
+  void Forward(ThreadPool& pool);
+  void Dots(ThreadPool& pool);
+
+ private:
+  PairBatch batch(size_t block) const;
+  BenchLayer& layer_;
+  const size_t width_;
+  Floats table_;                                 // [block][table][row][width]
+  std::vector<std::vector<const float*>> rows_;  // [block][pairs][tokens]
+  std::vector<std::vector<int64_t>> dots_;       // [block][pairs][tokens]
 };
 
 }  // namespace mf

@@ -2,7 +2,7 @@
 // `status` to a server, and of an empty exchange between a bare DEALER and a bare ROUTER, over TCP
 // and inproc, in the same run. Turns are taken, so that a busy moment hits both.
 //
-//   round_trip_bench [--calls N] [--repeats N]
+//   round_trip_bench [--calls N] [--repeats N] [--json FILE]
 #include <zmq.h>
 
 #include <algorithm>
@@ -20,6 +20,7 @@
 #include "common/client.h"
 #include "common/config.h"
 #include "pserver/server.h"
+#include "tests/bench/report.h"
 
 namespace mf {
 namespace {
@@ -106,7 +107,7 @@ class ServedPair {
   std::unique_ptr<Client> client_;
 };
 
-void Compare(const char* what, const std::string& address, int calls, int repeats) {
+void Compare(const char* what, const std::string& address, int calls, int repeats, Report& report) {
   BarePair bare(address);
   ServedPair served(address);
   double best_bare = std::numeric_limits<double>::max(), best_served = best_bare;
@@ -114,8 +115,10 @@ void Compare(const char* what, const std::string& address, int calls, int repeat
     best_bare = std::min(best_bare, bare.Micros(calls));
     best_served = std::min(best_served, served.Micros(calls));
   }
-  std::printf("%-8s bare ROUTER/DEALER %7.1f us, client and server %7.1f us, %5.2f x\n", what,
-              best_bare, best_served, best_served / best_bare);
+  report.Line(std::string("machine: round trip over ") + what, best_bare, "us", {},
+              "bare ROUTER and DEALER");
+  report.Line(std::string("server: round trip over ") + what, best_served, "us",
+              {{"bare ROUTER and DEALER", best_served / best_bare}});
 }
 
 }  // namespace
@@ -123,15 +126,18 @@ void Compare(const char* what, const std::string& address, int calls, int repeat
 
 int main(int argc, char** argv) {
   int calls = 2000, repeats = 5;
+  std::string json;
   for (int i = 1; i + 1 < argc; i += 2) {
     if (std::strcmp(argv[i], "--calls") == 0) calls = std::atoi(argv[i + 1]);
     if (std::strcmp(argv[i], "--repeats") == 0) repeats = std::atoi(argv[i + 1]);
+    if (std::strcmp(argv[i], "--json") == 0) json = argv[i + 1];
   }
   if (calls < 1 || repeats < 1) {
-    std::fprintf(stderr, "usage: round_trip_bench [--calls N] [--repeats N]\n");
+    std::fprintf(stderr, "usage: round_trip_bench [--calls N] [--repeats N] [--json FILE]\n");
     return 2;
   }
-  mf::Compare("tcp", "tcp://127.0.0.1:0", calls, repeats);
-  mf::Compare("inproc", "inproc://round-trip", calls, repeats);
+  mf::Report report(json);
+  mf::Compare("tcp", "tcp://127.0.0.1:0", calls, repeats, report);
+  mf::Compare("inproc", "inproc://round-trip", calls, repeats, report);
   return 0;
 }

@@ -1,24 +1,51 @@
 #!/usr/bin/env bash
-# Builds the release preset where needed and prints one table: kernels beside the machine, servers beside
-# kernels, memory layers beside dense ones. Takes under a minute; a busy machine makes the ratios noisy.
-#   tests/bench/run.sh [--steps N] [--repeats N]
+# Builds the release preset where needed and prints one table: kernels beside the machine and beside
+# PyTorch, a server beside the kernels, pushdown beside the exchange of rows, memory layers beside dense
+# ones. Takes under 5 minutes; a busy machine makes the ratios noisy.
+#   tests/bench/run.sh [--json FILE] [--quick] [--threads N] [--steps N] [--repeats N]
+#                  --quick: without PyTorch and without the sweep of `auto`; --threads: of the kernel lines
+#   tests/bench/run.sh --link 10gbit    the exchange only, over a link of this rate (also --json, --repeats)
 #   tests/bench/run.sh --snapshots      what snapshots and recovery cost, beside the disk: 2 minutes, 6 GB of disk
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-targets=(system_bench round_trip_bench)
-case "${1:-}" in
-  --snapshots)
-    targets=(snapshot_bench worker pserver)
-    ;;
-  -h | --help)
-    sed -n '2,5s/^# *//p' "$0"
-    exit 0
-    ;;
-esac
+targets=(round_trip_bench layer_bench exchange_bench system_bench pserver)
+snapshots=0 link='' json='' steps=24 repeats=5 threads=''
+layer_flags=(--peer tests/bench/embedding_bag.py)
+exchange_flags=(--pserver build/release/bin/pserver)
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --snapshots)
+      snapshots=1
+      targets=(snapshot_bench worker pserver)
+      ;;
+    --quick)
+      layer_flags=()
+      exchange_flags+=(--quick 1)
+      ;;
+    --json | --link | --steps | --repeats | --threads)
+      if [ $# -lt 2 ]; then
+        echo "tests/bench/run.sh: $1 needs a value" >&2
+        exit 2
+      fi
+      declare "${1#--}=$2"
+      shift
+      ;;
+    -h | --help)
+      sed -n '2,8s/^# *//p' "$0"
+      exit 0
+      ;;
+    *)
+      echo "tests/bench/run.sh: $1 is unknown (--help)" >&2
+      exit 2
+      ;;
+  esac
+  shift
+done
 
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+lines=$(mktemp)
+trap 'rm -f "$log" "$lines"' EXIT
 if ! { cmake --preset release -DMF_TESTS=ON && cmake --build --preset release --target "${targets[@]}"; } \
   > "$log" 2>&1; then
   tail -n 30 "$log" >&2
@@ -26,9 +53,22 @@ if ! { cmake --preset release -DMF_TESTS=ON && cmake --build --preset release --
   exit 1
 fi
 echo "$(nproc) cores, $(awk '{print $1}' /proc/loadavg) of them busy before the start"
-if [ "${1:-}" = --snapshots ]; then
-  build/release/bin/snapshot_bench
-  exec /usr/bin/python3 -B tests/bench/recovery_bench.py build/release/bin/worker build/release/bin/pserver
+bin=build/release/bin
+if [ "$snapshots" = 1 ]; then
+  $bin/snapshot_bench
+  exec /usr/bin/python3 -B tests/bench/recovery_bench.py $bin/worker $bin/pserver
 fi
-build/release/bin/round_trip_bench
-build/release/bin/system_bench --config deploy/configs/nano.toml "$@"
+[ -z "$threads" ] || layer_flags+=(--threads "$threads")
+exchange=("$bin/exchange_bench" "${exchange_flags[@]}" --repeats "$repeats" --json "$lines")
+if [ -n "$link" ]; then
+  echo "server and client at the ends of a link of $link"
+  tests/bench/limited_link.sh "$link" "${exchange[@]}" 2> "$log" || { cat "$log" >&2; exit 1; }
+else
+  $bin/round_trip_bench --json "$lines"
+  $bin/layer_bench "${layer_flags[@]}" --repeats "$repeats" --json "$lines"
+  "${exchange[@]}" 2> "$log" || { cat "$log" >&2; exit 1; }
+  $bin/system_bench --config deploy/configs/nano.toml --steps "$steps" --repeats "$repeats" --json "$lines"
+fi
+if [ -n "$json" ]; then
+  { echo '['; sed '$!s/$/,/' "$lines"; echo ']'; } > "$json"
+fi
