@@ -10,7 +10,8 @@ bool Has(const SnapshotState& server, uint64_t step) {
   return std::binary_search(server.published.begin(), server.published.end(), step);
 }
 
-/// Steps that every server has, rising.
+}  // namespace
+
 std::vector<uint64_t> CommonSteps(const std::vector<SnapshotState>& servers) {
   std::vector<uint64_t> common;
   for (const uint64_t step : servers[0].published) {
@@ -21,8 +22,6 @@ std::vector<uint64_t> CommonSteps(const std::vector<SnapshotState>& servers) {
   }
   return common;
 }
-
-}  // namespace
 
 uint64_t NewestCommonStep(const std::vector<SnapshotState>& servers) {
   const std::vector<uint64_t> common = CommonSteps(servers);

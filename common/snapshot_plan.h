@@ -15,7 +15,9 @@ struct SnapshotState {
   uint64_t writing = 0;             // the step of the one that is being written; 0: none
 };
 
-/// The newest step that every server has published; 0 if there is none.
+/// Steps that every one of the servers (at least one) has published, rising.
+std::vector<uint64_t> CommonSteps(const std::vector<SnapshotState>& servers);
+/// The newest of them; 0 if there is none.
 uint64_t NewestCommonStep(const std::vector<SnapshotState>& servers);
 
 /// Whether the board wants a snapshot at the end of a step.

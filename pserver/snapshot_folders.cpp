@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <tuple>
 
+#include "common/snapshot_plan.h"
 #include "pserver/snapshot_files.h"
 
 namespace mf {
@@ -43,19 +44,9 @@ Result<std::vector<ShardFolder>> FindShardFolders(const std::string& dir) {
 }
 
 std::vector<uint64_t> CommonSteps(const std::vector<std::unique_ptr<SnapshotReader>>& readers) {
-  std::vector<uint64_t> common;
-  for (size_t i = 0; i < readers.size(); ++i) {
-    std::vector<uint64_t> steps = readers[i]->Published();
-    if (i == 0) {
-      common = std::move(steps);
-      continue;
-    }
-    std::vector<uint64_t> both;
-    std::set_intersection(common.begin(), common.end(), steps.begin(), steps.end(),
-                          std::back_inserter(both));
-    common = std::move(both);
-  }
-  return common;
+  std::vector<SnapshotState> servers;
+  for (const auto& reader : readers) servers.push_back({reader->Published(), 0});
+  return CommonSteps(servers);
 }
 
 }  // namespace mf

@@ -49,8 +49,8 @@ class Snapshots {
   void GiveUp();
   void Discard(const std::vector<uint64_t>& steps);
   /// Goes back: gives up what is being written, deletes all newer than `step` and fills the
-  /// tensors, which are as made from the seed, from the snapshot of `step` (not 0). A damaged one
-  /// is set aside: kUnavailable, naming the file.
+  /// tensors, which are as made from the seed, from the snapshot of `step` (not 0). kUnavailable if
+  /// it can not be read, naming the file; a damaged one is set aside.
   Status Load(uint64_t step, const std::string& run_id, const Tensors& tensors,
               UpdateHistory& history, ChangeClock& clock, std::vector<StepRecord>* records);
   /// The same for step 0.
