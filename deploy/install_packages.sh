@@ -9,7 +9,8 @@ source "$here/packages.sh"
 usage() {
   cat <<'EOF'
 usage: install_packages.sh [--list] GROUP...
-  Groups: build (compile), quickstart (its text and helper), test (tests and checks), run (run only).
+  Groups: build (compile), quickstart (its text and helper), test (tests and checks), run (run only),
+  compose (a Docker engine for tests/compose/run.sh).
   Without a group: build. Installs as root or through sudo. --list only prints the names.
 EOF
 }
@@ -22,6 +23,7 @@ for argument in "$@"; do
     build) wanted+=("${MF_BUILD_PACKAGES[@]}") ;;
     quickstart) wanted+=("${MF_QUICKSTART_PACKAGES[@]}") ;;
     test) wanted+=("${MF_TEST_PACKAGES[@]}") ;;
+    compose) wanted+=("${MF_COMPOSE_PACKAGES[@]}") ;;
     run) wanted+=("${MF_RUN_PACKAGES[@]}") ;;
     --list) list_only=yes; continue ;;
     -h | --help) usage; exit 0 ;;

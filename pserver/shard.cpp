@@ -181,6 +181,10 @@ Status Shard::OpenRun(const Request& hello) {
   }
   run_ = std::make_unique<Run>(std::move(config));
   run_->id = hello.run_id;
+  if (options_.metrics != nullptr) {
+    options_.metrics->Set(Metric::kRunSteps, static_cast<double>(run_->config.train.steps));
+    options_.metrics->Set(Metric::kServers, static_cast<double>(options_.shards));
+  }
   if (options_.shard != 0) return Status::Ok();
   desk_ = std::make_unique<BoardDesk>(run_->config, options_.boot_count, options_.metrics,
                                       [this](const std::string& peer, Reply answer) {
@@ -371,6 +375,14 @@ void Shard::TakeSnapshot(const Request& request, bool applied, double now) {
 void Shard::Tick(double now) {
   if (desk_ != nullptr) desk_->Tick(now);
   if (run_ != nullptr) monitor_.Tick(run_->tensors, commit_.step(), now);
+  if (run_ != nullptr && snapshots_ != nullptr) snapshots_->TellAge(now);
+  if (options_.metrics != nullptr && options_.folder != nullptr && now >= look_at_disk_) {
+    constexpr double kBetweenLooks = 5;  // seconds; the disk may be far away
+    look_at_disk_ = now + kBetweenLooks;
+    const DataDirectory::Space disk = options_.folder->DiskSpace();
+    options_.metrics->Set(Metric::kDataFree, static_cast<double>(disk.free));
+    options_.metrics->Set(Metric::kDataSize, static_cast<double>(disk.size));
+  }
 }
 
 }  // namespace mf

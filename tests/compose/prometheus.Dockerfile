@@ -1,0 +1,4 @@
+# Debian's Prometheus in the place of prom/prometheus, where no registry can be reached.
+FROM debian:bookworm-slim
+RUN apt-get -q update && apt-get -q install -y --no-install-recommends prometheus && rm -rf /var/lib/apt/lists/*
+ENTRYPOINT ["prometheus"]

@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Runs docker-compose.yml on a real Docker engine and looks at it through a real Prometheus: training,
+# scaling, killed containers, every dashboard query, every alert rule. Starts dockerd if none answers and
+# stops that one; makes the base image with debootstrap where none can be pulled. Everything is torn down.
+# Exit codes: 0 all of it ran and holds, 1 something does not, 77 no engine can run here.
+#   tests/compose/run.sh [--keep-images]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+keep_images=no
+case "${1:-}" in
+  '') ;;
+  --keep-images) keep_images=yes ;;
+  -h | --help) sed -n '2,6s/^# *//p' "$0"; exit 0 ;;
+  *) echo "tests/compose/run.sh: $1 is unknown (--help)" >&2; exit 2 ;;
+esac
+
+skip() {
+  echo "tests/compose/run.sh: SKIPPED: $*" >&2
+  exit 77
+}
+
+[ "$(id -u)" -eq 0 ] || docker info > /dev/null 2>&1 || skip "no Docker engine answers, and only root can start one"
+./deploy/install_packages.sh compose || skip "the packages of a Docker engine can not be installed"
+promtool check config deploy/prometheus/prometheus.yml
+promtool test rules tests/compose/alerts_test.yml
+
+work=$(mktemp -d)
+base=debian:bookworm-slim
+project=mf-test-$$
+daemon=''
+made_base=no
+mkdir -p "$work/data" "$work/out" "$work/keys"
+
+compose() {
+  docker-compose -p "$project" --env-file "$work/env" "$@"
+}
+
+# shellcheck disable=SC2317  # called by the trap
+tear_down() {
+  local code=$?
+  if [ "$code" -ne 0 ] && [ "$code" -ne 77 ]; then
+    compose logs --no-color --tail=40 2> /dev/null || true
+    [ ! -f "$work/dockerd.log" ] || tail -n 5 "$work/dockerd.log"
+  fi
+  compose --profile servers-4 --profile tools down --volumes --timeout 10 > "$work/down.log" 2>&1 || true
+  if [ "$keep_images" = no ] && docker info > /dev/null 2>&1; then
+    docker image rm -f "$project-prometheus" "$project-program" > /dev/null 2>&1 || true
+    [ "$made_base" = no ] || docker image rm -f "$base" > /dev/null 2>&1 || true
+  fi
+  if [ -n "$daemon" ]; then
+    kill "$daemon" 2> /dev/null || true
+    wait "$daemon" 2> /dev/null || true
+    umount "$work"/docker/* 2> /dev/null || true
+  fi
+  rm -rf "$work"
+  exit "$code"
+}
+trap tear_down EXIT
+
+if ! docker info > /dev/null 2>&1; then
+  echo "starting dockerd"
+  export DOCKER_HOST=unix://$work/docker.sock
+  dockerd --host "$DOCKER_HOST" --data-root "$work/docker" --exec-root "$work/exec" \
+    --pidfile "$work/docker.pid" > "$work/dockerd.log" 2>&1 &
+  daemon=$!
+  for _ in $(seq 60); do
+    ! docker info > /dev/null 2>&1 || break
+    if ! kill -0 "$daemon" 2> /dev/null; then
+      why=$(grep -v level=info "$work/dockerd.log" | tail -n 1)
+      daemon=''
+      skip "dockerd does not start: $why"
+    fi
+    sleep 0.5
+  done
+  docker info > /dev/null 2>&1 || skip "dockerd answers nothing within 30 s"
+fi
+
+if ! docker image inspect "$base" > /dev/null 2>&1 && ! timeout 60 docker pull -q "$base" > /dev/null 2>&1; then
+  echo "making $base with debootstrap"
+  mirror=$(awk '$1 == "deb" { for (i = 2; i <= NF; ++i) if ($i ~ /^https?:/) { print $i; exit } }
+                /^URIs:/ { print $2; exit }' \
+    /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null | head -n 1)
+  debootstrap --variant=minbase bookworm "$work/root" "${mirror:-http://deb.debian.org/debian}" \
+    > "$work/debootstrap.log" 2>&1 || { tail -n 5 "$work/debootstrap.log"; exit 1; }
+  # Where this machine gets its packages, the image does, too.
+  rm -rf "$work/root/etc/apt/sources.list"* "$work/root/etc/apt/sources.list.d"
+  cp -r /etc/apt/sources.list* /etc/apt/apt.conf.d /etc/apt/trusted.gpg.d "$work/root/etc/apt/" 2> /dev/null || true
+  mkdir -p "$work/root/usr/share/keyrings" "$work/root/etc/ssl"
+  cp -r /usr/share/keyrings/. "$work/root/usr/share/keyrings/"
+  cp -rL /etc/ssl/certs "$work/root/etc/ssl/" 2> /dev/null || true
+  tar -C "$work/root" -c . | docker import - "$base" > /dev/null
+  rm -rf "$work/root"
+  made_base=yes
+fi
+
+echo "building the images"
+build() {
+  docker build --network=host -q "$@" > /dev/null || { echo "the image does not build" >&2; exit 1; }
+}
+build -t "$project-program" -f deploy/Dockerfile .
+build -t "$project-prometheus" -f tests/compose/prometheus.Dockerfile tests/compose
+
+
+for _ in $(seq 400); do
+  echo "the river runs under old stones and never stops for rain or wind, and the stones never move."
+done > "$work/data/text.txt"
+port=$(/usr/bin/python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+cat > "$work/env" <<END
+PSERVERS=2
+COMPOSE_PROFILES=servers-2
+MF_IMAGE=$project-program
+MF_UID=$(id -u)
+MF_GID=$(id -g)
+MF_CONFIG=./tests/compose/run.toml
+MF_DATA=$work/data
+MF_OUT=$work/out
+MF_KEYS=$work/keys
+PSERVER_MEMORY=2g
+WORKER_MEMORY=2g
+PSERVER_CPUS=0.5
+WORKER_CPUS=0.5
+PROMETHEUS_IMAGE=$project-prometheus
+PROMETHEUS_PORT=$port
+END
+compose run --rm --no-deps keygen
+compose up -d pserver-0 pserver-1 worker prometheus
+/usr/bin/python3 -B tests/compose/watch.py --project "$project" --env-file "$work/env" --prometheus "http://127.0.0.1:$port"
+echo "tests/compose/run.sh: everything holds, in $((SECONDS / 60)) min $((SECONDS % 60)) s"

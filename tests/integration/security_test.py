@@ -1,0 +1,197 @@
+"""Goal: a server with keys delivers no message of anybody who has none that it lists, counts them, and goes
+on; files of keys that protect nothing are refused with one line. Usage: security_test.py PATH_OF_WORKER
+PATH_OF_PSERVER"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import unittest
+
+from cluster_case import DEADLINE, ClusterCase
+
+ClusterCase.PSERVER = sys.argv.pop(2)
+ClusterCase.WORKER = sys.argv.pop(1)
+
+# ZMTP 3.1 (ZeroMQ RFC 37), by hand: a greeting that asks for no security, then a READY command of a
+# DEALER and one message of two frames.
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
+READY = b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+MESSAGE = b"\x01\x04head\x00\x04body"
+
+
+class Security(ClusterCase):
+    STEPS = 6
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.keys = os.path.join(self.folder, "keys")
+        self.keygen("keys")
+
+    def keygen(self, name: str, *more: str) -> None:
+        done = subprocess.run([self.PSERVER, "keygen", "--out", os.path.join(self.folder, name), *more],
+                              capture_output=True, text=True, timeout=DEADLINE, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def mixed(self, name: str, client: str, server: str) -> str:
+        """A worker's folder with the pair of one cluster and the servers' key of another."""
+        folder = os.path.join(self.folder, name)
+        os.makedirs(folder)
+        shutil.copy(os.path.join(self.folder, client, "client", "client.key"), folder)
+        shutil.copy(os.path.join(self.folder, server, "client", "server.pub"), folder)
+        return folder
+
+    def serve_with_keys(self, shard: int = 0, shards: int = 1) -> str:
+        return self.serve(shard, shards, keys=os.path.join(self.keys, "server"))[1]
+
+    def refused(self, reason: str) -> float:
+        return self.metric(0, f'mf_connections_refused_total{{reason="{reason}"}}')
+
+    def delivered(self) -> float:
+        """Whatever came as far as a message: requests, and what did not parse."""
+        series = self.scrape(self.metrics[0])
+        return sum(value for name, value in series.items()
+                   if name.startswith(("mf_request_seconds_count", "mf_requests_rejected_total")))
+
+    def ask(self, address: str, keys: str = "") -> subprocess.Popen:
+        command = [self.WORKER, "buckets", "--pservers", address]
+        return self.start(command + (["--keys", keys] if keys else []), "ask.log")
+
+    def wait_for(self, what: str, reached) -> None:
+        end = time.monotonic() + DEADLINE
+        while not reached():
+            self.assertLess(time.monotonic(), end, what)
+            time.sleep(0.02)
+
+    def speak(self, address: str, *said: bytes) -> bytes:
+        """Says it over plain TCP and returns all that comes until the server hangs up, or 3 s."""
+        host, port = address.removeprefix("tcp://").split(":")
+        heard = b""
+        with socket.create_connection((host, int(port)), timeout=3) as peer:
+            try:
+                for part in said:
+                    peer.sendall(part)
+                    time.sleep(0.05)
+                while part := peer.recv(4096):
+                    heard += part
+            except (TimeoutError, ConnectionError):
+                pass
+        return heard
+
+    def test_who_gets_in(self) -> None:
+        self.keygen("other")
+        addresses = [self.serve_with_keys(shard, 2) for shard in range(2)]
+        self.finish("run", self.train("run", addresses, "--keys", os.path.join(self.keys, "client")))
+        self.assertEqual(self.refused("handshake") + self.refused("unknown_key"), 0)
+        before = self.delivered()
+        self.assertGreater(before, 0)
+
+        # All at once, as each of them tries until its deadline of 10 s.
+        strangers = [("handshake", self.ask(addresses[0])),
+                     ("handshake", self.ask(addresses[0], self.mixed("wrong-server", "keys", "other")))]
+        self.wait_for("no key, another server's key", lambda: self.refused("handshake") >= 2)
+        self.assertEqual(self.refused("unknown_key"), 0)
+        unlisted = self.mixed("unlisted", "other", "keys")
+        strangers.append(("unknown_key", self.ask(addresses[0], unlisted)))
+        self.wait_for("a client that is not on the list", lambda: self.refused("unknown_key") >= 1)
+        for _, process in strangers:
+            self.assertEqual(process.wait(DEADLINE), 1)
+        log = self.log("ask")
+        self.assertIn("is --keys given on both sides", log)
+        self.assertIn("does not admit this key", log)
+
+        for said in ([bytes(range(256)) * 8], [b"GET / HTTP/1.1\r\n\r\n"], [b"\xff" * 64, b"\0" * 64], [b"\x01"],
+                     [GREETING, READY, MESSAGE]):
+            count = self.refused("handshake")
+            heard = self.speak(addresses[0], *said)
+            self.assertNotIn(b"READY", heard)
+            self.wait_for(f"{said[0][:16]!r} is counted", lambda: self.refused("handshake") > count)
+        self.assertEqual(self.delivered(), before)
+
+        # The server goes on: with those that it knows, and with a new one without being started again.
+        self.keygen("keys", "--add-client", "second")
+        self.finish("run2", self.train("run2", addresses, "--keys", os.path.join(self.keys, "second")))
+        self.assertEqual(self.result("run2"), self.result("run"))
+        process = self.ask(",".join(addresses), os.path.join(self.keys, "client"))
+        self.assertEqual(process.wait(DEADLINE), 0, self.log("ask"))
+
+        # Who is taken off the list does not get in again.
+        clients = os.path.join(self.keys, "server", "clients")
+        with open(clients, encoding="ascii") as file:
+            lines = [line for line in file if not line.endswith(" second\n")]
+        with open(clients, "w", encoding="ascii") as file:
+            file.writelines(lines)
+        count = self.refused("unknown_key")
+        process = self.ask(addresses[0], os.path.join(self.keys, "second"))
+        self.wait_for("taken off the list", lambda: self.refused("unknown_key") > count)
+        process.kill()
+
+    def assert_refused(self, words: str, *command: str) -> None:
+        """One line on stderr, exit code 2."""
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn(words, done.stderr)
+        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        self.assertEqual(done.stdout, "")
+
+    def assert_does_not_serve(self, words: str, *more: str, listen: str = "tcp://127.0.0.1:0") -> None:
+        self.assert_refused(words, self.PSERVER, "serve", "--listen", listen, "--shard", "0/1", "--data",
+                            os.path.join(self.folder, "refused"), *more)
+
+    def test_keys_that_protect_nothing(self) -> None:
+        folder = os.path.join(self.keys, "server")
+        secret, clients = os.path.join(folder, "server.key"), os.path.join(folder, "clients")
+        with_keys = ("--keys", folder)
+        os.chmod(secret, 0o644)
+        self.assert_does_not_serve("server.key: a secret that everybody on this machine may open", *with_keys)
+        os.chmod(secret, 0o600)
+        with open(clients, encoding="ascii") as file:
+            good = file.read()
+        for content, words in (("# nobody yet\n", "nobody is admitted"), ("", "nobody is admitted"),
+                               ("client short name\n", "not a file of keys"),
+                               (good.replace(" client\n", "\n"), "not a file of keys")):
+            with open(clients, "w", encoding="ascii") as file:
+                file.write(content)
+            self.assert_does_not_serve(words, *with_keys)
+        os.remove(clients)
+        self.assert_does_not_serve("clients: No such file", *with_keys)
+        with open(clients, "w", encoding="ascii") as file:
+            file.write(good)
+        with open(secret, encoding="ascii") as file:
+            pair = file.read()
+        with open(secret, "w", encoding="ascii") as file:
+            file.write(pair.replace("secret ", "sacred "))
+        self.assert_does_not_serve("server.key: not a file of keys", *with_keys)
+        os.remove(secret)
+        self.assert_does_not_serve("server.key: No such file", *with_keys)
+        if os.geteuid() != 0:  # nothing is unreadable for root
+            with open(secret, "w", encoding="ascii") as file:
+                file.write(pair)
+            os.chmod(secret, 0)
+            self.assert_does_not_serve("server.key: Permission denied", *with_keys)
+        self.assert_does_not_serve("reachable from other machines without keys", listen="tcp://0.0.0.0:0")
+
+    def test_worker_keys(self) -> None:
+        command = (self.WORKER, "train", "--config", self.config, "--data", self.data, "--out",
+                   os.path.join(self.folder, "refused"))
+        secret = os.path.join(self.keys, "client", "client.key")
+        os.chmod(secret, 0o604)
+        where = ("--pservers", "tcp://127.0.0.1:1", "--keys", os.path.join(self.keys, "client"))
+        self.assert_refused("client.key: a secret that everybody on this machine may open", *command, *where)
+        os.remove(secret)
+        self.assert_refused("client.key: No such file", *command, *where)
+        self.assert_refused("--keys requires --pservers", *command, "--keys", self.keys)
+
+    def test_keygen_replaces_nothing(self) -> None:
+        self.assert_refused("is there already", self.PSERVER, "keygen", "--out", self.keys)
+        self.keygen("keys", "--add-client", "second")
+        for name in ("second", "server", "../up", ""):
+            with self.subTest(name):
+                self.assert_refused("second already" if name == "second" else "--add-client", self.PSERVER,
+                                    "keygen", "--out", self.keys, f"--add-client={name}")
+
+
+if __name__ == "__main__":
+    unittest.main()
