@@ -10,9 +10,9 @@
 #include <thread>
 
 #include "common/logging.h"
+#include "common/memory_limit.h"
 #include "common/metrics.h"
 #include "pserver/commands.h"
-#include "pserver/mapped_memory.h"
 #include "pserver/server.h"
 #include "pserver/storage.h"
 
@@ -63,7 +63,7 @@ Status Serve(const ServeFlags& flags) {
   }
   std::random_device random;
   options.incarnation = uint64_t{random()} << 32 | random();
-  options.memory_bytes = flags.memory != 0 ? flags.memory : PhysicalMemoryBytes() / 10 * 7;
+  options.memory_bytes = flags.memory != 0 ? flags.memory : MemoryLimitBytes() / 10 * 7;
 
   // Signals are taken by sigwait below; all threads inherit the mask.
   sigset_t signals;
@@ -118,7 +118,7 @@ void AddServeCommand(CLI::App& app, Status* status) {
   command->add_option("--threads", flags->threads, "Of the kernels; 0: one per core")
       ->check(CLI::Range(0, 1024));
   command->add_option("--memory", flags->memory,
-                      "Bytes for tables addressed directly; 0: 70% of the machine's");
+                      "Bytes for tables addressed directly; 0: 70% of the machine's or container's");
   command->add_option("--metrics", flags->metrics, "Serve /metrics on HOST:PORT; port 0: any");
   command->add_option("--keys", flags->keys, "Folder with server.key and clients: who may connect");
   command->add_flag("--insecure", flags->insecure, "Listen beyond loopback without keys");

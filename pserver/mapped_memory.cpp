@@ -1,7 +1,6 @@
 #include "pserver/mapped_memory.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <bit>
 #include <new>
@@ -19,11 +18,6 @@ MappedMemory::MappedMemory(size_t bytes) : bytes_(bytes) {
 
 MappedMemory::~MappedMemory() {
   if (data_ != nullptr) munmap(data_, bytes_);
-}
-
-uint64_t PhysicalMemoryBytes() {
-  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-         static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
 }
 
 FloatSlots::FloatSlots(size_t width, size_t slots_per_chunk)

@@ -32,9 +32,6 @@ class MappedMemory {
   size_t bytes_ = 0;
 };
 
-/// The machine's memory.
-uint64_t PhysicalMemoryBytes();
-
 /// Slots of `width` floats each (a multiple of 16, so rows are 64-byte aligned), numbered from 0,
 /// in chunks that never move. One writer at a time.
 class FloatSlots {

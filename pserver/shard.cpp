@@ -7,6 +7,7 @@
 #include <new>
 #include <numeric>
 
+#include "common/memory_limit.h"
 #include "pserver/shard_run.h"
 
 namespace mf {
@@ -26,7 +27,7 @@ Status CheckDenseMemory(const Config& config) {
     bytes += kPlanes * sizeof(float) * static_cast<double>(tensor.total_rows()) *
              static_cast<double>(tensor.columns);
   }
-  const double limit = static_cast<double>(PhysicalMemoryBytes());
+  const double limit = static_cast<double>(MemoryLimitBytes());
   if (bytes <= limit) return Status::Ok();
   return Bad("the dense tensors of this model need " + std::to_string(bytes / 1e9) +
              " GB, this server's machine has " + std::to_string(limit / 1e9) + " GB");

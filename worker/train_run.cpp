@@ -14,6 +14,7 @@
 
 #include "common/digest.h"
 #include "common/logging.h"
+#include "common/memory_limit.h"
 #include "common/metrics.h"
 #include "worker/data.h"
 #include "worker/embedded.h"
@@ -26,10 +27,7 @@ namespace {
 std::atomic<bool> g_stop{false};
 
 uint64_t MemoryBudget(uint64_t asked) {
-  if (asked != 0) return asked;
-  const uint64_t physical = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-                            static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
-  return physical / 10 * 7;
+  return asked != 0 ? asked : MemoryLimitBytes() / 10 * 7;
 }
 
 /// --out can be written, and holds no run if it must not.
