@@ -10,10 +10,9 @@
 namespace mf {
 namespace {
 
-constexpr uint64_t kFillRows = 4096;       // rows of a fill or update job
-constexpr size_t kTokensPerJob = 64;       // least tokens of a gather job
-constexpr uint64_t kCacheBytes = 8 << 20;  // a table above this does not stay near a core
-constexpr size_t kPrefetchAhead = 16;      // rows looked up ahead in a hash index
+constexpr uint64_t kFillRows = 4096;   // rows of a fill or update job
+constexpr size_t kTokensPerJob = 64;   // least tokens of a gather job
+constexpr size_t kPrefetchAhead = 16;  // rows looked up ahead in a hash index
 
 uint64_t Total(const TensorLayout& layout) { return layout.spec.total_rows(); }
 
@@ -62,38 +61,11 @@ void TensorShard::Resolve(const std::vector<uint32_t>& buckets, size_t tokens, b
   });
 }
 
-/// Per pair, the tokens sorted by bucket.
-std::vector<uint32_t> TensorShard::TokenOrder(const std::vector<uint32_t>& buckets,
-                                              const void* weights, size_t tokens) {
-  std::vector<uint32_t> order(buckets.size());
-  pool_.ParallelFor(pairs(), [&](size_t p, int thread) {
-    RowGroups& groups = scratch_.groups[static_cast<size_t>(thread)];
-    GroupByRow(buckets.data() + p * tokens,
-               static_cast<const std::byte*>(weights) + p * tokens * sizeof(float), tokens, 1,
-               static_cast<uint64_t>(layout_.spec.rows), groups);
-    std::copy(groups.token.begin(), groups.token.end(),
-              order.begin() + static_cast<ptrdiff_t>(p * tokens));
-  });
-  return order;
-}
-
 void TensorShard::Forward(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens,
                           bool training, const UpdateHistory& history, float* y) {
   Resolve(buckets, tokens, training, history);
   const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights};
   const size_t width = layout_.width();
-  const uint64_t table_bytes =
-      static_cast<uint64_t>(layout_.spec.rows) * layout_.stride * sizeof(float);
-  // Grouping pays where a table falls out of the cache between tokens but is read more than once.
-  if (table_bytes > kCacheBytes && tokens > 2 * static_cast<uint64_t>(layout_.spec.rows)) {
-    const std::vector<uint32_t> order = TokenOrder(buckets, weights, tokens);
-    pool_.ParallelFor(layout_.blocks.size(), [&](size_t block, int) {
-      const ColumnRange& range = layout_.blocks[block];
-      GatherReduceGrouped(batch, order.data(), static_cast<size_t>(range.begin),
-                          static_cast<size_t>(range.end), y, width);
-    });
-    return;
-  }
   const size_t jobs =
       std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool_.threads()));
   pool_.ParallelFor(jobs, [&](size_t job, int) {

@@ -37,9 +37,9 @@ struct Contribution {
 
 /// Memory of one request at a time, shared by all tensors of a server and kept warm.
 struct RequestScratch {
-  std::vector<const float*> row_pointers;  // [pairs][tokens]
-  std::vector<ReadScratch> made_rows;      // per table, because a table is resolved by one thread
-  std::vector<RowGroups> groups;           // per pool thread
+  std::vector<const void*> row_pointers;  // [pairs][tokens]
+  std::vector<ReadScratch> made_rows;     // per table, because a table is resolved by one thread
+  std::vector<RowGroups> groups;          // per pool thread
 };
 
 class TensorShard {
@@ -108,8 +108,6 @@ class TensorShard {
   void AddRows(const Contribution& contribution);
   void Seal();
   void CountRowHits(const Contribution& contribution);
-  std::vector<uint32_t> TokenOrder(const std::vector<uint32_t>& buckets, const void* weights,
-                                   size_t tokens);
 
   const TensorLayout layout_;
   const Options options_;

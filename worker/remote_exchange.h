@@ -44,9 +44,9 @@ class RemoteExchange final : public Exchange {
     std::vector<uint32_t> hits;       // per row
     std::vector<size_t> table_begin;  // [tables + 1] into rows
     size_t stride = 0;
-    std::vector<float> values;               // [rows][stride], padded with zeros
-    std::vector<uint32_t> buckets;           // [pairs][tokens], widened
-    std::vector<const float*> row_pointers;  // [pairs][tokens]
+    std::vector<float> values;              // [rows][stride], padded with zeros
+    std::vector<uint32_t> buckets;          // [pairs][tokens], widened
+    std::vector<const void*> row_pointers;  // [pairs][tokens]
   };
   Status ForwardPull(const TensorSpec& tensor, const Hashes& hashes, float* y);
   Status BackwardPull(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,

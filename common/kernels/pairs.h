@@ -3,8 +3,8 @@
 // (pull).
 //
 // Order of every sum is fixed and independent of the instruction set's vector length, of the cut by
-// tokens, columns or threads, and of the variant chosen (table-major or bucket-grouped):
-// DESIGN 2.3.
+// tokens, columns or threads, of the loop order chosen (a table or a token at a time) and of the
+// type that rows are stored in: DESIGN 2.3.
 #pragma once
 
 #include <cstddef>
@@ -16,13 +16,18 @@
 
 namespace mf {
 
+/// How the numbers of a row are stored. bf16 is widened when it is read, which is exact: sums are
+/// those of f32 rows that hold the same values.
+enum class RowType : uint8_t { kF32, kBf16 };
+
 /// The pairs (row, weight) of a batch of tokens. Pair-major: pair p = k * probes + j of token t is
 /// at [p * tokens + t].
 struct PairBatch {
   size_t tokens = 0;
   size_t pairs = 0;
-  const float* const* rows = nullptr;  // [pairs][tokens]; each row padded with zeros to 16 columns
-  const void* weights = nullptr;       // f32 [pairs][tokens], any alignment
+  const void* const* rows = nullptr;  // [pairs][tokens]; each row padded with zeros to 16 columns
+  const void* weights = nullptr;      // f32 [pairs][tokens], any alignment
+  RowType type = RowType::kF32;       // of all rows
 };
 
 /// y[t][c] = sum over p, ascending, of weight * row[c], by FMA from zero (eq. 5 of the paper), for
@@ -30,12 +35,6 @@ struct PairBatch {
 /// overwritten. Table-major: several pairs a pass, rows prefetched.
 void GatherReduce(const PairBatch& batch, size_t token_begin, size_t token_end, size_t columns,
                   float* y, size_t y_stride);
-
-/// The same bits, for large tables: per pair, tokens are visited grouped by row, `order` being a
-/// permutation of [0, tokens) per pair ([pairs][tokens], tokens of the same row adjacent).
-/// Columns [column_begin, column_end), column_begin a multiple of 16. Computes all tokens.
-void GatherReduceGrouped(const PairBatch& batch, const uint32_t* order, size_t column_begin,
-                         size_t column_end, float* y, size_t y_stride);
 
 /// dots[p][t] = the exact fixed-point dL/dweight of DESIGN 2.3: per block, lane j of 16 accumulates
 /// columns = j mod 16 upwards with FMA, lanes j and j + 8 are added, the 8 sums times

@@ -47,8 +47,8 @@ HWY_INLINE void FloatDotsOfToken(const PairBatch& batch, size_t pair, size_t tok
   const float* next[kGroup];
   V32 sums[kGroup][kVectors];
   for (size_t i = 0; i < kGroup; ++i) {
-    rows[i] = batch.rows[(pair + i) * batch.tokens + token];
-    next[i] = batch.rows[(next_pair + i) * batch.tokens + next_token];
+    rows[i] = static_cast<const float*>(batch.rows[(pair + i) * batch.tokens + token]);
+    next[i] = static_cast<const float*>(batch.rows[(next_pair + i) * batch.tokens + next_token]);
     for (size_t v = 0; v < kVectors; ++v) sums[i][v] = hn::Zero(F32());
   }
   for (size_t block = begin; block < end; block += 64) {
@@ -137,7 +137,6 @@ void PrintLayer(unsigned tau, double machine, int repeats) {
     return seconds;
   };
   time("forward", [&] { layer.Forward(); });
-  time("forward, grouped", [&] { layer.ForwardGrouped(); });
   const auto [exact, plain] = FastestOfTwo(
       2 * repeats, [&] { layer.ExactDots(); },
       [&] {

@@ -3,11 +3,20 @@
 #include <algorithm>
 #include <random>
 
+#include "common/bf16.h"
+
 namespace mf {
 
 BenchLayer::BenchLayer(const LayerShape& layer_shape) : shape(layer_shape) {
-  const auto [tables, rows_per_table, columns, tokens, huge] = shape;
-  table = NewFloats(tables * rows_per_table * columns, huge);
+  const auto [tables, rows_per_table, columns, tokens, huge, type] = shape;
+  table = NewFloats(shape.table_bytes() / sizeof(float), huge);
+  auto* const table_bytes = reinterpret_cast<std::byte*>(table.get());
+  if (type == RowType::kBf16) {
+    auto* const numbers = reinterpret_cast<uint16_t*>(table.get());
+    for (size_t i = 0; i < tables * rows_per_table * columns; ++i) {
+      numbers[i] = ToBf16(1e-3f * static_cast<float>(i % 1021));
+    }
+  }
   dy = NewFloats(tokens * columns);
   y = NewFloats(tokens * columns);
   std::mt19937 rng(2);
@@ -16,7 +25,7 @@ BenchLayer::BenchLayer(const LayerShape& layer_shape) : shape(layer_shape) {
   weights.resize(shape.pairs());
   for (size_t i = 0; i < shape.pairs(); ++i) {
     buckets[i] = static_cast<uint32_t>(rng() % rows_per_table);
-    rows[i] = table.get() + (i / tokens * rows_per_table + buckets[i]) * columns;
+    rows[i] = table_bytes + (i / tokens * rows_per_table + buckets[i]) * shape.row_bytes();
     weights[i] = 1e-3f * static_cast<float>(rng() % 1000);
   }
   for (size_t t = 0; t < tokens; ++t) {
@@ -36,7 +45,6 @@ BenchLayer::BenchLayer(const LayerShape& layer_shape) : shape(layer_shape) {
     for (size_t g = 0; g < groups[k].rows.size(); ++g) {
       dst[k].push_back(gradients.get() + (k * most + g) * columns);
     }
-    order.insert(order.end(), groups[k].token.begin(), groups[k].token.end());
   }
 }
 
@@ -47,10 +55,6 @@ void BenchLayer::Group(size_t k) {
 
 void BenchLayer::Forward() {
   GatherReduce(batch(), 0, shape.tokens, shape.columns, y.get(), shape.columns);
-}
-
-void BenchLayer::ForwardGrouped() {
-  GatherReduceGrouped(batch(), order.data(), 0, shape.columns, y.get(), shape.columns);
 }
 
 void BenchLayer::ExactDots() {
@@ -81,18 +85,6 @@ void BenchLayer::Forward(ThreadPool& pool) {
   });
 }
 
-void BenchLayer::ForwardGrouped(ThreadPool& pool) {
-  pool.ParallelFor(shape.tables, [&](size_t k, int) {
-    Group(k);
-    std::copy(groups[k].token.begin(), groups[k].token.end(),
-              order.begin() + static_cast<ptrdiff_t>(k * shape.tokens));
-  });
-  pool.ParallelFor(blocks.size(), [&](size_t block, int) {
-    GatherReduceGrouped(batch(), order.data(), static_cast<size_t>(blocks[block].begin),
-                        static_cast<size_t>(blocks[block].end), y.get(), shape.columns);
-  });
-}
-
 void BenchLayer::ExactDots(ThreadPool& pool) {
   const size_t jobs = static_cast<size_t>(pool.threads());
   pool.ParallelFor(jobs, [&](size_t job, int) {
@@ -117,7 +109,7 @@ void BenchLayer::Backward(ThreadPool& pool) {
 std::vector<const float*> BenchLayer::RowsByToken() const {
   std::vector<const float*> out(shape.pairs());
   for (size_t i = 0; i < shape.pairs(); ++i) {
-    out[i] = rows[i % shape.tables * shape.tokens + i / shape.tables];
+    out[i] = static_cast<const float*>(rows[i % shape.tables * shape.tokens + i / shape.tables]);
   }
   return out;
 }
@@ -131,7 +123,7 @@ void BenchLayer::ForwardTiled(ThreadPool& pool, size_t tile) {
 }
 
 BlockedLayer::BlockedLayer(BenchLayer& layer, size_t width) : layer_(layer), width_(width) {
-  const auto [tables, rows_per_table, columns, tokens, huge] = layer.shape;
+  const auto [tables, rows_per_table, columns, tokens, huge, type] = layer.shape;
   const size_t all_rows = tables * rows_per_table;
   table_ = NewFloats(all_rows * columns, huge);
   for (size_t block = 0; block < columns / width; ++block) {

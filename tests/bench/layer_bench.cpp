@@ -125,7 +125,6 @@ double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const O
   turns.Add("read 8", [&] { ReadRowsInParallel(pool, rows, kColumns, 8); });
   turns.Add("read 16", [&] { ReadRowsInParallel(pool, rows, kColumns, 16); });
   turns.Add("forward", [&] { layer.Forward(pool); });
-  turns.Add("grouped", [&] { layer.ForwardGrouped(pool); });
   turns.Add("dots", [&] { layer.ExactDots(pool); });
   turns.Add("row gradients", [&] { layer.RowGradients(pool); });
   turns.Add("backward", [&] { layer.Backward(pool); });
@@ -155,6 +154,14 @@ double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const O
     turns.Add("forward, small pages", [&] { scattered->Forward(pool); });
     turns.Add("backward, small pages", [&] { scattered->Backward(pool); });
   }
+  LayerShape narrow = layer.shape;
+  narrow.type = RowType::kBf16;
+  BenchLayer bf16(narrow);
+  const std::vector<const float*> bf16_rows = bf16.RowsByToken();
+  turns.Add("bf16 read 8", [&] { ReadRowsInParallel(pool, bf16_rows, kColumns / 2, 8); });
+  turns.Add("bf16 read 16", [&] { ReadRowsInParallel(pool, bf16_rows, kColumns / 2, 16); });
+  turns.Add("bf16 forward", [&] { bf16.Forward(pool); });
+  turns.Add("bf16 dots", [&] { bf16.ExactDots(pool); });
   turns.Run(tokens > 4096 ? std::min(options.repeats, 2) : options.repeats);
 
   const std::string where = ", tau " + std::to_string(tau) + ", " + std::to_string(tokens);
@@ -171,8 +178,6 @@ double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const O
     ratios.push_back({"its rate at 1024 tokens", count / forward / forward_at_1024});
   }
   report.Line("kernel: forward" + where, count / forward, "tokens/s", ratios);
-  report.Line("kernel: forward, grouped by row" + where, count / turns["grouped"], "tokens/s",
-              Ratios(turns["grouped"], {{"reading the rows", read}, {"ungrouped", forward}}));
   const double backward = turns["backward"];
   report.Line("kernel: backward" + where, count / backward, "tokens/s",
               Ratios(backward, {{"reading the rows twice", 2 * read}}),
@@ -181,6 +186,12 @@ double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const O
               Ratios(turns["dots"], {{"reading the rows", read}}));
   report.Line("kernel: row gradients" + where, count / turns["row gradients"], "tokens/s",
               Ratios(turns["row gradients"], {{"reading the rows", read}}));
+  const double bf16_read = std::min(turns["bf16 read 8"], turns["bf16 read 16"]);
+  report.Line("kernel: forward, bf16 rows" + where, count / turns["bf16 forward"], "tokens/s",
+              Ratios(turns["bf16 forward"], {{"f32 rows", forward}, {"reading them", bf16_read}}));
+  report.Line(
+      "kernel: dots, bf16 rows" + where, count / turns["bf16 dots"], "tokens/s",
+      Ratios(turns["bf16 dots"], {{"f32 rows", turns["dots"]}, {"reading them", bf16_read}}));
   report.Line("tried: forward, 128 tokens at a time" + where, count / turns["tiled"], "tokens/s",
               Ratios(turns["tiled"], {{"the kernel as it is", forward}}));
   for (const auto& [width, one] : blocked) {
