@@ -1,9 +1,10 @@
 #include "pserver/tensor_shard.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 
-#include "pserver/kernels/optimizer.h"
+#include "common/bf16.h"
 #include "pserver/snapshot_format.h"
 
 namespace mf {
@@ -18,7 +19,8 @@ uint64_t Total(const TensorLayout& layout) { return layout.spec.total_rows(); }
 }  // namespace
 
 TensorShard::TensorShard(TensorLayout layout, const Options& options, const Optimizer& optimizer,
-                         const ChangeClock& clock, ThreadPool& pool, RequestScratch& scratch)
+                         const ChangeClock& clock, ThreadPool& pool, PageArena& arena,
+                         RequestScratch& scratch)
     : layout_(std::move(layout)),
       options_(options),
       pool_(pool),
@@ -27,8 +29,8 @@ TensorShard::TensorShard(TensorLayout layout, const Options& options, const Opti
   const size_t tables = static_cast<size_t>(layout_.spec.tables);
   for (size_t k = 0; k < tables; ++k) {
     tables_.push_back(std::make_unique<Table>(layout_, static_cast<int64_t>(k), options.storage,
-                                              optimizer, clock, options.seed));
-    gradients_.push_back(std::make_unique<Gradients>(layout_));
+                                              optimizer, clock, options.seed, arena));
+    gradients_.push_back(std::make_unique<Gradients>(layout_, arena));
     if (options.count_hits && layout_.spec.kind == TensorKind::kMemory) {
       hits_.emplace_back(static_cast<uint64_t>(layout_.spec.rows));
     }
@@ -53,8 +55,8 @@ void TensorShard::Resolve(const std::vector<uint32_t>& buckets, size_t tokens, b
     const size_t begin = k * per_table, end = begin + per_table;
     for (size_t i = begin; i < end; ++i) {
       if (i + kPrefetchAhead < end) tables_[k]->Prefetch(buckets[i + kPrefetchAhead]);
-      scratch_.row_pointers[i] =
-          tables_[k]->Read(buckets[i], training, history, scratch_.made_rows[k]);
+      scratch_.row_pointers[i] = static_cast<const float*>(
+          tables_[k]->Read(buckets[i], training, history, scratch_.made_rows[k]));
     }
   });
 }
@@ -85,22 +87,26 @@ void TensorShard::Dots(const std::vector<uint32_t>& buckets, const void* weights
 }
 
 void TensorShard::Contribute(uint64_t micro_batch, Contribution contribution) {
-  for (const Contribution& due : order_.Offer(micro_batch, std::move(contribution))) Add(due);
+  const std::vector<Contribution> due = order_.Offer(micro_batch, std::move(contribution));
+  for (size_t i = 0; i < due.size(); ++i) {
+    Add(due[i], i + 1 == due.size() && order_.watermark() == options_.micro_batches);
+  }
 }
 
 /// Hits count whether the numbers are finite or not: of a NaN in dL/dy only the server of its
 /// column knows.
-void TensorShard::Add(const Contribution& contribution) {
+void TensorShard::Add(const Contribution& contribution, bool last) {
   if (!contribution.finite) finite_ = false;
   if (!contribution.is_push) {
-    AddPairs(contribution);
+    AddPairs(contribution, last);
     return;
   }
   if (!hits_.empty() && contribution.hits.size() > 0) CountRowHits(contribution);
   if (contribution.finite) AddRows(contribution);
+  if (last) Seal();
 }
 
-void TensorShard::AddPairs(const Contribution& c) {
+void TensorShard::AddPairs(const Contribution& c, bool last) {
   const size_t probes = static_cast<size_t>(options_.probes);
   const size_t per_table = probes * c.tokens;
   pool_.ParallelFor(tables_.size(), [&](size_t k, int thread) {
@@ -113,7 +119,12 @@ void TensorShard::AddPairs(const Contribution& c) {
       }
     }
     if (c.finite) gradients_[k]->AddPairs(groups, c.dy.data(), layout_.width());
+    if (last) gradients_[k]->Seal();  // while it is in the cache
   });
+}
+
+void TensorShard::Seal() {
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int) { gradients_[k]->Seal(); });
 }
 
 void TensorShard::CountRowHits(const Contribution& c) {
@@ -163,8 +174,12 @@ void TensorShard::Pull(const std::vector<uint64_t>& rows, bool training,
   const auto read = [&](size_t begin, size_t end, uint64_t table, ReadScratch& scratch) {
     scratch.Reset();
     for (size_t i = begin; i < end; ++i) {
-      const float* row = tables_[table]->Read(rows[i] % rows_per_table, training, history, scratch);
-      std::copy_n(row, width, values + i * width);
+      const void* row = tables_[table]->Read(rows[i] % rows_per_table, training, history, scratch);
+      if (layout_.spec.row_type == RowType::kBf16) {
+        UnpackBf16(values + i * width, row, width);
+      } else {
+        std::memcpy(values + i * width, row, width * sizeof(float));
+      }
     }
   };
   // A table is read by one thread: rows come sorted, so each table's rows are a run.
@@ -245,48 +260,30 @@ Status TensorShard::Restore(uint64_t row, const std::byte* data, size_t bytes) {
 }
 
 void TensorShard::Prepare(std::vector<double>* squares) {
-  const size_t blocks = layout_.blocks.size();
-  const size_t base = squares->size();
-  squares->resize(base + tables_.size() * blocks);
-  pool_.ParallelFor(tables_.size(), [&](size_t k, int) {
-    Gradients& gradients = *gradients_[k];
-    gradients.Seal();
-    std::vector<SquareSum> sums(blocks);
-    for (const uint64_t row : gradients.rows()) {
-      const float* gradient = gradients.gradient(row);
-      for (size_t block = 0; block < blocks; ++block) {
-        // The padding of the last block is zero and adds nothing.
-        const ColumnRange& range = layout_.blocks[block];
-        AddSquares(sums[block], gradient + range.begin,
-                   (static_cast<size_t>(range.size()) + 15) / 16 * 16);
-      }
+  Seal();
+  for (const auto& gradients : gradients_) {
+    for (size_t block = 0; block < layout_.blocks.size(); ++block) {
+      squares->push_back(gradients->squares(block));
     }
-    for (size_t block = 0; block < blocks; ++block) {
-      (*squares)[base + k * blocks + block] = sums[block].Total();
-    }
-  });
+  }
 }
 
 void TensorShard::Apply(const UpdateHistory& history, double lr, float scale) {
   pool_.ParallelFor(tables_.size(),
-                    [&](size_t k, int) { tables_[k]->Materialise(gradients_[k]->rows()); });
+                    [&](size_t k, int) { tables_[k]->Materialise(gradients_[k]->hits()); });
   struct Job {
     size_t table, begin, end;
   };
   std::vector<Job> jobs;
   for (size_t k = 0; k < tables_.size(); ++k) {
-    const size_t rows = gradients_[k]->rows().size();
+    const size_t rows = gradients_[k]->hits().size();
     for (size_t begin = 0; begin < rows; begin += kFillRows) {
       jobs.push_back({k, begin, std::min<size_t>(rows, begin + kFillRows)});
     }
   }
   pool_.ParallelFor(jobs.size(), [&](size_t i, int) {
     const Job& job = jobs[i];
-    const Gradients& gradients = *gradients_[job.table];
-    for (size_t r = job.begin; r < job.end; ++r) {
-      const uint64_t row = gradients.rows()[r];
-      tables_[job.table]->Update(row, history, lr, scale, gradients.gradient(row));
-    }
+    tables_[job.table]->Update(*gradients_[job.table], job.begin, job.end, history, lr, scale);
   });
   ForgetStep();
 }

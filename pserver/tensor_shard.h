@@ -48,11 +48,13 @@ class TensorShard {
     int64_t probes = 1;
     uint64_t seed = 1;
     Table::Storage storage = Table::Storage::kDirect;
-    bool count_hits = false;  // see Buckets()
+    bool count_hits = false;     // see Buckets()
+    uint64_t micro_batches = 0;  // of a step: after so many Prepare() has little left to do
   };
   /// References outlive it.
   TensorShard(TensorLayout layout, const Options& options, const Optimizer& optimizer,
-              const ChangeClock& clock, ThreadPool& pool, RequestScratch& scratch);
+              const ChangeClock& clock, ThreadPool& pool, PageArena& arena,
+              RequestScratch& scratch);
 
   const TensorLayout& layout() const { return layout_; }
   size_t pairs() const { return static_cast<size_t>(layout_.spec.tables * options_.probes); }
@@ -82,8 +84,8 @@ class TensorShard {
   /// they are counted (Options::count_hits, memory tensors).
   std::vector<TableBuckets> Buckets(uint64_t step) const;
 
-  /// Squares of the step's gradient, one double per (table, block), squares added by rising row,
-  /// then column in 8 lanes (SquareSum). Appends tables * blocks doubles to `squares`.
+  /// Squares of the step's gradient, one double per (table, block). Appends tables * blocks doubles
+  /// to `squares`. They were summed as soon as a table's last micro-batch was in.
   void Prepare(std::vector<double>* squares);
   /// Applies the step's gradient times `scale` (REQUIRES Prepare), then forgets it.
   void Apply(const UpdateHistory& history, double lr, float scale);
@@ -100,9 +102,11 @@ class TensorShard {
  private:
   void Resolve(const std::vector<uint32_t>& buckets, size_t tokens, bool training,
                const UpdateHistory& history);
-  void Add(const Contribution& contribution);
-  void AddPairs(const Contribution& contribution);
+  /// `last`: of the step.
+  void Add(const Contribution& contribution, bool last);
+  void AddPairs(const Contribution& contribution, bool last);
   void AddRows(const Contribution& contribution);
+  void Seal();
   void CountRowHits(const Contribution& contribution);
 
   const TensorLayout layout_;

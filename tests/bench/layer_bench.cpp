@@ -285,9 +285,10 @@ void MeasureRows(const Options& options, ThreadPool& pool, Peer& peer, Report& r
   spec.weight_decay = true;
   const Optimizer optimizer{TrainConfig()};
   const ChangeClock clock;
+  PageArena arena;
   RequestScratch scratch;
   UpdateHistory history(0.1);
-  TensorShard shard(LayoutOf(spec, 0, 0, 1), {}, optimizer, clock, pool, scratch);
+  TensorShard shard(LayoutOf(spec, 0, 0, 1), {}, optimizer, clock, pool, arena, scratch);
   Floats pulled = NewFloats(rows.size() * kColumns);
   uint64_t micro_batch = 0;
   const auto push = [&] {

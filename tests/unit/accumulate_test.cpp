@@ -73,7 +73,7 @@ class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
     spec.weight_decay = true;
     return std::make_unique<TensorShard>(LayoutOf(spec, 0, 0, 1),
                                          TensorShard::Options{2, 1, GetParam()}, optimizer_, clock_,
-                                         pool_, scratch_);
+                                         pool_, arena_, scratch_);
   }
 
   /// Pairs or summed rows, by number; the same for every tensor.
@@ -126,6 +126,7 @@ class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
   const UpdateHistory history_;
   ThreadPool pool_;
   const ChangeClock clock_;
+  PageArena arena_;
   RequestScratch scratch_;
   std::unique_ptr<TensorShard> tensor_;
 };

@@ -199,9 +199,9 @@ TEST(OptimizerTest, SgdScaleAndSquares) {
     for (size_t i = 0; i < 48; ++i) lane[i % 8] += double{gradient[i]} * double{gradient[i]};
   }
   SquareSum sum;
-  AddSquares(sum, gradient.data(), 32);
-  AddSquares(sum, gradient.data() + 32, 16);
-  AddSquares(sum, gradient.data(), 48);
+  const std::vector<ColumnRange> all = {{0, 48}};
+  AddSquares(&sum, gradient.data(), all);
+  AddSquares(&sum, gradient.data(), all);
   EXPECT_EQ(sum.Total(), std::accumulate(lane, lane + 8, 0.0));
 }
 
@@ -229,7 +229,8 @@ TEST(TargetsTest, ElementwiseKernelsGiveTheSameBits) {
     });
     ExpectSameOnAllTargets<double>([&] {
       SquareSum sum;
-      AddSquares(sum, gradient.data(), count);
+      const std::vector<ColumnRange> all = {{0, static_cast<int64_t>(count)}};
+      AddSquares(&sum, gradient.data(), all);
       const bool finite = AllFinite(Misaligned(gradient).data(), count);
       return std::vector<double>{sum.Total(), finite ? 1.0 : 0.0};
     });

@@ -112,7 +112,7 @@ class OneTable {
     spec.weight_decay = true;
     tensor_ =
         std::make_unique<TensorShard>(LayoutOf(spec, 0, 0, 1), TensorShard::Options{1, 1, storage},
-                                      optimizer_, clock_, pool_, scratch_);
+                                      optimizer_, clock_, pool_, arena_, scratch_);
   }
   void Step(const std::vector<uint64_t>& rows, const std::vector<float>& gradient, double lr) {
     Contribution c;
@@ -138,6 +138,7 @@ class OneTable {
   UpdateHistory history_;
   ThreadPool pool_;
   const ChangeClock clock_;
+  PageArena arena_;
   RequestScratch scratch_;
   std::unique_ptr<TensorShard> tensor_;
 };
