@@ -1,61 +1,78 @@
 #include "pserver/bucket_counts.h"
 
-#include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
+
+#include "common/check.h"
 
 namespace mf {
 namespace {
-constexpr uint64_t kDirectRowsMax = 65'536;  // 768 KiB of counts a table
-}
+constexpr uint64_t kDirectRowsMax = 65'536;  // 1 MiB of counts a table
+constexpr size_t kFewHits = 1024;
+}  // namespace
 
 BucketCounts::BucketCounts(uint64_t rows)
-    : rows_(rows), sparse_(rows > kDirectRowsMax), index_(sparse_ ? UINT64_MAX : 0) {
-  if (sparse_) return;
-  hits_.resize(rows);
-  last_step_.resize(rows);
+    : rows_(rows),
+      bin_shift_(std::max(0, std::countr_zero(rows) - std::countr_zero(kBucketBins))),
+      sparse_(rows > kDirectRowsMax),
+      index_(sparse_ ? UINT64_MAX : 0) {
+  MF_CHECK(std::has_single_bit(rows));
+  if (!sparse_) counts_.resize(rows);
 }
 
 size_t BucketCounts::Slot(uint64_t row) {
   if (!sparse_) return static_cast<size_t>(row);
   const size_t slot = index_.Insert(row);
-  if (slot == hits_.size()) {
-    hits_.push_back(0);
-    last_step_.push_back(0);
-  }
+  if (slot == counts_.size()) counts_.emplace_back();
   return slot;
+}
+
+/// A row whose last hit was in step `from` (0: none) is hit in step `to`.
+void BucketCounts::MoveInWindow(uint64_t from, uint64_t to) {
+  Recent& then = recent_[from % kCoverageSteps];
+  if (from != 0 && then.step == from) --then.rows;
+  Recent& now = recent_[to % kCoverageSteps];
+  if (now.step != to) now = {to, 0};  // what stood there has left the window
+  ++now.rows;
 }
 
 TableBuckets BucketCounts::Summarise(uint64_t step) const {
   TableBuckets table;
   table.rows = rows_;
-  uint64_t alive = 0;
-  const uint64_t bins = std::min<uint64_t>(kBucketBins, rows_);
-  for (size_t slot = 0; slot < hits_.size(); ++slot) {
-    const uint64_t hits = hits_[slot];
-    if (hits == 0) continue;
-    ++alive;
-    table.hits += hits;
-    table.top1 = std::max(table.top1, hits);
-    if (last_step_[slot] + kCoverageSteps > step) ++table.covered;
-    const uint64_t row = sparse_ ? index_.rows()[slot] : slot;
-    table.bins[row * bins / rows_] += hits;
+  table.hits = hits_;
+  table.dead = rows_ - alive_;
+  table.top1 = top1_;
+  std::copy(std::begin(bins_), std::end(bins_), table.bins);
+  for (const Recent& recent : recent_) {
+    if (recent.step + kCoverageSteps > step) table.covered += recent.rows;
   }
-  table.dead = rows_ - alive;
-  if (table.hits == 0) return table;
-  // H = ln N - sum h ln h / N, added in an order that is a function of the counts: slots are given
-  // in order of arrival.
-  std::vector<uint64_t> sorted;
-  if (sparse_) {
-    sorted = hits_;
-    std::sort(sorted.begin(), sorted.end());
-  }
-  double sum = 0;
-  for (const uint64_t hits : sparse_ ? sorted : hits_) {
-    if (hits > 0) sum += static_cast<double>(hits) * std::log(static_cast<double>(hits));
-  }
-  const double all = static_cast<double>(table.hits);
-  table.entropy = std::max(0.0, std::log(all) - sum / all);
+  if (hits_ > 0) table.entropy = Entropy();
   return table;
+}
+
+/// ln N - sum h ln h / N. Slots are given in order of arrival, so the sum must not depend on
+/// theirs: rows of few hits are counted by their hits, and all others are added as whole numbers.
+double BucketCounts::Entropy() const {
+  std::array<uint64_t, kFewHits> rows_of{};  // by hits
+  __extension__ using Wide = unsigned __int128;
+  Wide fixed = 0;  // in units of 2^-40
+  for (const Count& count : counts_) {
+    const uint64_t hits = count.hits;
+    if (hits < kFewHits) {
+      ++rows_of[hits];
+    } else {
+      const double term = static_cast<double>(hits) * std::log(static_cast<double>(hits));
+      fixed += static_cast<Wide>(term * 0x1p40);
+    }
+  }
+  double sum = static_cast<double>(fixed) * 0x1p-40;
+  for (size_t hits = 2; hits < kFewHits; ++hits) {
+    const double h = static_cast<double>(hits);
+    sum += static_cast<double>(rows_of[hits]) * h * std::log(h);
+  }
+  const double all = static_cast<double>(hits_);
+  return std::max(0.0, std::log(all) - sum / all);
 }
 
 }  // namespace mf

@@ -55,8 +55,8 @@ void TensorShard::Resolve(const std::vector<uint32_t>& buckets, size_t tokens, b
     const size_t begin = k * per_table, end = begin + per_table;
     for (size_t i = begin; i < end; ++i) {
       if (i + kPrefetchAhead < end) tables_[k]->Prefetch(buckets[i + kPrefetchAhead]);
-      scratch_.row_pointers[i] = static_cast<const float*>(
-          tables_[k]->Read(buckets[i], training, history, scratch_.made_rows[k]));
+      scratch_.row_pointers[i] =
+          tables_[k]->Read(buckets[i], training, history, scratch_.made_rows[k]);
     }
   });
 }
@@ -64,7 +64,8 @@ void TensorShard::Resolve(const std::vector<uint32_t>& buckets, size_t tokens, b
 void TensorShard::Forward(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens,
                           bool training, const UpdateHistory& history, float* y) {
   Resolve(buckets, tokens, training, history);
-  const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights};
+  const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights,
+                        layout_.spec.row_type};
   const size_t width = layout_.width();
   const size_t jobs =
       std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool_.threads()));
@@ -77,7 +78,8 @@ void TensorShard::Dots(const std::vector<uint32_t>& buckets, const void* weights
                        const void* dy, const int8_t* exponents, const UpdateHistory& history,
                        int64_t* dots) {
   Resolve(buckets, tokens, /*training=*/true, history);
-  const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights};
+  const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights,
+                        layout_.spec.row_type};
   const size_t jobs =
       std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool_.threads()));
   pool_.ParallelFor(jobs, [&](size_t job, int) {
@@ -113,11 +115,7 @@ void TensorShard::AddPairs(const Contribution& c, bool last) {
     RowGroups& groups = scratch_.groups[static_cast<size_t>(thread)];
     GroupByRow(c.buckets.data() + k * per_table, c.weights.data() + k * per_table * sizeof(float),
                c.tokens, probes, static_cast<uint64_t>(layout_.spec.rows), groups);
-    if (!hits_.empty()) {
-      for (size_t g = 0; g < groups.rows.size(); ++g) {
-        hits_[k].Add(groups.rows[g], groups.begin[g + 1] - groups.begin[g], c.step);
-      }
-    }
+    if (!hits_.empty()) hits_[k].AddGroups(groups, c.step);
     if (c.finite) gradients_[k]->AddPairs(groups, c.dy.data(), layout_.width());
     if (last) gradients_[k]->Seal();  // while it is in the cache
   });

@@ -16,10 +16,6 @@
 
 namespace mf {
 
-/// How the numbers of a row are stored. bf16 is widened when it is read, which is exact: sums are
-/// those of f32 rows that hold the same values.
-enum class RowType : uint8_t { kF32, kBf16 };
-
 /// The pairs (row, weight) of a batch of tokens. Pair-major: pair p = k * probes + j of token t is
 /// at [p * tokens + t].
 struct PairBatch {
@@ -27,7 +23,9 @@ struct PairBatch {
   size_t pairs = 0;
   const void* const* rows = nullptr;  // [pairs][tokens]; each row padded with zeros to 16 columns
   const void* weights = nullptr;      // f32 [pairs][tokens], any alignment
-  RowType type = RowType::kF32;       // of all rows
+  // Of all rows. bf16 is widened when it is read, which is exact: sums are those of f32 rows that
+  // hold the same values.
+  RowType type = RowType::kF32;
 };
 
 /// y[t][c] = sum over p, ascending, of weight * row[c], by FMA from zero (eq. 5 of the paper), for
