@@ -1,5 +1,6 @@
 #include "pserver/bucket_counts.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -28,37 +29,23 @@ size_t BucketCounts::Slot(uint64_t row) {
   return slot;
 }
 
-/// A row whose last hit was in step `from` (0: none) is hit in step `to`.
-void BucketCounts::MoveInWindow(uint64_t from, uint64_t to) {
-  Recent& then = recent_[from % kCoverageSteps];
-  if (from != 0 && then.step == from) --then.rows;
-  Recent& now = recent_[to % kCoverageSteps];
-  if (now.step != to) now = {to, 0};  // what stood there has left the window
-  ++now.rows;
-}
-
 TableBuckets BucketCounts::Summarise(uint64_t step) const {
   TableBuckets table;
   table.rows = rows_;
-  table.hits = hits_;
-  table.dead = rows_ - alive_;
-  table.top1 = top1_;
-  std::copy(std::begin(bins_), std::end(bins_), table.bins);
-  for (const Recent& recent : recent_) {
-    if (recent.step + kCoverageSteps > step) table.covered += recent.rows;
-  }
-  if (hits_ > 0) table.entropy = Entropy();
-  return table;
-}
-
-/// ln N - sum h ln h / N. Slots are given in order of arrival, so the sum must not depend on
-/// theirs: rows of few hits are counted by their hits, and all others are added as whole numbers.
-double BucketCounts::Entropy() const {
+  uint64_t alive = 0;
+  // H = ln N - sum h ln h / N. Slots are given in order of arrival, so the sum must not depend on
+  // theirs: rows of few hits are counted by their hits, all others are added as whole numbers.
   std::array<uint64_t, kFewHits> rows_of{};  // by hits
   __extension__ using Wide = unsigned __int128;
   Wide fixed = 0;  // in units of 2^-40
-  for (const Count& count : counts_) {
-    const uint64_t hits = count.hits;
+  for (size_t slot = 0; slot < counts_.size(); ++slot) {
+    const auto [hits, last_step] = counts_[slot];
+    if (hits == 0) continue;
+    ++alive;
+    table.hits += hits;
+    table.top1 = std::max(table.top1, hits);
+    table.covered += last_step + kCoverageSteps > step ? 1 : 0;
+    table.bins[(sparse_ ? index_.rows()[slot] : slot) >> bin_shift_] += hits;
     if (hits < kFewHits) {
       ++rows_of[hits];
     } else {
@@ -66,13 +53,17 @@ double BucketCounts::Entropy() const {
       fixed += static_cast<Wide>(term * 0x1p40);
     }
   }
+  table.dead = rows_ - alive;
+  if (table.hits == 0) return table;
   double sum = static_cast<double>(fixed) * 0x1p-40;
   for (size_t hits = 2; hits < kFewHits; ++hits) {
+    if (rows_of[hits] == 0) continue;
     const double h = static_cast<double>(hits);
     sum += static_cast<double>(rows_of[hits]) * h * std::log(h);
   }
-  const double all = static_cast<double>(hits_);
-  return std::max(0.0, std::log(all) - sum / all);
+  const double all = static_cast<double>(table.hits);
+  table.entropy = std::max(0.0, std::log(all) - sum / all);
+  return table;
 }
 
 }  // namespace mf

@@ -4,7 +4,6 @@
 // One thread at a time per object.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -19,17 +18,11 @@ class BucketCounts {
   /// `rows`: a power of two.
   explicit BucketCounts(uint64_t rows);
 
-  /// `hits` more of `row` in step `step` (from 1; steps do not fall). All numbers but the entropy
-  /// are kept up to date here.
+  /// `hits` more of `row` in step `step` (from 1; steps do not fall).
   void Add(uint64_t row, uint64_t hits, uint64_t step) {
     Count& count = counts_[Slot(row)];
-    if (count.hits == 0) ++alive_;
-    if (count.last_step != step) MoveInWindow(count.last_step, step);
     count.hits += hits;
     count.last_step = static_cast<uint32_t>(step);
-    top1_ = std::max(top1_, count.hits);
-    hits_ += hits;
-    bins_[row >> bin_shift_] += hits;
   }
   /// The same for all groups of a micro-batch.
   void AddGroups(const RowGroups& groups, uint64_t step) {
@@ -40,18 +33,13 @@ class BucketCounts {
       Add(groups.rows[g], groups.begin[g + 1] - groups.begin[g], step);
     }
   }
-  /// All numbers as they are in step `step`. Its cost is the entropy's: 1 to 6 ns a row that was
-  /// ever hit.
+  /// All numbers as they are in step `step`, in one pass over the rows: 1 to 6 ns each.
   TableBuckets Summarise(uint64_t step) const;
 
  private:
   struct Count {
     uint64_t hits = 0;
     uint32_t last_step = 0;  // of the last hit; 0: none
-  };
-  struct Recent {
-    uint64_t step = 0;
-    uint64_t rows = 0;  // whose last hit is of that step
   };
   void Prefetch(uint64_t row) const {
     if (sparse_) {
@@ -61,17 +49,11 @@ class BucketCounts {
     }
   }
   size_t Slot(uint64_t row);
-  void MoveInWindow(uint64_t from, uint64_t to);
-  double Entropy() const;
-
   const uint64_t rows_;
   const int bin_shift_;
   const bool sparse_;          // rows that were never hit take no memory
   RowIndex index_;             // sparse only
   std::vector<Count> counts_;  // by row, or by slot
-  uint64_t hits_ = 0, alive_ = 0, top1_ = 0;
-  uint64_t bins_[kBucketBins] = {};
-  Recent recent_[kCoverageSteps];  // by step, modulo their number
 };
 
 }  // namespace mf
