@@ -115,11 +115,7 @@ void TensorShard::AddPairs(const Contribution& c, bool last) {
     RowGroups& groups = scratch_.groups[static_cast<size_t>(thread)];
     GroupByRow(c.buckets.data() + k * per_table, c.weights.data() + k * per_table * sizeof(float),
                c.tokens, probes, static_cast<uint64_t>(layout_.spec.rows), groups);
-    if (!hits_.empty()) {
-      for (size_t g = 0; g < groups.rows.size(); ++g) {
-        hits_[k].Add(groups.rows[g], groups.begin[g + 1] - groups.begin[g], c.step);
-      }
-    }
+    if (!hits_.empty()) hits_[k].AddGroups(groups, c.step);
     if (c.finite) gradients_[k]->AddPairs(groups, c.dy.data(), layout_.width());
     if (last) gradients_[k]->Seal();  // while it is in the cache
   });

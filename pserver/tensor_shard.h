@@ -83,6 +83,8 @@ class TensorShard {
   /// Per table, the hits of contributions added so far, as they are in step `step`; empty unless
   /// they are counted (Options::count_hits, memory tensors).
   std::vector<TableBuckets> Buckets(uint64_t step) const;
+  bool counts_hits() const { return !hits_.empty(); }
+  TableBuckets BucketsOf(size_t k, uint64_t step) const { return hits_[k].Summarise(step); }
 
   /// Squares of the step's gradient, one double per (table, block). Appends tables * blocks doubles
   /// to `squares`. They were summed as soon as a table's last micro-batch was in.

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-targets=(round_trip_bench layer_bench exchange_bench system_bench pserver)
+targets=(round_trip_bench layer_bench commit_bench exchange_bench system_bench pserver)
 snapshots=0 link='' json='' steps=24 repeats=5 threads=''
 layer_flags=(--peer tests/bench/embedding_bag.py)
 exchange_flags=(--pserver build/release/bin/pserver)
@@ -66,6 +66,7 @@ if [ -n "$link" ]; then
 else
   $bin/round_trip_bench --json "$lines"
   $bin/layer_bench "${layer_flags[@]}" --repeats "$repeats" --json "$lines"
+  $bin/commit_bench ${threads:+--threads "$threads"} --json "$lines"
   "${exchange[@]}" 2> "$log" || { cat "$log" >&2; exit 1; }
   $bin/system_bench --config deploy/configs/nano.toml --steps "$steps" --repeats "$repeats" --json "$lines"
 fi
