@@ -6,6 +6,8 @@
 #                  --quick: without PyTorch and without the sweep of `auto`; --threads: of the kernel lines
 #   tests/bench/run.sh --link 10gbit    the exchange only, over a link of this rate (also --json, --repeats)
 #   tests/bench/run.sh --training       2 servers and 2 workers, beside dense layers and PyTorch: 3 minutes
+#   tests/bench/run.sh --overlap        a step beside its compute and its exchange, at the link rate where they are equal
+#   tests/bench/run.sh --scaling        bytes with 1 to 3 servers, and 1 to 4 servers at 1 Gbit/s beside docs/SCALING.md
 #   tests/bench/run.sh --snapshots      what snapshots and recovery cost, beside the disk: 2 minutes, 6 GB of disk
 # --json goes with all but --snapshots.
 set -euo pipefail
@@ -21,9 +23,9 @@ while [ $# -gt 0 ]; do
       what=snapshots
       targets=(snapshot_bench worker pserver)
       ;;
-    --training)
+    --training | --overlap | --scaling)
       what=${1#--}
-      targets=(worker pserver)
+      targets=(worker pserver replay_bench)
       ;;
     --quick)
       layer_flags=()
@@ -38,7 +40,7 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     -h | --help)
-      sed -n '2,10s/^# *//p' "$0"
+      sed -n '2,12s/^# *//p' "$0"
       exit 0
       ;;
     *)
@@ -68,6 +70,8 @@ case "$what" in
     exit
     ;;
   training) script training_bench.py --json "$lines" ;;
+  overlap) script overlap_bench.py $bin/replay_bench --json "$lines" ;;
+  scaling) script scaling_bench.py --json "$lines" ;;
   *)
     [ -z "$threads" ] || layer_flags+=(--threads "$threads")
     exchange=("$bin/exchange_bench" "${exchange_flags[@]}" --repeats "$repeats" --json "$lines")
