@@ -29,25 +29,36 @@ class Observed:
     """A step of a running cluster with one worker: the median of its seconds, and means a step of the rest."""
 
     step: float
-    worker: float   # seconds of a processor, of the worker's threads but those that move messages
-    servers: float  # the same, of all servers, with everything
-    commit: float   # seconds of the board's phase
-    up: float       # bytes of the worker's requests to all servers
-    down: float     # bytes of their replies
+    worker: float    # seconds of a processor, of the worker's threads but those that move messages
+    messages: float  # of those
+    servers: float   # of all servers, with everything
+    commit: float    # seconds of the board's phase
+    up: float        # bytes of the worker's requests to all servers
+    down: float      # bytes of their replies
 
 
-def thread_seconds(process: int, network: bool = True) -> float:
-    """Processor time of a process so far; `network`: with the threads of ZeroMQ."""
-    nanoseconds = 0
+@dataclasses.dataclass(frozen=True)
+class ProcessorTime:
+    """Seconds of a processor that a process has taken so far."""
+
+    own: float
+    messages: float  # of ZeroMQ's threads
+
+
+def processor_time(process: int) -> ProcessorTime:
+    """Of all threads that still live."""
+    own = messages = 0
     folder = f"/proc/{process}/task"
     for thread in os.listdir(folder):
         with open(f"{folder}/{thread}/comm", encoding="ascii") as file:
             name = file.read()
         with open(f"{folder}/{thread}/schedstat", encoding="ascii") as file:
             on_processor = int(file.read().split()[0])
-        if network or not name.startswith("ZMQ"):
-            nanoseconds += on_processor
-    return nanoseconds / 1e9
+        if name.startswith("ZMQ"):
+            messages += on_processor
+        else:
+            own += on_processor
+    return ProcessorTime(own / 1e9, messages / 1e9)
 
 
 class Cluster:
@@ -141,9 +152,10 @@ class Cluster:
                 time.sleep(0.005)
             return done
 
-        def look() -> tuple[list[dict[str, float]], float, float]:
-            return ([scrape(address) for address in self.metrics], thread_seconds(worker.pid, network=False),
-                    sum(thread_seconds(server.pid) for server in servers))
+        def look() -> tuple[list[dict[str, float]], ProcessorTime, float]:
+            of_servers = [processor_time(server.pid) for server in servers]
+            return ([scrape(address) for address in self.metrics], processor_time(worker.pid),
+                    sum(taken.own + taken.messages for taken in of_servers))
 
         first = await_steps(warm_up)
         before = look()
@@ -160,7 +172,9 @@ class Cluster:
             return sum(total(f'mf_wire_bytes_total{{direction="{direction}",op="{op}"}}') for op in OPS)
 
         return Observed(step=statistics.median(self.step_seconds(name)[first:last]),
-                        worker=(after[1] - before[1]) / count, servers=(after[2] - before[2]) / count,
+                        worker=(after[1].own - before[1].own) / count,
+                        messages=(after[1].messages - before[1].messages) / count,
+                        servers=(after[2] - before[2]) / count,
                         commit=total('mf_step_seconds_sum{phase="commit"}', slice(1)) / count,
                         up=bytes_of("received") / count, down=bytes_of("sent") / count)
 

@@ -6,8 +6,8 @@
 #                  --quick: without PyTorch and without the sweep of `auto`; --threads: of the kernel lines
 #   tests/bench/run.sh --link 10gbit    the exchange only, over a link of this rate (also --json, --repeats)
 #   tests/bench/run.sh --training       2 servers and 2 workers, beside dense layers and PyTorch: 3 minutes
-#   tests/bench/run.sh --overlap        a step beside its compute and its exchange, at the link rate where they are equal
-#   tests/bench/run.sh --scaling        bytes with 1 to 3 servers, and 1 to 4 servers at 1 Gbit/s beside docs/SCALING.md
+#   tests/bench/run.sh --overlap        a step beside its compute and its exchange, at the link rate where those are equal: 2 minutes
+#   tests/bench/run.sh --scaling        bytes and steps with 1 to 4 servers, links of 1 Gbit/s, beside docs/SCALING.md: 3 minutes
 #   tests/bench/run.sh --snapshots      what snapshots and recovery cost, beside the disk: 2 minutes, 6 GB of disk
 # --json goes with all but --snapshots.
 set -euo pipefail

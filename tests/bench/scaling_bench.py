@@ -17,7 +17,7 @@ import network
 import scaling_model
 from cluster import Cluster, Observed, scrape, text
 from report import Report
-from scaling_model import Machine, Shape, wire_bytes
+from scaling_model import Shape, wire_bytes
 
 BYTES_SHAPE = Shape(d=512, layers=2, K=64, tau=8)
 BYTES_STEPS = 2
@@ -99,27 +99,15 @@ def pair_seconds(shape: Shape, one: Observed, two: Observed) -> float:
     return max(two.servers - one.servers, 0) / forward / (1 + scaling_model.BACKWARD_COST)
 
 
-def measured_machine(one: Observed, pair: float) -> Machine:
-    """This machine, from steps with one server over a link without limit. What pairs do not take of the server's
-    time is the columns', and is divided between forward and backward as `BACKWARD_COST` has it."""
-    tokens = MICRO_BATCHES * LINK_SHAPE.tokens
-    layers = LINK_SHAPE.memory_layers()
-    cost = 1 + scaling_model.BACKWARD_COST
-    # Commit keeps the server's processor busy.
-    columns = one.servers - one.commit - pair * cost * len(layers) * LINK_SHAPE.K * tokens
-    rows = sum(4.0 * LINK_SHAPE.K * wide for _, wide in layers) * tokens
-    forward_bytes = rows * cost / max(columns, 1e-9)
-    return Machine(worker_token=one.worker / tokens, forward_bytes=forward_bytes,
-                   backward_bytes=forward_bytes / scaling_model.BACKWARD_COST, commit_bytes=float("inf"), pair=pair,
-                   payload=network.PAYLOAD, cores=CORES)
-
-
 def measure_links(flags: argparse.Namespace, report: Report) -> None:
     """Steps beside the model."""
     with network.Links(4) as links:
         free = {servers: observe(flags, links, servers, 0) for servers in (1, 2)}
         pair = pair_seconds(LINK_SHAPE, free[1], free[2])
-        machine = measured_machine(free[1], pair)
+        # Commit keeps the server's processor busy.
+        machine = scaling_model.measured_machine(
+            LINK_SHAPE, MICRO_BATCHES * LINK_SHAPE.tokens, free[1].worker + free[1].messages, free[1].servers - free[1].commit, pair,
+            payload=network.PAYLOAD, cores=CORES)
         small = pair_seconds(SMALL_SHAPE, *(observe(flags, links, servers, 0, SMALL_SHAPE) for servers in (1, 2)))
         for servers, seen in free.items():
             report.line(f"links: a step, {plural(servers)}, no limit", seen.step * 1e3, "ms",

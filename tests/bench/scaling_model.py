@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
-from typing import Iterator
+from typing import Generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,19 +139,45 @@ def visits(shape: Shape, machine: Machine, servers: int) -> list[Visit]:
 BUSY = 0.6  # share of a step that what limits it is busy, at least
 
 
+def measured_machine(shape: Shape, tokens: int, worker: float, kernels: float, pair: float = 0,
+                     **rest: float) -> Machine:
+    """Programs that were seen to take so many seconds of a processor for so many tokens: a worker, and a server that has
+    all columns, without commit. What pairs do not take of a server's time is the columns', and is divided between
+    forward and backward as `BACKWARD_COST` has it. `rest`: other members of a Machine."""
+    layers = shape.memory_layers()
+    pairs = shape.K * shape.probes * tokens
+    cost = 1 + BACKWARD_COST
+    columns = kernels - len(layers) * pairs * pair * cost
+    forward_bytes = sum(4.0 * pairs * wide for _, wide in layers) * cost / max(columns, 1e-9)
+    return Machine(worker_token=worker / tokens, forward_bytes=forward_bytes,
+                   backward_bytes=forward_bytes / BACKWARD_COST, commit_bytes=math.inf, pair=pair, **rest)
+
+
 class Queue:
     """Something that does one thing at a time, in the order of asking."""
 
-    def __init__(self, places: int = 1) -> None:
-        self.free = [0.0] * places
-        self.busy = 0.0
+    def __init__(self) -> None:
+        self.free = self.busy = 0.0
 
     def take(self, now: float, seconds: float) -> float:
         """When what is asked for now is done."""
-        place = min(range(len(self.free)), key=self.free.__getitem__) if len(self.free) > 1 else 0
-        self.free[place] = max(now, self.free[place]) + seconds
+        self.free = max(now, self.free) + seconds
         self.busy += seconds
-        return self.free[place]
+        return self.free
+
+
+class Cores:
+    """What all programs of a machine share: a program does one thing at a time, and only on a free core."""
+
+    def __init__(self, count: int) -> None:
+        self.free = [0.0] * count
+
+    def take(self, now: float, program: Queue, seconds: float) -> Generator[float, float, float]:
+        """Waits for the program and for a core; returns when it is done."""
+        while (ready := max(program.free, min(self.free))) > now:
+            now = yield ready
+        self.free[self.free.index(min(self.free))] = now + seconds
+        return program.take(now, seconds)
 
 
 class Play:
@@ -160,11 +186,10 @@ class Play:
     def __init__(self, shape: Shape, machine: Machine, workers: int, servers: int) -> None:
         self.machine, self.servers = machine, servers
         self.chain = visits(shape, machine, servers)
-        if machine.cores:
-            shared = Queue(machine.cores)
-            self.worker, self.server = [shared] * workers, shared
-        else:
-            self.worker, self.server = [Queue() for _ in range(workers)], Queue()
+        self.cores = Cores(machine.cores) if machine.cores else None
+        self.worker = [Queue() for _ in range(workers)]
+        # Where cores are shared all servers are played, elsewhere one for all.
+        self.server = [Queue() for _ in range(servers if self.cores else 1)]
         self.sends, self.receives = ([Queue() for _ in range(workers)] for _ in range(2))
         self.up, self.down = Queue(), Queue()
         self.worker_io, self.server_io = [Queue() for _ in range(workers)], Queue()
@@ -177,22 +202,29 @@ class Play:
                    self.worker_io[worker].take(now, self.servers * size / self.machine.io_thread),
                    self.server_io.take(now, size / self.machine.io_thread))
 
-    def micro_batch(self, worker: int) -> Iterator[float]:
+    def compute(self, now: float, program: Queue, seconds: float) -> Generator[float, float, float]:
+        """Returns when a program has done something."""
+        if self.cores:
+            return (yield from self.cores.take(now, program, seconds))
+        return program.take(now, seconds)
+
+    def micro_batch(self, worker: int) -> Generator[float, float, None]:
         """Yields when its next part is done; is given the time when that is."""
         now = yield 0.0
         for visit in self.chain:
-            now = yield self.worker[worker].take(now, visit.worker)
+            now = yield (yield from self.compute(now, self.worker[worker], visit.worker))
             now = yield self.pass_message(now, visit.up, worker, self.sends[worker], self.up)
-            # Where cores are shared all servers are played, elsewhere one for all.
-            done = [self.server.take(now, visit.server + self.machine.request)
-                    for _ in range(self.servers if self.machine.cores else 1)]
-            now = yield max(done)
+            done = now
+            for server in self.server:
+                ended = yield from self.compute(now, server, visit.server + self.machine.request)
+                done = max(done, ended)
+            now = yield done
             now = yield self.pass_message(now, visit.down, worker, self.receives[worker], self.down)
 
     def run(self, micro_batches: int, in_flight: int, window: int) -> float:
         """Seconds until all are in; micro-batch j begins only while j < the lowest unfinished + window."""
         waiting: list[tuple[float, int, int, int]] = []  # time, order, micro-batch, worker
-        running: dict[int, Iterator[float]] = {}
+        running: dict[int, Generator[float, float, None]] = {}
         idle = [worker for _ in range(in_flight) for worker in range(len(self.worker))]
         unfinished = set(range(micro_batches))
         begun, order, now = 0, 0, 0.0
@@ -232,9 +264,8 @@ def predict(shape: Shape, machine: Machine, workers: int, servers: int, micro_ba
     if commit is None:
         commit = commit_seconds(shape, machine, servers, micro_batches)
     seconds = batches + commit
-    cores = machine.cores or 1
-    kernels = play.server.busy / cores
-    shares = {"worker": play.worker[0].busy / cores,
+    kernels = play.server[0].busy
+    shares = {"worker": play.worker[0].busy,
               "commit" if commit > kernels else "server": kernels + commit,
               "link": max(queue.busy for queue in (play.up, play.down, play.sends[0], play.receives[0])),
               "i/o": max(play.worker_io[0].busy, play.server_io.busy)}
