@@ -94,11 +94,11 @@ void RemoteExchange::FindDistinct(const TensorSpec& tensor, const Hashes& hashes
 void RemoteExchange::PointToRows(const TensorSpec& tensor, const Hashes& hashes, Pulled* pulled) {
   const size_t tokens = hashes.tokens, probes = hashes.probes;
   const size_t columns = static_cast<size_t>(tensor.columns), stride = pulled->stride;
-  pulled->row_pointers = Buffer(hashes.pairs * tokens * sizeof(const float*));
+  pulled->row_pointers = Buffer(hashes.pairs * tokens * sizeof(const void*));
   pool_.ParallelFor(static_cast<size_t>(tensor.tables), [&](size_t k, int) {
     const RowGroups& groups = pulled->groups[k];
     const uint32_t* buckets = pulled->buckets.as<uint32_t>() + k * probes * tokens;
-    const float** pointers = pulled->row_pointers.as<const float*>() + k * probes * tokens;
+    const void** pointers = pulled->row_pointers.as<const void*>() + k * probes * tokens;
     float* row = pulled->values.as<float>() + pulled->table_begin[k] * stride;
     for (size_t g = 0; g < groups.rows.size(); ++g, row += stride) {
       std::fill(row + columns, row + stride, 0.0f);
@@ -122,7 +122,7 @@ Status RemoteExchange::ForwardPull(const TensorSpec& tensor, const Hashes& hashe
       tables_.Pull(at_, access_, tensor, pulled.rows, pulled.values.as<float>(), pulled.stride);
   PointToRows(tensor, hashes, &pulled);  // meanwhile
   MF_RETURN_IF_ERROR(WaitOutside(std::move(pull)));
-  const PairBatch batch{hashes.tokens, hashes.pairs, pulled.row_pointers.as<const float*>(),
+  const PairBatch batch{hashes.tokens, hashes.pairs, pulled.row_pointers.as<const void*>(),
                         hashes.weights.data()};
   ForTokenRanges(hashes.tokens, pool_, [&](size_t begin, size_t end) {
     GatherReduce(batch, begin, end, columns, y, columns);
@@ -143,7 +143,7 @@ Status RemoteExchange::BackwardPull(const TensorSpec& tensor, const Hashes& hash
   // The same dots as a server's, with all blocks in one place.
   const Buffer exponents(tokens), dots(hashes.pairs * tokens * sizeof(int64_t));
   const std::vector<ColumnRange> blocks = ColumnBlocks(tensor.columns, config_.model.column_blocks);
-  const PairBatch batch{tokens, hashes.pairs, pulled.row_pointers.as<const float*>(),
+  const PairBatch batch{tokens, hashes.pairs, pulled.row_pointers.as<const void*>(),
                         hashes.weights.data()};
   ForTokenRanges(tokens, pool_, [&](size_t begin, size_t end) {
     int8_t* e = exponents.as<int8_t>();

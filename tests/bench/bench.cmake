@@ -15,7 +15,13 @@ add_executable(system_bench ${MF_BENCH}/system_bench.cpp)
 target_link_libraries(system_bench PRIVATE mf_bench_served)
 add_executable(exchange_bench ${MF_BENCH}/exchange_bench.cpp)
 target_link_libraries(exchange_bench PRIVATE mf_bench_served)
+add_executable(replay_bench ${MF_BENCH}/replay_bench.cpp)
+target_link_libraries(replay_bench PRIVATE mf_bench_served)
 add_executable(round_trip_bench ${MF_BENCH}/round_trip_bench.cpp)
 target_link_libraries(round_trip_bench PRIVATE mf_bench mf_pserver mf_common PkgConfig::ZMQ)
 add_executable(snapshot_bench ${MF_BENCH}/snapshot_bench.cpp)
 target_link_libraries(snapshot_bench PRIVATE mf_bench mf_pserver)
+# That the scripts run; they assert no time.
+add_test(NAME bench_scripts COMMAND ${MF_PYTHON} -B ${MF_BENCH}/scripts_test.py $<TARGET_FILE:worker>
+  $<TARGET_FILE:pserver> $<TARGET_FILE:replay_bench>)
+set_tests_properties(bench_scripts PROPERTIES LABELS bench)
