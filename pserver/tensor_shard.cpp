@@ -4,7 +4,7 @@
 #include <cstring>
 #include <numeric>
 
-#include "common/bf16.h"
+#include "common/kernels/wire.h"
 #include "pserver/snapshot_format.h"
 
 namespace mf {
@@ -90,7 +90,7 @@ void TensorShard::Dots(std::span<const uint32_t> buckets, const void* weights, s
 }
 
 void TensorShard::Contribute(uint64_t micro_batch, Contribution contribution) {
-  const std::vector<Contribution> due = order_.Offer(micro_batch, std::move(contribution));
+  const auto due = order_.Offer(micro_batch, std::move(contribution));
   for (size_t i = 0; i < due.size(); ++i) {
     Add(due[i], i + 1 == due.size() && order_.watermark() == options_.micro_batches);
   }
