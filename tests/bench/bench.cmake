@@ -1,7 +1,7 @@
 # Benchmarks: built with the tests, run by hand (they say little on a busy machine): bench/run.sh.
 set(MF_BENCH ${CMAKE_CURRENT_SOURCE_DIR}/bench)
 add_library(mf_bench STATIC ${MF_BENCH}/machine.cpp ${MF_BENCH}/layer.cpp ${MF_BENCH}/report.cpp
-  ${MF_BENCH}/child.cpp)
+  ${MF_BENCH}/child.cpp ${MF_BENCH}/flags.cpp)
 target_link_libraries(mf_bench PUBLIC mf_common PRIVATE PkgConfig::HWY nlohmann_json::nlohmann_json)
 add_library(mf_bench_served STATIC ${MF_BENCH}/served_layer.cpp)
 target_link_libraries(mf_bench_served PUBLIC mf_bench mf_worker)
@@ -18,4 +18,4 @@ target_link_libraries(exchange_bench PRIVATE mf_bench_served)
 add_executable(round_trip_bench ${MF_BENCH}/round_trip_bench.cpp)
 target_link_libraries(round_trip_bench PRIVATE mf_bench mf_pserver mf_common PkgConfig::ZMQ)
 add_executable(snapshot_bench ${MF_BENCH}/snapshot_bench.cpp)
-target_link_libraries(snapshot_bench PRIVATE mf_pserver)
+target_link_libraries(snapshot_bench PRIVATE mf_bench mf_pserver)

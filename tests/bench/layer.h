@@ -21,7 +21,8 @@ struct LayerShape {
   bool huge_pages = true;  // asked for
   RowType type = RowType::kF32;
   size_t pairs() const { return tables * tokens; }
-  size_t row_bytes() const { return columns * (type == RowType::kBf16 ? 2 : sizeof(float)); }
+  size_t number_bytes() const { return type == RowType::kBf16 ? sizeof(uint16_t) : sizeof(float); }
+  size_t row_bytes() const { return columns * number_bytes(); }
   size_t table_bytes() const { return tables * rows * row_bytes(); }
   /// Of all rows that the batch reads once.
   double read_bytes() const { return static_cast<double>(pairs() * row_bytes()); }
@@ -48,8 +49,6 @@ struct BenchLayer {
   void ExactDots(ThreadPool& pool);
   void RowGradients(ThreadPool& pool);  // grouping and sums
   void Backward(ThreadPool& pool);      // both
-  /// Not (yet) in a server: at most `tile` tokens at a time, so that their y stays near.
-  void ForwardTiled(ThreadPool& pool, size_t tile);
   /// The batch's rows as the forward meets them, token by token: bytes, to be read only.
   std::vector<const float*> RowsByToken() const;
 
@@ -65,23 +64,6 @@ struct BenchLayer {
   Floats gradients;
   std::vector<std::vector<float*>> dst;
   std::vector<uint8_t> first;
-};
-
-/// Not (yet) in a server: the same tables stored by column block, so that a slice of several tables
-/// stays in the second-level cache. Rows are those of `layer`, which outlives it.
-class BlockedLayer {
- public:
-  BlockedLayer(BenchLayer& layer, size_t width);
-  void Forward(ThreadPool& pool);
-  void Dots(ThreadPool& pool);
-
- private:
-  PairBatch batch(size_t block) const;
-  BenchLayer& layer_;
-  const size_t width_;
-  Floats table_;                                // [block][table][row][width]
-  std::vector<std::vector<const void*>> rows_;  // [block][pairs][tokens]
-  std::vector<std::vector<int64_t>> dots_;      // [block][pairs][tokens]
 };
 
 }  // namespace mf

@@ -8,8 +8,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <memory>
 #include <string>
@@ -20,6 +18,7 @@
 #include "common/client.h"
 #include "common/config.h"
 #include "pserver/server.h"
+#include "tests/bench/flags.h"
 #include "tests/bench/report.h"
 
 namespace mf {
@@ -127,15 +126,10 @@ void Compare(const char* what, const std::string& address, int calls, int repeat
 int main(int argc, char** argv) {
   int calls = 2000, repeats = 5;
   std::string json;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    if (std::strcmp(argv[i], "--calls") == 0) calls = std::atoi(argv[i + 1]);
-    if (std::strcmp(argv[i], "--repeats") == 0) repeats = std::atoi(argv[i + 1]);
-    if (std::strcmp(argv[i], "--json") == 0) json = argv[i + 1];
-  }
-  if (calls < 1 || repeats < 1) {
-    std::fprintf(stderr, "usage: round_trip_bench [--calls N] [--repeats N] [--json FILE]\n");
-    return 2;
-  }
+  const std::string usage = "round_trip_bench [--calls N] [--repeats N] [--json FILE]";
+  mf::ParseFlags(argc, argv, usage,
+                 {{"--calls", &calls}, {"--repeats", &repeats}, {"--json", &json}});
+  if (calls < 1 || repeats < 1) mf::EndWithUsage(usage);
   mf::Report report(json);
   mf::Compare("tcp", "tcp://127.0.0.1:0", calls, repeats, report);
   mf::Compare("inproc", "inproc://round-trip", calls, repeats, report);

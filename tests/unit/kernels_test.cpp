@@ -425,34 +425,46 @@ RowGroups GroupTableZero(const Problem& problem) {
 /// Where the row gradients of table 0 go: two rows of three are written for the first time (over
 /// poison), the third adds to 0.25.
 struct GradientRows {
+  struct alignas(64) Line {
+    float values[16];
+  };
   size_t padded;
-  std::vector<float> out;
+  std::vector<Line> lines;
   std::vector<float*> dst;
   std::vector<uint8_t> first;
   GradientRows(size_t count, size_t columns)
-      : padded(Padded(columns)), out(count * padded, kPoison), dst(count), first(count) {
+      : padded(Padded(columns)), lines(count * padded / 16), dst(count), first(count) {
+    for (Line& line : lines) std::fill(std::begin(line.values), std::end(line.values), kPoison);
     for (size_t g = 0; g < count; ++g) {
-      dst[g] = &out[g * padded];
+      dst[g] = lines[g * padded / 16].values;
       first[g] = g % 3 != 0;
       if (first[g]) continue;
       std::fill(dst[g], dst[g] + columns, 0.25f);
       std::fill(dst[g] + columns, dst[g] + padded, 0.0f);
     }
   }
+  std::vector<float> values() const {
+    std::vector<float> out;
+    for (const Line& line : lines) {
+      out.insert(out.end(), std::begin(line.values), std::end(line.values));
+    }
+    return out;
+  }
 };
 
-/// Cut into column ranges of `width` and group ranges of 5.
-std::vector<float> RowGradients(const Problem& problem, size_t width) {
+/// Cut into column ranges of `width` and group ranges of `rows_per_call`.
+std::vector<float> RowGradients(const Problem& problem, size_t width, size_t rows_per_call = 5) {
   const RowGroups groups = GroupTableZero(problem);
   const size_t count = groups.rows.size();
   GradientRows rows(count, problem.columns);
   for (size_t c = 0; c < problem.columns; c += width) {
-    for (size_t g = 0; g < count; g += 5) {
-      AccumulateRows(groups, g, std::min(count, g + 5), c, std::min(problem.columns, c + width),
-                     problem.raw_dy.data(), problem.columns, rows.dst.data(), rows.first.data());
+    for (size_t g = 0; g < count; g += rows_per_call) {
+      AccumulateRows(groups, g, std::min(count, g + rows_per_call), c,
+                     std::min(problem.columns, c + width), problem.raw_dy.data(), problem.columns,
+                     rows.dst.data(), rows.first.data());
     }
   }
-  return rows.out;
+  return rows.values();
 }
 
 std::vector<float> NaiveRowGradients(const Problem& problem) {
@@ -467,7 +479,7 @@ std::vector<float> NaiveRowGradients(const Problem& problem) {
       rows.dst[g][c] = rows.first[g] ? sum : rows.dst[g][c] + sum;
     }
   }
-  return rows.out;
+  return rows.values();
 }
 
 TEST(AccumulateRowsTest, IsTheNaiveSumBitForBitForAnyCut) {
@@ -477,6 +489,16 @@ TEST(AccumulateRowsTest, IsTheNaiveSumBitForBitForAnyCut) {
       ExpectSameBits(expected, RowGradients(problem, width), "gradients");
     }
   });
+}
+
+// More than fits a cache: first sums are written around it, the others are added.
+TEST(AccumulateRowsTest, LargeCallsGiveTheSameBits) {
+  for (const size_t columns : {300, 512}) {
+    const Problem problem(3000, 1, 1, columns, 8, 2048);
+    ASSERT_GT(GroupTableZero(problem).rows.size() * columns * sizeof(float), size_t{3} << 19);
+    ExpectSameBits(NaiveRowGradients(problem), RowGradients(problem, 1024, 4096), "gradients");
+    ExpectSameOnAllTargets<float>([&] { return RowGradients(problem, 1024, 4096); });
+  }
 }
 
 TEST(AccumulateRowsTest, PaddingStaysZeroWhenWeightsAreNotFinite) {
