@@ -4,9 +4,6 @@
 //
 //   commit_bench [--threads N] [--repeats N] [--json FILE]
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <memory>
 #include <random>
@@ -15,6 +12,7 @@
 #include <vector>
 
 #include "pserver/tensor_shard.h"
+#include "tests/bench/flags.h"
 #include "tests/bench/machine.h"
 #include "tests/bench/report.h"
 
@@ -175,24 +173,13 @@ void MeasureCounting(const Options& options, ThreadPool& pool, Report& report) {
 }
 
 Options Parse(int argc, char** argv) {
+  const std::string usage = "commit_bench [--threads N] [--repeats N] [--json FILE]";
   Options options;
-  bool good = argc % 2 == 1;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string flag = argv[i];
-    if (flag == "--threads") {
-      options.threads = std::atoi(argv[i + 1]);
-    } else if (flag == "--repeats") {
-      options.repeats = std::atoi(argv[i + 1]);
-    } else if (flag == "--json") {
-      options.json = argv[i + 1];
-    } else {
-      good = false;
-    }
-  }
-  if (!good || options.threads < 1 || options.repeats < 1) {
-    std::fprintf(stderr, "usage: commit_bench [--threads N] [--repeats N] [--json FILE]\n");
-    std::exit(2);
-  }
+  ParseFlags(argc, argv, usage,
+             {{"--threads", &options.threads},
+              {"--repeats", &options.repeats},
+              {"--json", &options.json}});
+  if (options.threads < 1 || options.repeats < 1) EndWithUsage(usage);
   return options;
 }
 

@@ -61,7 +61,7 @@ class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
  protected:
   TensorFixture() : optimizer_(TrainConfig()), history_(0.1), pool_(2) { tensor_ = NewTensor(); }
 
-  std::unique_ptr<TensorShard> NewTensor() {
+  std::unique_ptr<TensorShard> NewTensor(uint64_t micro_batches = kMicroBatches) {
     TensorSpec spec;
     spec.name = "tensor";
     spec.kind = TensorKind::kMemory;
@@ -72,8 +72,9 @@ class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
     spec.init = Init::kNormal;
     spec.init_value = 0.1;
     spec.weight_decay = true;
-    return std::make_unique<TensorShard>(LayoutOf(spec, 0, 0, 1),
-                                         TensorShard::Options{2, 1, GetParam()}, optimizer_, clock_,
+    TensorShard::Options options{.probes = 2, .storage = GetParam()};
+    options.micro_batches = micro_batches;
+    return std::make_unique<TensorShard>(LayoutOf(spec, 0, 0, 1), options, optimizer_, clock_,
                                          pool_, arena_, scratch_);
   }
 
@@ -162,6 +163,36 @@ TEST_P(TensorFixture, OrderOfNumbersShows) {
     swapped->Contribute(i, Make(kMicroBatches - 1 - i));
   }
   EXPECT_NE(Finish(*tensor_).second, Finish(*swapped).second);
+}
+
+// Goal: it does not show whether the norm was taken with the last micro-batch or afterwards,
+// whether that one came last or waited for, and brought pairs or summed rows; nor that an earlier
+// step ended in between.
+TEST_P(TensorFixture, NormTakenEarlyIsTheSame) {
+  for (const uint64_t count : {5, 6}) {  // the last one brings pairs, or rows
+    const auto early = NewTensor(count), waits = NewTensor(count), late = NewTensor(0);
+    for (const uint64_t round : {1, 2}) {
+      for (uint64_t i = 0; i < count; ++i) {
+        early->Contribute(i, Make(i * round));
+        late->Contribute(i, Make(i * round));
+        const uint64_t swapped = i < 2 ? i : count + 1 - i;
+        waits->Contribute(swapped, Make(swapped * round));
+      }
+      std::vector<double> squares, other, third;
+      early->Prepare(&squares);
+      late->Prepare(&other);
+      waits->Prepare(&third);
+      EXPECT_GT(*std::min_element(squares.begin(), squares.end()), 0);
+      EXPECT_EQ(squares, other);
+      EXPECT_EQ(squares, third);
+      if (round == 1) {
+        for (TensorShard* tensor : {early.get(), late.get(), waits.get()}) tensor->ForgetStep();
+      }
+    }
+    const auto expected = Finish(*late);
+    EXPECT_EQ(Finish(*early), expected);
+    EXPECT_EQ(Finish(*waits), expected);
+  }
 }
 
 // Goal: a contribution that is not finite moves the watermark, changes no row and is remembered

@@ -271,6 +271,43 @@ TEST(ExactUpdates, SurviveADecayToZero) {
   }
 }
 
+// Goal: pieces of an arena are zero, aligned and apart, small and large ones mixed, taken by
+// several threads; slots keep what was written to them while they grow.
+TEST(PageArenaTest, PiecesAreApart) {
+  PageArena arena;
+  ThreadPool pool(3);
+  std::vector<std::vector<std::pair<uint64_t*, size_t>>> pieces(6);
+  pool.ParallelFor(pieces.size(), [&](size_t job, int) {
+    std::mt19937_64 random(job);
+    for (int i = 0; i < 40; ++i) {
+      const size_t words = 1 + random() % (size_t{1} << (i % 20));
+      auto* piece = static_cast<uint64_t*>(arena.Take(words * sizeof(uint64_t)));
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(piece) % 64, 0u);
+      EXPECT_TRUE(std::all_of(piece, piece + words, [](uint64_t word) { return word == 0; }));
+      std::fill_n(piece, words, job * 1000 + static_cast<size_t>(i));
+      pieces[job].push_back({piece, words});
+    }
+  });
+  for (size_t job = 0; job < pieces.size(); ++job) {
+    for (size_t i = 0; i < pieces[job].size(); ++i) {
+      const auto [piece, words] = pieces[job][i];
+      ASSERT_TRUE(
+          std::all_of(piece, piece + words, [&](uint64_t w) { return w == job * 1000 + i; }));
+    }
+  }
+  Slots slots(arena, 96, 5);
+  for (size_t slot = 0; slot < 1000; ++slot) {
+    slots.Reserve(slot + 1);
+    std::fill_n(slots.at<uint32_t>(slot), 24, static_cast<uint32_t>(slot));
+  }
+  for (size_t slot = 0; slot < 1000; ++slot) {
+    const uint32_t* words = slots.at<uint32_t>(slot);
+    ASSERT_TRUE(std::all_of(words, words + 24, [&](uint32_t w) { return w == slot; }));
+  }
+  EXPECT_GE(slots.bytes(), 1000u * 96);
+  EXPECT_LT(slots.bytes(), 1010u * 96);
+}
+
 // Goal: a split weight is its f32, bit for bit, whatever it is, and its visible half is the nearest
 // bf16.
 TEST(SplitWeights, KeepEveryBit) {
