@@ -56,10 +56,12 @@ Contribution Batch(std::mt19937& rng) {
   Contribution c;
   c.step = 1;
   c.tokens = kTokens;
-  for (size_t i = 0; i < kTables * kTokens; ++i) {
-    c.buckets.push_back(static_cast<uint32_t>(rng() % kRows));
+  constexpr size_t kPairs = kTables * kTokens;
+  c.buckets = Buffer(kPairs * sizeof(uint32_t));
+  for (size_t i = 0; i < kPairs; ++i) {
+    c.buckets.as<uint32_t>()[i] = static_cast<uint32_t>(rng() % kRows);
   }
-  c.weights = Filled(c.buckets.size(), 0.25f);
+  c.weights = Filled(kPairs, 0.25f);
   c.dy = Filled(kTokens * kColumns, 1e-3f);
   return c;
 }
@@ -87,8 +89,8 @@ void MeasureStep(const TrainConfig& config, RowType type, const std::string& nam
   const Contribution batch = Batch(rng), other = Batch(rng);
   std::vector<uint64_t> rows;
   for (const Contribution* c : {&batch, &other}) {
-    for (size_t i = 0; i < c->buckets.size(); ++i) {
-      rows.push_back(i / kTokens * kRows + c->buckets[i]);
+    for (size_t i = 0; i < kTables * kTokens; ++i) {
+      rows.push_back(i / kTokens * kRows + c->buckets.as<uint32_t>()[i]);
     }
   }
   std::sort(rows.begin(), rows.end());
