@@ -26,7 +26,8 @@ void Gradients::Insert(const uint64_t* rows, size_t count) {
   slots_.Reserve(index_.size());
 }
 
-void Gradients::AddPairs(const RowGroups& groups, const void* dy, size_t dy_stride) {
+void Gradients::AddPairs(const RowGroups& groups, const void* dy, size_t dy_stride,
+                         FirstWrites writes) {
   const size_t count = groups.rows.size();
   sealed_ = false;
   destinations_.resize(count);
@@ -39,7 +40,7 @@ void Gradients::AddPairs(const RowGroups& groups, const void* dy, size_t dy_stri
     first_[g] = std::exchange(fresh_[slot], 0);
   }
   AccumulateRows(groups, 0, count, 0, layout_.width(), dy, dy_stride, destinations_.data(),
-                 first_.data());
+                 first_.data(), writes);
 }
 
 void Gradients::Add(uint64_t row, const void* values) {

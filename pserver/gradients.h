@@ -20,7 +20,7 @@ class Gradients {
 
   /// Adds one micro-batch's pairs: for every group of `groups`, the sum of weight * dy. dy is
   /// [tokens][dy_stride] f32 of the server's own columns.
-  void AddPairs(const RowGroups& groups, const void* dy, size_t dy_stride);
+  void AddPairs(const RowGroups& groups, const void* dy, size_t dy_stride, FirstWrites writes);
   /// Gives rows slots for Add(); serial.
   void Insert(const uint64_t* rows, size_t count);
   /// Adds finished sums `values` [count][width] of any alignment for row `row`; rows may be added

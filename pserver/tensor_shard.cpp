@@ -112,13 +112,17 @@ void TensorShard::Add(const Contribution& contribution, bool last) {
 void TensorShard::AddPairs(const Contribution& c, bool last) {
   const size_t probes = static_cast<size_t>(options_.probes);
   const size_t per_table = probes * c.tokens;
+  const uint64_t most_rows =
+      std::min<uint64_t>(per_table, static_cast<uint64_t>(layout_.spec.rows));
+  const FirstWrites writes =
+      FasterFirstWrites(most_rows * layout_.stride * sizeof(float), tables_.size(), last);
   pool_.ParallelFor(tables_.size(), [&](size_t k, int thread) {
     RowGroups& groups = scratch_.groups[static_cast<size_t>(thread)];
     GroupByRow(c.buckets.as<uint32_t>() + k * per_table,
                c.weights.data() + k * per_table * sizeof(float), c.tokens, probes,
                static_cast<uint64_t>(layout_.spec.rows), groups);
     if (!hits_.empty()) hits_[k].AddGroups(groups, c.step);
-    if (c.finite) gradients_[k]->AddPairs(groups, c.dy.data(), layout_.width());
+    if (c.finite) gradients_[k]->AddPairs(groups, c.dy.data(), layout_.width(), writes);
     if (last) gradients_[k]->Seal();  // while it is in the cache
   });
 }

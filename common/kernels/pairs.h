@@ -69,13 +69,22 @@ struct RowGroups {
 void GroupByRow(const uint32_t* buckets, const void* weights, size_t tokens, size_t probes,
                 uint64_t rows_per_table, RowGroups& groups);
 
+/// How rows that are written for the first time go to memory; the bits are the same. Around the
+/// caches their lines need not be read before they are overwritten, but whoever reads them next
+/// waits for memory.
+enum class FirstWrites { kCached, kAroundCaches };
+/// The faster of both for `tables` tables of at most `table_bytes` of such rows each. `read_next`:
+/// a table's rows are read again as soon as it is done, otherwise after all tables.
+FirstWrites FasterFirstWrites(uint64_t table_bytes, uint64_t tables, bool read_next);
+
 /// dst[g][c] = sum over the group's tokens, rising, of weight * dy[token][c] (FMA from zero, eq.
 /// 7); where first[g] == 0 the finished sum is added once to what dst[g] holds, else it overwrites
 /// it. Groups [group_begin, group_end); columns [column_begin, column_end), column_begin a multiple
 /// of 16; dst rows are padded to 16 columns and the padding is written as zero. dy as in PairDots.
 void AccumulateRows(const RowGroups& groups, size_t group_begin, size_t group_end,
                     size_t column_begin, size_t column_end, const void* dy, size_t dy_stride,
-                    float* const* dst, const uint8_t* first);
+                    float* const* dst, const uint8_t* first,
+                    FirstWrites writes = FirstWrites::kCached);
 
 /// True if all `count` f32 numbers at `data` (any alignment) are finite.
 bool AllFinite(const void* data, size_t count);

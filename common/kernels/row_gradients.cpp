@@ -22,11 +22,6 @@ namespace {
 
 constexpr size_t kAccumulators = 8;  // vectors of a row's gradient held in registers
 constexpr size_t kRowsAhead = 4;     // rows that are added to are fetched this many groups ahead
-// First sums of a call that writes more than this go around the caches, which could not keep them
-// anyway: the lines are not read before they are overwritten. Measured with 512 columns on 2 cores:
-// 1.9 MiB a table (tau 13, 1024 tokens) 1.37 x, 10 MiB (8192 tokens) 2.2 x; 512 KiB (tau 8) 1.12 x
-// at 1024 tokens but 0.92 x at 8192, before anything reads them back.
-constexpr size_t kStreamBytes = size_t{1} << 20;
 constexpr size_t kLineBytes = 64;
 
 /// What becomes of a finished sum.
@@ -86,14 +81,13 @@ HWY_INLINE void AddGroupTail(const Group& group, size_t c, size_t columns, const
 
 void Accumulate(const RowGroups& groups, size_t group_begin, size_t group_end, size_t column_begin,
                 size_t column_end, const void* dy, size_t dy_stride, float* const* dst,
-                const uint8_t* first) {
+                const uint8_t* first, FirstWrites writes) {
   const auto group_at = [&](size_t g) {
     const size_t begin = groups.begin[g];
     return Group{groups.token.data() + begin, groups.weight.data() + begin,
                  groups.begin[g + 1] - begin};
   };
-  const bool stream =
-      (group_end - group_begin) * (column_end - column_begin) * sizeof(float) > kStreamBytes;
+  const bool stream = writes == FirstWrites::kAroundCaches;
   // Whole rows of a group at a time: runs of dy and of dst are as long as they can be.
   const size_t full_end = column_begin + (column_end - column_begin) / kStep * kStep;
   for (size_t g = group_begin; g < group_end; ++g) {
@@ -136,9 +130,18 @@ HWY_EXPORT(Accumulate);
 
 void AccumulateRows(const RowGroups& groups, size_t group_begin, size_t group_end,
                     size_t column_begin, size_t column_end, const void* dy, size_t dy_stride,
-                    float* const* dst, const uint8_t* first) {
+                    float* const* dst, const uint8_t* first, FirstWrites writes) {
   HWY_DYNAMIC_DISPATCH(Accumulate)
-  (groups, group_begin, group_end, column_begin, column_end, dy, dy_stride, dst, first);
+  (groups, group_begin, group_end, column_begin, column_end, dy, dy_stride, dst, first, writes);
+}
+
+FirstWrites FasterFirstWrites(uint64_t table_bytes, uint64_t tables, bool read_next) {
+  // Sums and norms of a contribution on 2 cores with 32 MiB of third-level cache. Read after all
+  // tables: 64 x 1.9 MiB 1.2-1.4 x, 16 x 10 MiB 1.2-1.3 x, 4 x 1.9 MiB 0.6-0.8 x. Read table by
+  // table: 10 MiB a table 1.2 x, 1.9 MiB 0.9-1.05 x (64 of them) and 0.6-0.8 x (4 of them).
+  constexpr uint64_t kAllBytes = uint64_t{32} << 20, kTableBytes = uint64_t{4} << 20;
+  const bool far = table_bytes * tables > kAllBytes && (!read_next || table_bytes > kTableBytes);
+  return far ? FirstWrites::kAroundCaches : FirstWrites::kCached;
 }
 }  // namespace mf
 #endif

@@ -38,6 +38,7 @@ BenchLayer::BenchLayer(const LayerShape& layer_shape) : shape(layer_shape) {
   groups.resize(tables);
   const size_t most = std::min(tokens, rows_per_table);  // rows that a table's tokens can meet
   gradients = NewFloats(tables * most * columns, huge);
+  first_writes = FasterFirstWrites(most * columns * sizeof(float), tables, /*read_next=*/false);
   dst.resize(tables);
   first.assign(tokens, 1);
   for (size_t k = 0; k < tables; ++k) {
@@ -66,7 +67,7 @@ void BenchLayer::RowGradients(size_t width) {
   for (size_t c = 0; c < shape.columns; c += width) {
     for (size_t k = 0; k < shape.tables; ++k) {
       AccumulateRows(groups[k], 0, groups[k].rows.size(), c, c + width, dy.get(), shape.columns,
-                     dst[k].data(), first.data());
+                     dst[k].data(), first.data(), first_writes);
     }
   }
 }
@@ -97,7 +98,7 @@ void BenchLayer::RowGradients(ThreadPool& pool) {
   pool.ParallelFor(shape.tables, [&](size_t k, int) {
     Group(k);
     AccumulateRows(groups[k], 0, groups[k].rows.size(), 0, shape.columns, dy.get(), shape.columns,
-                   dst[k].data(), first.data());
+                   dst[k].data(), first.data(), first_writes);
   });
 }
 

@@ -64,6 +64,7 @@ struct BenchLayer {
   Floats gradients;
   std::vector<std::vector<float*>> dst;
   std::vector<uint8_t> first;
+  FirstWrites first_writes = FirstWrites::kCached;  // as a server before a step's end
 };
 
 }  // namespace mf

@@ -453,7 +453,8 @@ struct GradientRows {
 };
 
 /// Cut into column ranges of `width` and group ranges of `rows_per_call`.
-std::vector<float> RowGradients(const Problem& problem, size_t width, size_t rows_per_call = 5) {
+std::vector<float> RowGradients(const Problem& problem, size_t width, size_t rows_per_call = 5,
+                                FirstWrites writes = FirstWrites::kCached) {
   const RowGroups groups = GroupTableZero(problem);
   const size_t count = groups.rows.size();
   GradientRows rows(count, problem.columns);
@@ -461,7 +462,7 @@ std::vector<float> RowGradients(const Problem& problem, size_t width, size_t row
     for (size_t g = 0; g < count; g += rows_per_call) {
       AccumulateRows(groups, g, std::min(count, g + rows_per_call), c,
                      std::min(problem.columns, c + width), problem.raw_dy.data(), problem.columns,
-                     rows.dst.data(), rows.first.data());
+                     rows.dst.data(), rows.first.data(), writes);
     }
   }
   return rows.values();
@@ -491,14 +492,37 @@ TEST(AccumulateRowsTest, IsTheNaiveSumBitForBitForAnyCut) {
   });
 }
 
-// More than fits a cache: first sums are written around it, the others are added.
-TEST(AccumulateRowsTest, LargeCallsGiveTheSameBits) {
-  for (const size_t columns : {300, 512}) {
-    const Problem problem(3000, 1, 1, columns, 8, 2048);
-    ASSERT_GT(GroupTableZero(problem).rows.size() * columns * sizeof(float), size_t{3} << 19);
-    ExpectSameBits(NaiveRowGradients(problem), RowGradients(problem, 1024, 4096), "gradients");
-    ExpectSameOnAllTargets<float>([&] { return RowGradients(problem, 1024, 4096); });
-  }
+TEST(AccumulateRowsTest, WritesAroundTheCachesGiveTheSameBits) {
+  ForShapes([](const Problem& problem) {
+    for (const size_t width : {16, 144, 1024}) {
+      ExpectSameBits(NaiveRowGradients(problem),
+                     RowGradients(problem, width, 7, FirstWrites::kAroundCaches), "gradients");
+    }
+  });
+  const Problem problem(3000, 1, 1, 300, 8, 2048);
+  ExpectSameOnAllTargets<float>(
+      [&] { return RowGradients(problem, 1024, 4096, FirstWrites::kAroundCaches); });
+}
+
+TEST(AccumulateRowsTest, UnalignedRowsAreNotWrittenAroundTheCaches) {
+  const Problem problem(3, 1, 1, 64, 4);
+  const RowGroups groups = GroupTableZero(problem);
+  std::vector<float> out(groups.rows.size() * 64 + 1, kPoison);
+  std::vector<float*> dst;
+  for (size_t g = 0; g < groups.rows.size(); ++g) dst.push_back(&out[1 + g * 64]);
+  const std::vector<uint8_t> first(groups.rows.size(), 1);
+  AccumulateRows(groups, 0, groups.rows.size(), 0, 64, problem.raw_dy.data(), 64, dst.data(),
+                 first.data(), FirstWrites::kAroundCaches);
+  EXPECT_EQ(std::count(out.begin(), out.end(), kPoison), 1);
+}
+
+TEST(AccumulateRowsTest, OnlyWhatNoCacheKeepsGoesAroundIt) {
+  constexpr uint64_t kMiB = 1 << 20;
+  EXPECT_EQ(FasterFirstWrites(2 * kMiB, 64, false), FirstWrites::kAroundCaches);
+  EXPECT_EQ(FasterFirstWrites(2 * kMiB, 64, true), FirstWrites::kCached);
+  EXPECT_EQ(FasterFirstWrites(10 * kMiB, 16, true), FirstWrites::kAroundCaches);
+  EXPECT_EQ(FasterFirstWrites(2 * kMiB, 4, false), FirstWrites::kCached);
+  EXPECT_EQ(FasterFirstWrites(kMiB / 2, 64, false), FirstWrites::kCached);
 }
 
 TEST(AccumulateRowsTest, PaddingStaysZeroWhenWeightsAreNotFinite) {
