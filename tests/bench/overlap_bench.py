@@ -18,7 +18,7 @@ import argparse
 
 import network
 import scaling_model
-from cluster import Cluster, Observed, text
+from cluster import Cluster, Observed, end_cleanly, text
 from report import Report
 
 SEQUENCE, MICRO_BATCHES = 1024, 16
@@ -122,6 +122,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="to see that it runs")
     flags = parser.parse_args()
     network.enter()
+    end_cleanly()
     report = Report(flags.json)
     with network.Links(1) as links:
         bench = Bench(flags, links)
