@@ -5,14 +5,21 @@ import dataclasses
 import json
 import os
 import random
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
 
 OPS = ("forward", "backward", "pull", "push")
 PATIENCE = 300  # seconds for any one thing to happen
+
+
+def end_cleanly() -> None:
+    """From now on a program that is told to end (SIGTERM) ends what it has started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 def text(size: int) -> bytes:

@@ -10,15 +10,15 @@ take little more than one of the two.
   (replay_bench): the link, the server's kernels and what sending takes;
 - a step: the median of metrics.jsonl, commit included, over that link.
 
-The rate is searched until both are within 10% of each other. Where the exchange is slower than the compute even
-without limit, no rate makes them equal: then that is said, and the step is measured without limit.
+The rate is searched until both are within 10% of each other. Where the exchange is slower than the compute by more
+than 20% even without limit, no rate makes them equal: then that is said, and the step is measured without limit.
 """
 
 import argparse
 
 import network
 import scaling_model
-from cluster import Cluster, Observed, text
+from cluster import Cluster, Observed, end_cleanly, text
 from report import Report
 
 SEQUENCE, MICRO_BATCHES = 1024, 16
@@ -38,12 +38,11 @@ eval_every = 0
 every_minutes = 0
 [exchange]
 mode = "pushdown"
-in_flight = 4
 """
 SMALL = ("K = 64", "K = 8"), ("d = 512", "d = 64"), (f"sequence = {SEQUENCE}", "sequence = 64")
 WARM_UP = 3
-NEAR = 0.1
-TRIES = 5
+NEAR, FAR = 0.1, 0.2  # compute and exchange alone should be, and must be, within so much of each other
+TRIES = 4
 
 
 class Bench:
@@ -51,7 +50,7 @@ class Bench:
 
     def __init__(self, flags: argparse.Namespace, links: network.Links) -> None:
         self.flags, self.links = flags, links
-        self.config = CONFIG.replace("in_flight = 4", f"in_flight = {flags.in_flight}")
+        self.config = CONFIG + f"in_flight = {flags.in_flight}\n"
         if flags.small:
             for old, new in SMALL:
                 self.config = self.config.replace(old, new)
@@ -88,16 +87,17 @@ class Bench:
         """The rate at which the exchange alone takes as long as the compute alone, and the exchange's seconds there;
         0 if it is slower at any rate."""
         unlimited = self.exchange(0)
-        if unlimited > free.worker:
+        if unlimited > (1 + FAR) * free.worker:
             return 0, unlimited
-        # What the link adds falls about as the rate rises.
-        bits = 8 * (free.up + free.down) / network.PAYLOAD / free.worker
+        # At this rate the busier way of the link alone takes so long; from there the exchange's time goes with 1 / rate.
+        bits = 8 * max(free.up, free.down) / network.PAYLOAD / free.worker
+        tried: dict[float, float] = {}
         for _ in range(TRIES):
-            seconds = self.exchange(bits)
+            tried[bits] = seconds = self.exchange(bits)
             if abs(seconds / free.worker - 1) < NEAR:
                 break
-            bits *= max(seconds - unlimited, 0.1 * unlimited) / (free.worker - unlimited)
-        return bits, seconds
+            bits *= seconds / free.worker
+        return min(tried.items(), key=lambda rate_and_time: abs(rate_and_time[1] / free.worker - 1))
 
 
 def modelled(flags: argparse.Namespace, free: Observed, bits: float) -> float:
@@ -117,11 +117,12 @@ def main() -> None:
     parser.add_argument("pserver")
     parser.add_argument("replay")
     parser.add_argument("--json", default="")
-    parser.add_argument("--in-flight", type=int, default=4)
+    parser.add_argument("--in-flight", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--small", action="store_true", help="to see that it runs")
     flags = parser.parse_args()
     network.enter()
+    end_cleanly()
     report = Report(flags.json)
     with network.Links(1) as links:
         bench = Bench(flags, links)

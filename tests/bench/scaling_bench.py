@@ -15,7 +15,7 @@ from typing import Iterator, NamedTuple
 
 import network
 import scaling_model
-from cluster import Cluster, Observed, scrape, text
+from cluster import Cluster, Observed, end_cleanly, scrape, text
 from report import Report
 from scaling_model import Shape, wire_bytes
 
@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e9)
     flags = parser.parse_args()
     network.enter()
+    end_cleanly()
     report = Report(flags.json)
     measure_bytes(flags, report)
     measure_links(flags, report)

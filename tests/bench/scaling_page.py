@@ -107,7 +107,7 @@ def grid_table(cells: dict[tuple[int, int], Prediction]) -> str:
 def rates_table(rates: dict[str, float]) -> str:
     rows = ["| what | measured | line of `run.sh` |", "|---|---|---|"]
     for line, (key, unit, meaning) in SOURCES.items():
-        value = short(rates[key]) if unit == "tokens/s" else f"{rates[key]:.3g}"
+        value = short(rates[key]) if unit == "tokens/s" else f"{rates[key]:.{1 if rates[key] < 100 else 0}f}"
         rows.append(f"| {meaning} | {value} {unit} | `{line}` |")
     return "\n".join(rows)
 

@@ -15,7 +15,7 @@ import tempfile
 import sys
 from typing import NamedTuple
 
-from cluster import Cluster, median_after, text
+from cluster import Cluster, end_cleanly, median_after, text
 from report import Report
 
 SERVERS = WORKERS = 2
@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--torch-steps", type=int, default=5, help="at least 2; 0: without PyTorch")
     flags = parser.parse_args()
+    end_cleanly()
     report = Report(flags.json)
     kinds = {"d 512": (wide_config(), STEP_TOKENS, flags.steps),
              "nano": (NANO, NANO_STEP_TOKENS, 3 * flags.steps)}
