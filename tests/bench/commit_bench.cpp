@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -138,18 +139,19 @@ void MeasureCounting(const Options& options, ThreadPool& pool, Report& report) {
                      scratch);
   std::mt19937 rng(5);
   const Contribution batch = Batch(rng);
+  const std::span<const uint32_t> buckets(batch.buckets.as<const uint32_t>(), kTables * kTokens);
   Floats y = NewFloats(kTokens * kColumns);
   std::vector<BucketCounts> counts(kTables, BucketCounts(kRows));
   std::vector<RowGroups> groups(kTables);
   for (size_t k = 0; k < kTables; ++k) {
-    GroupByRow(batch.buckets.data() + k * kTokens, batch.weights.data(), kTokens, 1, kRows,
+    GroupByRow(buckets.data() + k * kTokens, batch.weights.data(), kTokens, 1, kRows,
                groups[k]);
   }
   double forward = kNever, forward_narrow = kNever, count = kNever, summarise = kNever;
   uint64_t step = 0;
   const auto gather = [&](TensorShard& shard) {
     return FastestOfBurst([&] {
-      shard.Forward(batch.buckets, batch.weights.data(), kTokens, true, history, y.get());
+      shard.Forward(buckets, batch.weights.data(), kTokens, true, history, y.get());
     });
   };
   for (int i = 0; i < options.repeats; ++i) {
