@@ -4,7 +4,7 @@
 #include <cstring>
 #include <numeric>
 
-#include "common/bf16.h"
+#include "common/kernels/wire.h"
 #include "pserver/snapshot_format.h"
 
 namespace mf {
@@ -37,6 +37,7 @@ TensorShard::TensorShard(TensorLayout layout, const Options& options, const Opti
   }
   scratch_.made_rows.resize(std::max(scratch_.made_rows.size(), tables));
   scratch_.groups.resize(static_cast<size_t>(pool.threads()));
+  scratch_.local_rows.resize(static_cast<size_t>(pool.threads()));
   if (options.storage == Table::Storage::kSparse) return;
   const uint64_t rows = static_cast<uint64_t>(layout_.spec.rows);
   const uint64_t jobs = (rows + kFillRows - 1) / kFillRows;
@@ -46,7 +47,7 @@ TensorShard::TensorShard(TensorLayout layout, const Options& options, const Opti
   });
 }
 
-void TensorShard::Resolve(const std::vector<uint32_t>& buckets, size_t tokens, bool training,
+void TensorShard::Resolve(std::span<const uint32_t> buckets, size_t tokens, bool training,
                           const UpdateHistory& history) {
   scratch_.row_pointers.resize(buckets.size());
   const size_t per_table = static_cast<size_t>(options_.probes) * tokens;
@@ -61,7 +62,7 @@ void TensorShard::Resolve(const std::vector<uint32_t>& buckets, size_t tokens, b
   });
 }
 
-void TensorShard::Forward(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens,
+void TensorShard::Forward(std::span<const uint32_t> buckets, const void* weights, size_t tokens,
                           bool training, const UpdateHistory& history, float* y) {
   Resolve(buckets, tokens, training, history);
   const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights,
@@ -74,7 +75,7 @@ void TensorShard::Forward(const std::vector<uint32_t>& buckets, const void* weig
   });
 }
 
-void TensorShard::Dots(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens,
+void TensorShard::Dots(std::span<const uint32_t> buckets, const void* weights, size_t tokens,
                        const void* dy, const int8_t* exponents, const UpdateHistory& history,
                        int64_t* dots) {
   Resolve(buckets, tokens, /*training=*/true, history);
@@ -89,7 +90,7 @@ void TensorShard::Dots(const std::vector<uint32_t>& buckets, const void* weights
 }
 
 void TensorShard::Contribute(uint64_t micro_batch, Contribution contribution) {
-  const std::vector<Contribution> due = order_.Offer(micro_batch, std::move(contribution));
+  const auto due = order_.Offer(micro_batch, std::move(contribution));
   for (size_t i = 0; i < due.size(); ++i) {
     Add(due[i], i + 1 == due.size() && order_.watermark() == options_.micro_batches);
   }
@@ -113,8 +114,9 @@ void TensorShard::AddPairs(const Contribution& c, bool last) {
   const size_t per_table = probes * c.tokens;
   pool_.ParallelFor(tables_.size(), [&](size_t k, int thread) {
     RowGroups& groups = scratch_.groups[static_cast<size_t>(thread)];
-    GroupByRow(c.buckets.data() + k * per_table, c.weights.data() + k * per_table * sizeof(float),
-               c.tokens, probes, static_cast<uint64_t>(layout_.spec.rows), groups);
+    GroupByRow(c.buckets.as<uint32_t>() + k * per_table,
+               c.weights.data() + k * per_table * sizeof(float), c.tokens, probes,
+               static_cast<uint64_t>(layout_.spec.rows), groups);
     if (!hits_.empty()) hits_[k].AddGroups(groups, c.step);
     if (c.finite) gradients_[k]->AddPairs(groups, c.dy.data(), layout_.width());
     if (last) gradients_[k]->Seal();  // while it is in the cache
@@ -129,7 +131,7 @@ void TensorShard::CountRowHits(const Contribution& c) {
   const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
   const uint64_t count = c.hits.size() / sizeof(uint32_t);
   for (uint64_t i = 0; i < count; ++i) {
-    const uint64_t row = c.whole ? i : c.rows[i];
+    const uint64_t row = c.whole ? i : c.row_ids()[i];
     const uint32_t hits = LoadUnaligned<uint32_t>(c.hits.data(), i);
     if (hits > 0) hits_[row / rows_per_table].Add(row % rows_per_table, hits, c.step);
   }
@@ -137,21 +139,24 @@ void TensorShard::CountRowHits(const Contribution& c) {
 
 void TensorShard::AddRows(const Contribution& c) {
   const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
-  std::vector<uint64_t> all;
-  if (c.whole) {
-    all.resize(Total(layout_));
-    std::iota(all.begin(), all.end(), uint64_t{0});
+  const uint64_t total = Total(layout_);
+  if (c.whole && scratch_.all_rows.size() < total) {
+    scratch_.all_rows.resize(total);
+    std::iota(scratch_.all_rows.begin(), scratch_.all_rows.end(), uint64_t{0});
   }
-  const std::vector<uint64_t>& rows = c.whole ? all : c.rows;
+  const std::span<const uint64_t> rows =
+      c.whole ? std::span<const uint64_t>(scratch_.all_rows.data(), total) : c.row_ids();
   // Slots first, by one thread a table; then the sums, each row by one thread.
-  std::vector<size_t> table_begin(tables_.size() + 1);
+  std::vector<size_t>& table_begin = scratch_.begins;
+  table_begin.resize(tables_.size() + 1);
   for (size_t k = 0; k <= tables_.size(); ++k) {
     table_begin[k] = static_cast<size_t>(
         std::lower_bound(rows.begin(), rows.end(), k * rows_per_table) - rows.begin());
   }
-  pool_.ParallelFor(tables_.size(), [&](size_t k, int) {
-    std::vector<uint64_t> local(rows.begin() + static_cast<ptrdiff_t>(table_begin[k]),
-                                rows.begin() + static_cast<ptrdiff_t>(table_begin[k + 1]));
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int thread) {
+    std::vector<uint64_t>& local = scratch_.local_rows[static_cast<size_t>(thread)];
+    local.assign(rows.begin() + static_cast<ptrdiff_t>(table_begin[k]),
+                 rows.begin() + static_cast<ptrdiff_t>(table_begin[k + 1]));
     for (uint64_t& row : local) row -= k * rows_per_table;
     gradients_[k]->Insert(local.data(), local.size());
   });
@@ -165,8 +170,8 @@ void TensorShard::AddRows(const Contribution& c) {
   });
 }
 
-void TensorShard::Pull(const std::vector<uint64_t>& rows, bool training,
-                       const UpdateHistory& history, float* values) {
+void TensorShard::Pull(std::span<const uint64_t> rows, bool training, const UpdateHistory& history,
+                       float* values) {
   const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
   const size_t width = layout_.width();
   const auto read = [&](size_t begin, size_t end, uint64_t table, ReadScratch& scratch) {
@@ -181,7 +186,8 @@ void TensorShard::Pull(const std::vector<uint64_t>& rows, bool training,
     }
   };
   // A table is read by one thread: rows come sorted, so each table's rows are a run.
-  std::vector<size_t> run_begin;
+  std::vector<size_t>& run_begin = scratch_.begins;
+  run_begin.clear();
   for (size_t i = 0; i < rows.size(); ++i) {
     if (i == 0 || rows[i] / rows_per_table != rows[i - 1] / rows_per_table) run_begin.push_back(i);
   }

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "pserver/tensor_shard.h"
+#include "tests/support/frames.h"
 #include "tests/support/shard_harness.h"
 
 namespace mf {
@@ -47,9 +48,9 @@ TEST(ContributionOrder, ResetForgetsWhatWaits) {
   EXPECT_TRUE(order.Offer(2, 20).empty());
   EXPECT_EQ(order.waiting(), 1u);
   order.Reset();
-  EXPECT_EQ(order.Offer(0, 1), std::vector<int>{1});
-  EXPECT_EQ(order.Offer(1, 2), std::vector<int>{2});
-  EXPECT_EQ(order.Offer(2, 3), std::vector<int>{3});
+  EXPECT_EQ(order.Offer(0, 1), decltype(order)::Ready{1});
+  EXPECT_EQ(order.Offer(1, 2), decltype(order)::Ready{2});
+  EXPECT_EQ(order.Offer(2, 3), decltype(order)::Ready{3});
 }
 
 constexpr uint64_t kMicroBatches = 6;
@@ -88,20 +89,23 @@ class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
     Contribution c;
     if (number % 3 == 2) {
       c.is_push = true;
-      for (uint64_t row = random() % 5; row < 4 * 32; row += 1 + random() % 9)
-        c.rows.push_back(row);
-      c.values = floats(c.rows.size() * 40);
+      std::vector<uint64_t> rows;
+      for (uint64_t row = random() % 5; row < 4 * 32; row += 1 + random() % 9) rows.push_back(row);
+      c.rows = BufferOf(rows);
+      c.values = floats(rows.size() * 40);
       return c;
     }
     c.tokens = kTokens;
+    std::vector<uint32_t> buckets;
     for (size_t k = 0; k < 4; ++k) {
       for (size_t i = 0; i < 2 * kTokens; ++i) {
         // The second probe of a token is another row than the first.
-        const uint32_t other = i < kTokens ? 0 : c.buckets[c.buckets.size() - kTokens] ^ 1;
-        c.buckets.push_back(i < kTokens ? static_cast<uint32_t>(random() % 24) : other);
+        const uint32_t other = i < kTokens ? 0 : buckets[buckets.size() - kTokens] ^ 1;
+        buckets.push_back(i < kTokens ? static_cast<uint32_t>(random() % 24) : other);
       }
     }
-    c.weights = floats(c.buckets.size());
+    c.buckets = BufferOf(buckets);
+    c.weights = floats(buckets.size());
     c.dy = floats(kTokens * 40);
     return c;
   }
@@ -236,7 +240,7 @@ TEST_P(TensorFixture, ForgottenStepsLeaveNothing) {
 TEST_P(TensorFixture, UpdatedRowsAreTheRowsHit) {
   Contribution c = Make(2);
   ASSERT_TRUE(c.is_push);
-  const std::vector<uint64_t> rows = c.rows;
+  const std::vector<uint64_t> rows(c.row_ids().begin(), c.row_ids().end());
   tensor_->Contribute(0, std::move(c));
   Finish(*tensor_);
   EXPECT_EQ(tensor_->updated_count(), rows.size());

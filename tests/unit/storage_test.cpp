@@ -12,6 +12,7 @@
 #include "common/schedule.h"
 #include "pserver/row_index.h"
 #include "pserver/tensor_shard.h"
+#include "tests/support/frames.h"
 #include "tests/support/shard_harness.h"
 
 namespace mf {
@@ -130,7 +131,7 @@ class OneTable {
   void Step(const std::vector<uint64_t>& rows, const std::vector<float>& gradient, double lr) {
     Contribution c;
     c.is_push = true;
-    c.rows = rows;
+    c.rows = BufferOf(rows);
     c.values = FrameOf(gradient);
     tensor_->Contribute(0, std::move(c));
     std::vector<double> squares;
