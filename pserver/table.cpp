@@ -117,17 +117,36 @@ RowState Table::StateAt(size_t slot) const {
 
 const void* Table::VisibleAt(size_t slot) const { return weights_.at<void>(slot); }
 
-const void* Table::Read(uint64_t row, bool training, const UpdateHistory& history,
-                        ReadScratch& scratch) {
+void Table::ReadMany(std::span<const uint32_t> rows, bool training, const UpdateHistory& history,
+                     ReadScratch& scratch, const void** out) {
+  const double untouched = Untouched(history);
+  if (storage_ == Storage::kSparse) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (i + kPrefetchAhead < rows.size()) index_.Prefetch(rows[i + kPrefetchAhead]);
+      out[i] = ReadAt(rows[i], training, history, untouched, scratch);
+    }
+    return;
+  }
+  // Nearly all pairs of a training meet rows that stand as they are to be read.
+  const uint32_t count = static_cast<uint32_t>(history.count());
+  const uint32_t also = untouched == 1.0 ? kNeverUpdated : count;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const uint32_t row = rows[i], at = updated_at_[row];
+    out[i] = at == count || at == also ? VisibleAt(row)
+                                       : ReadAt(row, training, history, untouched, scratch);
+  }
+}
+
+const void* Table::ReadAt(uint64_t row, bool training, const UpdateHistory& history,
+                          double untouched, ReadScratch& scratch) {
   const uint32_t slot = SlotOf(row);
   const uint64_t count = history.count();
   const uint32_t at = slot == RowIndex::kNone ? kNeverUpdated : updated_at_[slot];
   if (at == count) return VisibleAt(slot);
   if (at == kNeverUpdated) {
-    const double factor = optimizer_.UntouchedFactor(history, layout_.spec.weight_decay, count);
-    if (factor == 1.0 && slot != RowIndex::kNone) return VisibleAt(slot);
+    if (untouched == 1.0 && slot != RowIndex::kNone) return VisibleAt(slot);
     if (const void* made = scratch.Find(row); made != nullptr) return made;
-    return MakeUntouched(row, slot, factor, scratch);
+    return MakeUntouched(row, slot, untouched, scratch);
   }
   if (!optimizer_.exact()) return VisibleAt(slot);
   if (training) {
@@ -188,10 +207,6 @@ const void* Table::MakeCaughtUp(uint64_t row, uint32_t slot, const UpdateHistory
                      stride);
   if (split()) RoundScaledInto(static_cast<uint16_t*>(out), copy.w, 1.0f, stride);
   return out;
-}
-
-void Table::Prefetch(uint64_t row) const {
-  if (storage_ == Storage::kSparse) index_.Prefetch(row);
 }
 
 void Table::Materialise(const std::vector<Gradients::Hit>& hits) {

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "common/buffer.h"
@@ -65,8 +66,13 @@ class Table {
   /// The row as it is after history.count() applied steps. `training`: the request belongs to the
   /// open step, whose apply will update this row, so a catch-up is written back; all other readers
   /// leave no trace and see a scratch copy. Its numbers are of layout.spec.row_type.
-  const void* Read(uint64_t row, bool training, const UpdateHistory& history, ReadScratch& scratch);
-  void Prefetch(uint64_t row) const;
+  const void* Read(uint64_t row, bool training, const UpdateHistory& history,
+                   ReadScratch& scratch) {
+    return ReadAt(row, training, history, Untouched(history), scratch);
+  }
+  /// The same for all `rows`: out[i] is rows[i].
+  void ReadMany(std::span<const uint32_t> rows, bool training, const UpdateHistory& history,
+                ReadScratch& scratch, const void** out);
 
   /// Sparse tables: gives the rows slots, so that Update() may run. Direct tables: nothing.
   void Materialise(const std::vector<Gradients::Hit>& hits);
@@ -105,6 +111,12 @@ class Table {
   /// What readers see of a slot as it stands.
   const void* VisibleAt(size_t slot) const;
   void ReserveSlots(size_t count);
+  /// The factor of rows that were never updated.
+  double Untouched(const UpdateHistory& history) const {
+    return optimizer_.UntouchedFactor(history, layout_.spec.weight_decay, history.count());
+  }
+  const void* ReadAt(uint64_t row, bool training, const UpdateHistory& history, double untouched,
+                     ReadScratch& scratch);
   const void* MakeUntouched(uint64_t row, uint32_t slot, double factor, ReadScratch& scratch) const;
   const void* MakeCaughtUp(uint64_t row, uint32_t slot, const UpdateHistory& history,
                            ReadScratch& scratch) const;

@@ -10,9 +10,8 @@
 namespace mf {
 namespace {
 
-constexpr uint64_t kFillRows = 4096;   // rows of a fill or update job
-constexpr size_t kTokensPerJob = 64;   // least tokens of a gather job
-constexpr size_t kPrefetchAhead = 16;  // rows looked up ahead in a hash index
+constexpr uint64_t kFillRows = 4096;  // rows of a fill or update job
+constexpr size_t kTokensPerJob = 64;  // least tokens of a gather job
 
 uint64_t Total(const TensorLayout& layout) { return layout.spec.total_rows(); }
 
@@ -53,12 +52,8 @@ void TensorShard::Resolve(std::span<const uint32_t> buckets, size_t tokens, bool
   const size_t per_table = static_cast<size_t>(options_.probes) * tokens;
   pool_.ParallelFor(tables_.size(), [&](size_t k, int) {
     scratch_.made_rows[k].Reset();
-    const size_t begin = k * per_table, end = begin + per_table;
-    for (size_t i = begin; i < end; ++i) {
-      if (i + kPrefetchAhead < end) tables_[k]->Prefetch(buckets[i + kPrefetchAhead]);
-      scratch_.row_pointers[i] =
-          tables_[k]->Read(buckets[i], training, history, scratch_.made_rows[k]);
-    }
+    tables_[k]->ReadMany(buckets.subspan(k * per_table, per_table), training, history,
+                         scratch_.made_rows[k], scratch_.row_pointers.data() + k * per_table);
   });
 }
 

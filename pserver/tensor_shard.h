@@ -43,9 +43,9 @@ struct Contribution {
 /// Memory of one request at a time, shared by all tensors of a server and kept warm.
 struct RequestScratch {
   std::vector<const void*> row_pointers;  // [pairs][tokens]
-  std::vector<ReadScratch> made_rows;      // per table, because a table is resolved by one thread
-  std::vector<RowGroups> groups;           // per pool thread
-  std::vector<uint64_t> all_rows;          // 0, 1, ...: of a push of a whole tensor
+  std::vector<ReadScratch> made_rows;     // per table, because a table is resolved by one thread
+  std::vector<RowGroups> groups;          // per pool thread
+  std::vector<uint64_t> all_rows;         // 0, 1, ...: of a push of a whole tensor
   std::vector<std::vector<uint64_t>> local_rows;  // per pool thread: of one table
   std::vector<size_t> begins;                     // of tables in a request's rows
 };

@@ -23,6 +23,7 @@ namespace {
 constexpr size_t kTables = 64, kColumns = 512;
 constexpr unsigned kTau = 13;
 constexpr size_t kRows = size_t{1} << kTau, kTokens = 1024;
+constexpr size_t kPairs = kTables * kTokens;
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
 struct Options {
@@ -57,7 +58,6 @@ Contribution Batch(std::mt19937& rng) {
   Contribution c;
   c.step = 1;
   c.tokens = kTokens;
-  constexpr size_t kPairs = kTables * kTokens;
   c.buckets = Buffer(kPairs * sizeof(uint32_t));
   for (size_t i = 0; i < kPairs; ++i) {
     c.buckets.as<uint32_t>()[i] = static_cast<uint32_t>(rng() % kRows);
@@ -90,7 +90,7 @@ void MeasureStep(const TrainConfig& config, RowType type, const std::string& nam
   const Contribution batch = Batch(rng), other = Batch(rng);
   std::vector<uint64_t> rows;
   for (const Contribution* c : {&batch, &other}) {
-    for (size_t i = 0; i < kTables * kTokens; ++i) {
+    for (size_t i = 0; i < kPairs; ++i) {
       rows.push_back(i / kTokens * kRows + c->buckets.as<uint32_t>()[i]);
     }
   }
@@ -139,20 +139,18 @@ void MeasureCounting(const Options& options, ThreadPool& pool, Report& report) {
                      scratch);
   std::mt19937 rng(5);
   const Contribution batch = Batch(rng);
-  const std::span<const uint32_t> buckets(batch.buckets.as<const uint32_t>(), kTables * kTokens);
+  const std::span<const uint32_t> buckets(batch.buckets.as<const uint32_t>(), kPairs);
   Floats y = NewFloats(kTokens * kColumns);
   std::vector<BucketCounts> counts(kTables, BucketCounts(kRows));
   std::vector<RowGroups> groups(kTables);
   for (size_t k = 0; k < kTables; ++k) {
-    GroupByRow(buckets.data() + k * kTokens, batch.weights.data(), kTokens, 1, kRows,
-               groups[k]);
+    GroupByRow(buckets.data() + k * kTokens, batch.weights.data(), kTokens, 1, kRows, groups[k]);
   }
   double forward = kNever, forward_narrow = kNever, count = kNever, summarise = kNever;
   uint64_t step = 0;
   const auto gather = [&](TensorShard& shard) {
-    return FastestOfBurst([&] {
-      shard.Forward(buckets, batch.weights.data(), kTokens, true, history, y.get());
-    });
+    return FastestOfBurst(
+        [&] { shard.Forward(buckets, batch.weights.data(), kTokens, true, history, y.get()); });
   };
   for (int i = 0; i < options.repeats; ++i) {
     forward = std::min(forward, gather(wide));

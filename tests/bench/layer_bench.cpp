@@ -270,13 +270,13 @@ void MeasureRows(const Options& options, ThreadPool& pool, Peer& peer, Report& r
   UpdateHistory history(0.1);
   TensorShard shard(LayoutOf(spec, 0, 0, 1), {}, optimizer, clock, pool, arena, scratch);
   Floats pulled = NewFloats(rows.size() * kColumns);
-  Buffer ids(rows.size() * sizeof(uint64_t));
-  std::copy(rows.begin(), rows.end(), ids.as<uint64_t>());
   uint64_t micro_batch = 0;
+  const Buffer row_ids(rows.size() * sizeof(uint64_t));
+  std::memcpy(row_ids.data(), rows.data(), row_ids.size());
   const auto push = [&] {
     Contribution contribution;
     contribution.is_push = true;
-    contribution.rows = ids;
+    contribution.rows = row_ids;
     contribution.values = values;
     shard.Contribute(micro_batch++, std::move(contribution));
   };
