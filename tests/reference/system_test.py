@@ -132,6 +132,10 @@ def check(program: Path, variant: Variant, shards: int, folder: Path, verbose: b
     subprocess.run(command, check=True)
     arguments = [str(out), "--eps", str(variant.eps),
                  "--optimizer", str(variant.settings.get("train.optimizer", "adam"))]
+    if variant.bf16_tables:
+        # Where two programs' f32 lie on both sides of the middle between two bf16, what is read differs
+        # by a step, 1/256 of a number, and a sum of rows by more than the rounding of sums.
+        arguments += ["--tolerance", "4e-3"]
     if variant.bf16_tables and not variant.reads_f32:
         arguments.append("--bf16-tables")
     steps = train_compare.parser().parse_args(arguments)
