@@ -1,11 +1,9 @@
-// bfloat16 on the wire: the upper half of a float, rounded to nearest even; NaN stays NaN.
+// bfloat16: the upper half of a float, rounded to nearest even; NaN stays NaN. Whole arrays go
+// through common/kernels/wire.h.
 #pragma once
 
 #include <bit>
-#include <cstddef>
 #include <cstdint>
-
-#include "common/buffer.h"
 
 namespace mf {
 
@@ -17,19 +15,6 @@ inline uint16_t ToBf16(float value) {
 
 inline float FromBf16(uint16_t bits) {
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
-}
-
-/// `dst` and `src` may have any alignment.
-inline void PackBf16(void* dst, const float* src, size_t count) {
-  auto* out = static_cast<std::byte*>(dst);
-  for (size_t i = 0; i < count; ++i) {
-    const uint16_t bits = ToBf16(src[i]);
-    std::memcpy(out + 2 * i, &bits, 2);
-  }
-}
-
-inline void UnpackBf16(float* dst, const void* src, size_t count) {
-  for (size_t i = 0; i < count; ++i) dst[i] = FromBf16(LoadUnaligned<uint16_t>(src, i));
 }
 
 }  // namespace mf

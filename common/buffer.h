@@ -7,14 +7,18 @@
 #include <cstring>
 #include <memory>
 #include <utility>
+#include <vector>
+
+#include "common/buffer_pool.h"
 
 namespace mf {
 
-/// An owned run of bytes, 64-byte aligned, written by one owner before it is shared.
+/// An owned run of bytes, 64-byte aligned, written by one owner before it is shared. Its memory
+/// comes from the pool (common/buffer_pool.h) and goes back there.
 class Buffer {
  public:
   Buffer() = default;
-  /// Uninitialised.
+  /// Uninitialised. std::bad_alloc when the system refuses it.
   explicit Buffer(size_t bytes);
 
   std::byte* data() const { return data_.get(); }
@@ -54,6 +58,9 @@ class Frame {
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
 };
+
+/// The frames of a message. Their list is from the pool, too.
+using Frames = std::vector<Frame, PoolAllocator<Frame>>;
 
 /// The `index`-th T at `base`, which may have any alignment.
 template <class T>

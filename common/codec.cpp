@@ -2,6 +2,7 @@
 #include <capnp/message.h>
 #include <capnp/serialize.h>
 #include <kj/exception.h>
+#include <kj/io.h>
 
 #include <cstring>
 
@@ -13,15 +14,22 @@ namespace {
 
 constexpr size_t kHeaderBytesMax = 8 << 20;
 
-Frame HeaderFrame(capnp::MallocMessageBuilder& builder) {
-  const kj::Array<capnp::word> words = capnp::messageToFlatArray(builder);
-  Buffer buffer(words.asBytes().size());
-  std::memcpy(buffer.data(), words.asBytes().begin(), buffer.size());
+/// A message under construction, in the memory of a header as small as those of the hot path.
+struct Builder {
+  capnp::word words[128] = {};
+  capnp::MallocMessageBuilder message{kj::arrayPtr(words, sizeof(words) / sizeof(words[0]))};
+};
+
+Frame HeaderFrame(capnp::MessageBuilder& builder) {
+  const Buffer buffer(capnp::computeSerializedSizeInWords(builder) * sizeof(capnp::word));
+  kj::ArrayOutputStream out(
+      kj::arrayPtr(reinterpret_cast<kj::byte*>(buffer.data()), buffer.size()));
+  capnp::writeMessage(out, builder);
   return buffer;
 }
 
-std::vector<Frame> Join(Frame header, const std::vector<Frame>& payload) {
-  std::vector<Frame> message;
+Frames Join(Frame header, const Frames& payload) {
+  Frames message;
   message.reserve(payload.size() + 1);
   message.push_back(std::move(header));
   message.insert(message.end(), payload.begin(), payload.end());
@@ -36,21 +44,22 @@ void SetList(List list, const std::vector<uint64_t>& values) {
 /// Reads the header of `message` by `read`; frames have no alignment, so it is copied to words
 /// first.
 template <class Root, class Out, class Read>
-Result<Out> Decode(const std::vector<Frame>& message, Read read) {
+Result<Out> Decode(const Frames& message, Read read) {
   if (message.empty()) return Status::Invalid("empty message");
   const Frame& header = message[0];
   if (header.size() == 0 || header.size() % sizeof(capnp::word) != 0 ||
       header.size() > kHeaderBytesMax) {
     return Status::Invalid("header frame of " + std::to_string(header.size()) + " bytes");
   }
-  std::vector<uint64_t> words(header.size() / sizeof(uint64_t));
+  const Buffer words(header.size());
   std::memcpy(words.data(), header.data(), header.size());
   try {
     capnp::ReaderOptions options;
-    options.traversalLimitInWords = 4 * words.size() + 64;
+    const size_t count = words.size() / sizeof(capnp::word);
+    options.traversalLimitInWords = 4 * count + 64;
     options.nestingLimit = 8;
-    capnp::FlatArrayMessageReader reader(
-        kj::arrayPtr(reinterpret_cast<const capnp::word*>(words.data()), words.size()), options);
+    capnp::FlatArrayMessageReader reader(kj::arrayPtr(words.as<const capnp::word>(), count),
+                                         options);
     Out out;
     const Status status = read(reader.getRoot<Root>(), out);
     if (!status.ok()) return status;
@@ -71,9 +80,9 @@ const char* OpName(Op op) {
   return kNames[static_cast<int>(op)];
 }
 
-std::vector<Frame> Encode(const Request& r) {
-  capnp::MallocMessageBuilder builder;
-  auto w = builder.initRoot<wire::Request>();
+Frames Encode(const Request& r) {
+  Builder builder;
+  auto w = builder.message.initRoot<wire::Request>();
   w.setId(r.id);
   w.setSession(r.session);
   w.setOp(static_cast<wire::Op>(r.op));
@@ -103,10 +112,10 @@ std::vector<Frame> Encode(const Request& r) {
   if (!r.discard.empty()) {
     SetList(w.initDiscard(static_cast<unsigned>(r.discard.size())), r.discard);
   }
-  return Join(HeaderFrame(builder), r.payload);
+  return Join(HeaderFrame(builder.message), r.payload);
 }
 
-Result<Request> DecodeRequest(const std::vector<Frame>& message) {
+Result<Request> DecodeRequest(const Frames& message) {
   return Decode<wire::Request, Request>(message, [](wire::Request::Reader w, Request& r) {
     if (static_cast<int>(w.getOp()) >= kOpCount) return Status::Invalid("unknown operation");
     r.id = w.getId();
@@ -138,9 +147,9 @@ Result<Request> DecodeRequest(const std::vector<Frame>& message) {
   });
 }
 
-std::vector<Frame> Encode(const Reply& r) {
-  capnp::MallocMessageBuilder builder;
-  auto w = builder.initRoot<wire::Reply>();
+Frames Encode(const Reply& r) {
+  Builder builder;
+  auto w = builder.message.initRoot<wire::Reply>();
   w.setId(r.id);
   w.setCode(static_cast<uint16_t>(r.code));
   if (!r.message.empty()) w.setMessage(r.message.c_str());
@@ -177,10 +186,10 @@ std::vector<Frame> Encode(const Reply& r) {
   w.setHadCommon(r.had_common);
   w.setSnapshotKeep(r.snapshot_keep);
   w.setSnapshotDue(static_cast<uint16_t>(r.snapshot_due));
-  return Join(HeaderFrame(builder), r.payload);
+  return Join(HeaderFrame(builder.message), r.payload);
 }
 
-Result<Reply> DecodeReply(const std::vector<Frame>& message) {
+Result<Reply> DecodeReply(const Frames& message) {
   return Decode<wire::Reply, Reply>(message, [](wire::Reply::Reader w, Reply& r) {
     if (w.getCode() > static_cast<uint16_t>(Code::kDamaged)) return Status::Invalid("unknown code");
     if (w.getWork() > static_cast<uint16_t>(Work::kFailed)) return Status::Invalid("unknown work");

@@ -14,7 +14,9 @@ namespace mf {
 enum class Score { kSoftmax, kScaled };  // w_b = p_b, or p_b * sim_b
 enum class NormKind { kRmsNorm, kLayerNorm };
 enum class Projection { kMemory, kDense };
-enum class OptimizerKind { kSgd, kAdam };
+/// How the numbers of a row are stored.
+enum class RowType : uint8_t { kF32, kBf16 };
+enum class OptimizerKind { kSgd, kAdam, kAdagrad };
 enum class SparseUpdate { kExact, kLazy };
 enum class ExchangeMode { kAuto, kPushdown, kPull };
 enum class Placement { kAuto, kServer, kDevice };
@@ -36,7 +38,7 @@ struct ModelConfig {
   Projection projection = Projection::kMemory;
   double rotary_pct = 0.25;
   int64_t column_blocks = 0;  // V; 0: by width (common/sharding.h)
-  std::string table_dtype = "f32";
+  RowType table_dtype = RowType::kF32;
   uint64_t seed = 1;
 
   /// Width of M1's output and of M2's input: (tau + e) * K.
@@ -58,7 +60,7 @@ struct TrainConfig {
   OptimizerKind optimizer = OptimizerKind::kAdam;
   double beta1 = 0.9;  // key `betas = [0.9, 0.95]`
   double beta2 = 0.95;
-  double eps = 1e-8;
+  double eps = 1e-8;  // Adam's and Adagrad's
   SparseUpdate sparse_update = SparseUpdate::kExact;
   int64_t eval_every = 100;  // steps; 0: only after the last
   int64_t eval_batches = 8;  // sequences per evaluation

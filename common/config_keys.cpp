@@ -213,7 +213,8 @@ void AddModelKeys(Table& t) {
   t.Real(MF_FIELD(model.rotary_pct), {0, 1}, "share of each head that is rotated by position");
   t.Integer(MF_FIELD(model.column_blocks), {0, 4096},
             "column blocks of every tensor, the limit of servers; 0: by width");
-  t.Word(MF_FIELD(model.table_dtype), {{"f32"}, "bf16"}, "type of the tables' numbers");
+  t.Enum(MF_FIELD(model.table_dtype), {{"f32", "bf16"}},
+         "type of the tables' numbers as all readers see them; training keeps the f32 behind");
   t.Integer(MF_FIELD(model.seed), {0, kMaxSeed}, "of the initial parameters");
 }
 
@@ -232,14 +233,15 @@ void AddTrainKeys(Table& t) {
   t.Real(MF_FIELD(train.weight_decay), {0, 10},
          "decoupled; on tables, embedding, head and matrices");
   t.Real(MF_FIELD(train.clip), {0, 1e9}, "limit of the global gradient norm; 0: none");
-  t.Enum(MF_FIELD(train.optimizer), {{"sgd", "adam"}}, "who turns gradients into updates");
+  t.Enum(MF_FIELD(train.optimizer), {{"sgd", "adam", "adagrad"}},
+         "who turns gradients into updates");
   t.Pair(
       "train.betas", [](Config & c) -> auto& { return c.train.beta1; },
       [](Config & c) -> auto& { return c.train.beta2; }, {0, 1, Ends::kOpenHigh},
       "decay of Adam's two averages");
-  t.Real(MF_FIELD(train.eps), {0, 1, Ends::kOpenLow}, "added to Adam's denominator");
+  t.Real(MF_FIELD(train.eps), {0, 1, Ends::kOpenLow}, "added to Adam's and Adagrad's denominator");
   t.Enum(MF_FIELD(train.sparse_update), {{"exact", "lazy"}},
-         "rows that a step did not hit: what dense AdamW would do, or nothing");
+         "rows that a step did not hit: what the dense optimizer would do, or nothing");
   t.Integer(MF_FIELD(train.eval_every), {0, 1e9}, "steps between evaluations; 0: after the last");
   t.Integer(MF_FIELD(train.eval_batches), {1, 1e6}, "sequences per evaluation");
   t.Integer(MF_FIELD(train.seed), {0, kMaxSeed}, "of the order of the data");

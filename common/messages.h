@@ -100,7 +100,7 @@ struct Request {
   bool snapshot = false;
   uint64_t common = 0;            // newest step that all servers have published
   std::vector<uint64_t> discard;  // steps whose snapshots are to be deleted
-  std::vector<Frame> payload;
+  Frames payload;
 };
 
 /// What the board hands out.
@@ -139,14 +139,14 @@ struct Reply {
   uint64_t had_common = 0;
   SnapshotDue snapshot_due = SnapshotDue::kNo;
   uint64_t snapshot_keep = 0;
-  std::vector<Frame> payload;
+  Frames payload;
 };
 
 /// Frame 0 is the header, the rest the payload (shared, not copied).
-std::vector<Frame> Encode(const Request& request);
-std::vector<Frame> Encode(const Reply& reply);
+Frames Encode(const Request& request);
+Frames Encode(const Reply& reply);
 /// kInvalid if the header does not parse, is larger than 8 MiB or holds an unknown enumerator.
-Result<Request> DecodeRequest(const std::vector<Frame>& message);
-Result<Reply> DecodeReply(const std::vector<Frame>& message);
+Result<Request> DecodeRequest(const Frames& message);
+Result<Reply> DecodeReply(const Frames& message);
 
 }  // namespace mf

@@ -8,6 +8,7 @@
 #include <prometheus/text_serializer.h>
 
 #include <array>
+#include <mutex>
 #include <vector>
 
 #include "common/check.h"
@@ -272,12 +273,34 @@ struct Metrics::State {
     MF_CHECK(gauges[i] != nullptr);
     return gauges[i]->Add(NamedLabels(kMetrics[i], labels));
   }
+  prometheus::Histogram& histogram(Metric metric, Labels labels) const {
+    const size_t i = static_cast<size_t>(metric);
+    MF_CHECK(histograms[i] != nullptr);
+    return histograms[i]->Add(NamedLabels(kMetrics[i], labels), TimeBuckets());
+  }
 
   const std::unique_ptr<prometheus::Registry> registry = std::make_unique<prometheus::Registry>();
   std::array<prometheus::Family<prometheus::Counter>*, kMetricCount> counters{};
   std::array<prometheus::Family<prometheus::Gauge>*, kMetricCount> gauges{};
   std::array<prometheus::Family<prometheus::Histogram>*, kMetricCount> histograms{};
   std::unique_ptr<HttpEndpoint> endpoint;
+
+  /// Series of requests, which are counted often: found without making their labels anew.
+  struct RequestSeries {
+    std::string op;
+    std::array<prometheus::Counter*, 2> bytes{};  // by Direction
+    prometheus::Histogram* seconds = nullptr;
+  };
+  std::mutex request_mutex;
+  std::vector<RequestSeries> requests;
+  /// REQUIRES: request_mutex is held.
+  RequestSeries& SeriesOf(std::string_view op) {
+    for (RequestSeries& series : requests) {
+      if (series.op == op) return series;
+    }
+    requests.push_back({.op = std::string(op)});
+    return requests.back();
+  }
 };
 
 Metrics::Metrics() : state_(std::make_unique<State>()) {}
@@ -292,18 +315,24 @@ void Metrics::Set(Metric metric, double value, Labels labels) {
 }
 
 void Metrics::Observe(Metric metric, double seconds, Labels labels) {
-  const size_t i = static_cast<size_t>(metric);
-  MF_CHECK(state_->histograms[i] != nullptr);
-  state_->histograms[i]->Add(NamedLabels(kMetrics[i], labels), TimeBuckets()).Observe(seconds);
+  state_->histogram(metric, labels).Observe(seconds);
 }
 
 void Metrics::AddWireBytes(std::string_view op, Direction direction, uint64_t bytes) {
-  Count(Metric::kWireBytes, {op, direction == Direction::kSent ? "sent" : "received"},
-        static_cast<double>(bytes));
+  const std::lock_guard lock(state_->request_mutex);
+  prometheus::Counter*& counter = state_->SeriesOf(op).bytes[static_cast<size_t>(direction)];
+  if (counter == nullptr) {
+    const bool sent = direction == Direction::kSent;
+    counter = &state_->counter(Metric::kWireBytes, {op, sent ? "sent" : "received"});
+  }
+  counter->Increment(static_cast<double>(bytes));
 }
 
 void Metrics::ObserveRequest(std::string_view op, double seconds) {
-  Observe(Metric::kRequestSeconds, seconds, {op});
+  const std::lock_guard lock(state_->request_mutex);
+  prometheus::Histogram*& histogram = state_->SeriesOf(op).seconds;
+  if (histogram == nullptr) histogram = &state_->histogram(Metric::kRequestSeconds, {op});
+  histogram->Observe(seconds);
 }
 
 Status Metrics::Serve(const std::string& address) {

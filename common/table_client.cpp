@@ -1,11 +1,10 @@
 #include "common/table_client.h"
 
-#include <bit>
 #include <cstring>
 #include <memory>
 
-#include "common/bf16.h"
 #include "common/kernels/pairs.h"
+#include "common/kernels/wire.h"
 #include "common/sharding.h"
 
 namespace mf {
@@ -17,19 +16,43 @@ Frame CopyToFrame(const void* data, size_t bytes) {
   return buffer;
 }
 
-/// Columns `range` of a [rows][columns] matrix, packed for the wire.
-Frame PackColumns(const float* values, size_t rows, size_t columns, ColumnRange range, Wire wire) {
+size_t NumberBytes(Wire wire) { return wire == Wire::kBf16 ? 2 : 4; }
+
+/// Columns `range` of a [rows][columns] matrix of floats, packed for the wire: the matrix itself
+/// where it is that already.
+Frame PackColumns(const Frame& values, size_t rows, size_t columns, ColumnRange range, Wire wire) {
   const size_t width = static_cast<size_t>(range.size());
-  Buffer buffer(rows * width * (wire == Wire::kBf16 ? 2 : 4));
-  for (size_t row = 0; row < rows; ++row) {
-    const float* from = values + row * columns + range.begin;
+  if (wire == Wire::kF32 && width == columns) return values;
+  const Buffer buffer(rows * width * NumberBytes(wire));
+  const float* from = values.as<float>() + range.begin;
+  if (wire == Wire::kBf16 && width == columns) {
+    PackBf16(buffer.data(), from, rows * width);
+    return buffer;
+  }
+  for (size_t row = 0; row < rows; ++row, from += columns) {
+    std::byte* to = buffer.data() + row * width * NumberBytes(wire);
     if (wire == Wire::kBf16) {
-      PackBf16(buffer.data() + row * width * 2, from, width);
+      PackBf16(to, from, width);
     } else {
-      std::memcpy(buffer.data() + row * width * 4, from, width * 4);
+      std::memcpy(to, from, width * sizeof(float));
     }
   }
   return buffer;
+}
+
+/// The other way: rows of `width` from the wire to the columns at `out` of rows of `stride`.
+void UnpackColumns(const Frame& packed, size_t rows, size_t width, size_t stride, Wire wire,
+                   float* out) {
+  const bool whole = width == stride;
+  const size_t runs = whole ? 1 : rows, run = whole ? rows * width : width;
+  for (size_t i = 0; i < runs; ++i) {
+    const std::byte* from = packed.data() + i * run * NumberBytes(wire);
+    if (wire == Wire::kBf16) {
+      UnpackBf16(out + i * stride, from, run);
+    } else {
+      std::memcpy(out + i * stride, from, run * sizeof(float));
+    }
+  }
 }
 
 Status WrongReply(const TensorSpec& tensor, size_t server) {
@@ -42,7 +65,7 @@ Status WrongReply(const TensorSpec& tensor, size_t server) {
 Status Pending::Wait() {
   Client::Outcome outcome = answer_.get();
   if (!outcome.ok()) return outcome.status();
-  return finish_ ? finish_(*outcome) : Status::Ok();
+  return tables_ == nullptr ? Status::Ok() : tables_->Land(landing_, *outcome);
 }
 
 TableClient::TableClient(Client& client, const Config& config,
@@ -72,26 +95,26 @@ std::vector<Request> TableClient::Requests(Op op, StepRef at, const TensorSpec& 
   return std::vector<Request>(servers(), request);
 }
 
-Status TableClient::Assemble(const TensorSpec& tensor, size_t rows, Wire wire,
-                             const std::vector<Reply>& replies, float* out) const {
-  const size_t columns = static_cast<size_t>(tensor.columns);
-  const size_t bytes = wire == Wire::kBf16 ? 2 : 4;
+Status TableClient::Land(const Landing& landing, const std::vector<Reply>& replies) const {
+  const TensorSpec& tensor = *landing.tensor;
+  const bool dots = landing.exponents.size() > 0;
+  std::vector<const void*, PoolAllocator<const void*>> parts(replies.size());
+  for (size_t server = 0; server < replies.size(); ++server) {
+    const size_t width = static_cast<size_t>(Columns(tensor, server).size());
+    const size_t bytes =
+        landing.rows * (dots ? landing.pairs * sizeof(int64_t) : width * NumberBytes(landing.wire));
+    const Frames& payload = replies[server].payload;
+    if (payload.size() != 1 || payload[0].size() != bytes) return WrongReply(tensor, server);
+    parts[server] = payload[0].data();
+  }
+  if (dots) {
+    DotValues(parts, landing.pairs, landing.rows, landing.exponents.as<int8_t>(), landing.out);
+    return Status::Ok();
+  }
   for (size_t server = 0; server < replies.size(); ++server) {
     const ColumnRange range = Columns(tensor, server);
-    const size_t width = static_cast<size_t>(range.size());
-    const std::vector<Frame>& payload = replies[server].payload;
-    if (payload.size() != 1 || payload[0].size() != rows * width * bytes) {
-      return WrongReply(tensor, server);
-    }
-    for (size_t row = 0; row < rows; ++row) {
-      float* to = out + row * columns + range.begin;
-      const std::byte* from = payload[0].data() + row * width * bytes;
-      if (wire == Wire::kBf16) {
-        UnpackBf16(to, from, width);
-      } else {
-        std::memcpy(to, from, width * bytes);
-      }
-    }
+    UnpackColumns(replies[server].payload[0], landing.rows, static_cast<size_t>(range.size()),
+                  landing.stride, landing.wire, landing.out + range.begin);
   }
   return Status::Ok();
 }
@@ -105,23 +128,28 @@ Pending TableClient::Forward(StepRef at, Access access, const TensorSpec& tensor
     request.payload = {indices, weights};
   }
   return {client_.CallAll(std::move(requests)),
-          [this, &tensor, tokens, y](std::vector<Reply>& replies) {
-            return Assemble(tensor, tokens, config_.exchange.wire, replies, y);
-          }};
+          *this,
+          {.tensor = &tensor,
+           .rows = tokens,
+           .stride = static_cast<size_t>(tensor.columns),
+           .wire = config_.exchange.wire,
+           .out = y}};
 }
 
 Pending TableClient::Backward(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
                               size_t tokens, const Frame& indices, const Frame& weights,
-                              const float* dy, float* dweights) {
+                              const Frame& dy, float* dweights) {
   const size_t columns = static_cast<size_t>(tensor.columns);
   const Wire wire = config_.exchange.wire;
-  Buffer exponents(tokens);
-  std::vector<float> as_sent(wire == Wire::kBf16 ? columns : 0);
+  // Exponents are of the numbers as sent.
+  const Buffer exponents(tokens), as_sent(wire == Wire::kBf16 ? columns * sizeof(float) : 0),
+      narrow(columns * sizeof(uint16_t));
   for (size_t t = 0; t < tokens; ++t) {
-    const float* row = dy + t * columns;
+    const float* row = dy.as<float>() + t * columns;
     if (wire == Wire::kBf16) {
-      for (size_t c = 0; c < columns; ++c) as_sent[c] = FromBf16(ToBf16(row[c]));
-      row = as_sent.data();
+      PackBf16(narrow.data(), row, columns);
+      UnpackBf16(as_sent.as<float>(), narrow.data(), columns);
+      row = as_sent.as<float>();
     }
     exponents.as<int8_t>()[t] = DotExponent(row, columns);
   }
@@ -134,32 +162,18 @@ Pending TableClient::Backward(StepRef at, uint32_t micro_batch, const TensorSpec
                        PackColumns(dy, tokens, columns, Columns(tensor, server), wire),
                        Frame(exponents)};
   }
-  const size_t pairs = weights.size() / sizeof(float) / tokens;
-  const auto finish = [&tensor, tokens, pairs, exponents, dweights](std::vector<Reply>& replies) {
-    const int8_t* e = exponents.as<int8_t>();
-    for (size_t server = 0; server < replies.size(); ++server) {
-      if (replies[server].payload.size() != 1 ||
-          replies[server].payload[0].size() != pairs * tokens * sizeof(int64_t)) {
-        return WrongReply(tensor, server);
-      }
-    }
-    for (size_t p = 0; p < pairs; ++p) {
-      for (size_t t = 0; t < tokens; ++t) {
-        const size_t i = p * tokens + t;
-        int64_t dot = LoadUnaligned<int64_t>(replies[0].payload[0].data(), i);
-        for (size_t server = 1; server < replies.size(); ++server) {
-          dot = AddDots(dot, LoadUnaligned<int64_t>(replies[server].payload[0].data(), i));
-        }
-        dweights[i] = DotValue(dot, e[t]);
-      }
-    }
-    return Status::Ok();
-  };
-  return {client_.CallAll(std::move(requests)), finish};
+  return {client_.CallAll(std::move(requests)),
+          *this,
+          {.tensor = &tensor,
+           .rows = tokens,
+           .pairs = weights.size() / sizeof(float) / tokens,
+           .exponents = exponents,
+           .out = dweights}};
 }
 
 Pending TableClient::PullRows(StepRef at, Access access, const TensorSpec& tensor,
-                              const Frame& rows, uint64_t first, uint64_t count, float* values) {
+                              const Frame& rows, uint64_t first, uint64_t count, float* values,
+                              size_t stride) {
   std::vector<Request> requests = Requests(Op::kPull, at, tensor);
   for (Request& request : requests) {
     request.training = access == Access::kTraining;
@@ -168,25 +182,30 @@ Pending TableClient::PullRows(StepRef at, Access access, const TensorSpec& tenso
     request.payload = {rows};
   }
   return {client_.CallAll(std::move(requests)),
-          [this, &tensor, count, values](std::vector<Reply>& replies) {
-            return Assemble(tensor, count, Wire::kF32, replies, values);
-          }};
+          *this,
+          {.tensor = &tensor, .rows = count, .stride = stride, .wire = Wire::kF32, .out = values}};
+}
+
+Pending TableClient::Pull(StepRef at, Access access, const TensorSpec& tensor, const Frame& rows,
+                          float* values, size_t stride) {
+  return PullRows(at, access, tensor, rows, 0, rows.size() / sizeof(uint64_t), values, stride);
 }
 
 Pending TableClient::Pull(StepRef at, Access access, const TensorSpec& tensor,
                           const std::vector<uint64_t>& rows, float* values) {
-  const Frame ids = CopyToFrame(rows.data(), rows.size() * sizeof(uint64_t));
-  return PullRows(at, access, tensor, ids, 0, rows.size(), values);
+  return Pull(at, access, tensor, CopyToFrame(rows.data(), rows.size() * sizeof(uint64_t)), values,
+              static_cast<size_t>(tensor.columns));
 }
 
 Pending TableClient::PullRange(StepRef at, const TensorSpec& tensor, uint64_t first, uint64_t count,
                                float* values) {
-  return PullRows(at, Access::kReading, tensor, Frame(), first, count, values);
+  return PullRows(at, Access::kReading, tensor, Frame(), first, count, values,
+                  static_cast<size_t>(tensor.columns));
 }
 
 Pending TableClient::PushRows(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
                               const Frame& rows, const Frame& hits, uint64_t count,
-                              const float* values) {
+                              const Frame& values) {
   std::vector<Request> requests = Requests(Op::kPush, at, tensor);
   for (size_t server = 0; server < requests.size(); ++server) {
     Request& request = requests[server];
@@ -196,20 +215,28 @@ Pending TableClient::PushRows(StepRef at, uint32_t micro_batch, const TensorSpec
                        PackColumns(values, count, static_cast<size_t>(tensor.columns),
                                    Columns(tensor, server), Wire::kF32)};
   }
-  return {client_.CallAll(std::move(requests)), nullptr};
+  return Pending(client_.CallAll(std::move(requests)));
+}
+
+Pending TableClient::Push(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+                          const Frame& rows, const Frame& hits, const Frame& values) {
+  MF_CHECK(rows.size() > 0);
+  return PushRows(at, micro_batch, tensor, rows, hits, rows.size() / sizeof(uint64_t), values);
 }
 
 Pending TableClient::Push(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
                           const std::vector<uint64_t>& rows, const std::vector<uint32_t>& hits,
                           const float* values) {
-  MF_CHECK(!rows.empty());
-  return PushRows(at, micro_batch, tensor, CopyToFrame(rows.data(), rows.size() * sizeof(uint64_t)),
-                  CopyToFrame(hits.data(), hits.size() * sizeof(uint32_t)), rows.size(), values);
+  const size_t bytes = rows.size() * static_cast<size_t>(tensor.columns) * sizeof(float);
+  return Push(at, micro_batch, tensor, CopyToFrame(rows.data(), rows.size() * sizeof(uint64_t)),
+              CopyToFrame(hits.data(), hits.size() * sizeof(uint32_t)), CopyToFrame(values, bytes));
 }
 
 Pending TableClient::PushWhole(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
                                const float* values) {
-  return PushRows(at, micro_batch, tensor, Frame(), Frame(), tensor.total_rows(), values);
+  const size_t bytes = tensor.total_rows() * static_cast<size_t>(tensor.columns) * sizeof(float);
+  return PushRows(at, micro_batch, tensor, Frame(), Frame(), tensor.total_rows(),
+                  CopyToFrame(values, bytes));
 }
 
 Result<std::vector<uint64_t>> TableClient::ListRows(StepRef at, const TensorSpec& tensor,
@@ -219,7 +246,7 @@ Result<std::vector<uint64_t>> TableClient::ListRows(StepRef at, const TensorSpec
   request.row_count = most;
   Client::Outcome outcome = client_.Call(0, std::move(request)).get();
   if (!outcome.ok()) return outcome.status();
-  const std::vector<Frame>& payload = (*outcome)[0].payload;
+  const Frames& payload = (*outcome)[0].payload;
   if (payload.size() != 1 || payload[0].size() % sizeof(uint64_t) != 0)
     return WrongReply(tensor, 0);
   std::vector<uint64_t> rows(payload[0].size() / sizeof(uint64_t));

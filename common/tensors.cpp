@@ -61,6 +61,7 @@ class Builder {
     spec.init = Init::kNormal;
     spec.init_value = std::sqrt(2.0 / (5.0 * static_cast<double>(config_.model.d)));
     spec.weight_decay = true;
+    spec.row_type = config_.model.table_dtype;
     spec.shape = {spec.tables, spec.rows, columns};
     spec.mode = config_.exchange.mode;
     if (spec.mode == ExchangeMode::kAuto) spec.mode = CheaperMode(config_, spec);

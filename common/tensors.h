@@ -26,6 +26,7 @@ struct TensorSpec {
   Init init = Init::kConstant;
   double init_value = 0;  // standard deviation, or the constant
   bool weight_decay = false;
+  RowType row_type = RowType::kF32;         // as readers see the rows
   ExchangeMode mode = ExchangeMode::kPull;  // resolved: kPushdown or kPull, fixed for a run
   std::vector<int64_t> shape;               // in the export; its product is tables * rows * columns
 

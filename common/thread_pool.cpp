@@ -23,16 +23,16 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::ParallelFor(size_t count, const std::function<void(size_t, int)>& body) {
+void ThreadPool::Run(size_t count, const Loop& loop) {
   std::lock_guard turn(turn_);
   if (workers_.empty() || count <= 1) {
-    for (size_t i = 0; i < count; ++i) body(i, 0);
+    for (size_t i = 0; i < count; ++i) loop.call(loop.body, i, 0);
     return;
   }
   {
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return active_ == 0; });  // a late riser of the loop before
-    body_ = &body;
+    loop_ = loop;
     count_ = count;
     next_.store(0, std::memory_order_relaxed);
     ++generation_;
@@ -47,7 +47,9 @@ void ThreadPool::ParallelFor(size_t count, const std::function<void(size_t, int)
 
 void ThreadPool::RunShare(int thread) {
   try {
-    for (size_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) (*body_)(i, thread);
+    for (size_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) {
+      loop_.call(loop_.body, i, thread);
+    }
   } catch (...) {
     next_.store(count_);  // nobody begins anything more
     std::lock_guard lock(mutex_);

@@ -6,7 +6,6 @@
 #include <condition_variable>
 #include <cstddef>
 #include <exception>
-#include <functional>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -24,11 +23,22 @@ class ThreadPool {
   /// Runs body(i, thread) for every i in [0, count) and returns when all have run; `thread` is in
   /// [0, threads()) and picks scratch memory only. One ParallelFor at a time: callers take turns.
   /// Must not be called from inside a body. What a body throws is thrown here, once all have ended.
-  void ParallelFor(size_t count, const std::function<void(size_t i, int thread)>& body);
+  template <class Body>
+  void ParallelFor(size_t count, const Body& body) {
+    Run(count, {&body, [](const void* b, size_t i, int thread) {
+                  (*static_cast<const Body*>(b))(i, thread);
+                }});
+  }
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
  private:
+  /// A body by reference: a std::function of it may take memory at every loop.
+  struct Loop {
+    const void* body = nullptr;
+    void (*call)(const void* body, size_t i, int thread) = nullptr;
+  };
+  void Run(size_t count, const Loop& loop);
   void Work(int thread);
   void RunShare(int thread);
 
@@ -41,7 +51,7 @@ class ThreadPool {
   int active_ = 0;             // guarded by mutex_: threads inside a body
   bool stopping_ = false;      // guarded by mutex_
   std::exception_ptr thrown_;  // guarded by mutex_: by the first body that did
-  const std::function<void(size_t, int)>* body_ = nullptr;  // set before wake_
+  Loop loop_;                  // set before wake_
   size_t count_ = 0;
   std::atomic<size_t> next_{0};
   std::vector<std::thread> workers_;

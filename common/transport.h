@@ -17,7 +17,7 @@
 
 namespace mf {
 
-using Message = std::vector<Frame>;
+using Message = Frames;
 
 inline uint64_t BytesOf(const Message& message) {
   uint64_t bytes = 0;

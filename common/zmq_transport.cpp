@@ -1,4 +1,5 @@
 // Sockets of ZeroMQ; beside it only zmq_curve.cpp knows the library.
+#include <malloc.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -9,6 +10,7 @@
 #include <chrono>
 #include <new>
 
+#include "common/buffer_pool.h"
 #include "common/logging.h"
 #include "common/transport.h"
 #include "common/zmq_curve.h"
@@ -49,7 +51,9 @@ using Owner = std::shared_ptr<const void>;
 
 void ReleaseOwner(void*, void* hint) {
   AcquireFromPeer();
-  delete static_cast<Owner*>(hint);
+  auto* owner = static_cast<Owner*>(hint);
+  owner->~Owner();
+  PoolAllocator<Owner>().deallocate(owner, 1);
 }
 
 /// A zmq message that shares the frame's bytes (or copies a few).
@@ -59,22 +63,30 @@ void InitMessage(zmq_msg_t* out, const Frame& frame) {
     if (frame.size() > 0) std::memcpy(zmq_msg_data(out), frame.data(), frame.size());
     return;
   }
-  auto* owner = new Owner(frame.owner());
+  auto* owner = new (PoolAllocator<Owner>().allocate(1)) Owner(frame.owner());
   zmq_msg_init_data(out, const_cast<std::byte*>(frame.data()), frame.size(), &ReleaseOwner, owner);
 }
 
+/// A received message, closed when nobody uses its bytes any more.
+struct Received {
+  zmq_msg_t message;
+  explicit Received(zmq_msg_t* from) {
+    zmq_msg_init(&message);
+    zmq_msg_move(&message, from);
+  }
+  ~Received() {
+    ReleaseToPeer();
+    zmq_msg_close(&message);
+  }
+  Received(const Received&) = delete;
+};
+
 /// A frame that shares the received message's bytes.
 Frame TakeFrame(zmq_msg_t* received) {
-  std::shared_ptr<zmq_msg_t> message(new zmq_msg_t, [](zmq_msg_t* m) {
-    ReleaseToPeer();
-    zmq_msg_close(m);
-    delete m;
-  });
-  zmq_msg_init(message.get());
-  zmq_msg_move(message.get(), received);
-  const void* data = zmq_msg_data(message.get());
-  const size_t size = zmq_msg_size(message.get());
-  return Frame(std::move(message), data, size);
+  auto taken = std::allocate_shared<Received>(PoolAllocator<Received>(), received);
+  const void* data = zmq_msg_data(&taken->message);
+  const size_t size = zmq_msg_size(&taken->message);
+  return Frame(std::move(taken), data, size);
 }
 
 Status ZmqError(const std::string& what) {
@@ -388,9 +400,20 @@ class ZmqClient final : public ClientTransport {
   size_t next_ = 0;
 };
 
+/// ZeroMQ takes the memory of every frame that arrives from malloc, which by itself gives large
+/// blocks back to the system at once: each would fault in its pages anew.
+void KeepFreedMemory() {
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most it takes; larger frames are mapped
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  mallopt(M_TOP_PAD, 64 << 20);  // or threads but the first give their empty heaps back
+}
+
 }  // namespace
 
-TransportContext::TransportContext() : handle_(zmq_ctx_new()) { MF_CHECK(handle_ != nullptr); }
+TransportContext::TransportContext() : handle_(zmq_ctx_new()) {
+  MF_CHECK(handle_ != nullptr);
+  KeepFreedMemory();
+}
 TransportContext::~TransportContext() { zmq_ctx_term(handle_); }
 
 Result<std::unique_ptr<ServerTransport>> BindZmq(TransportContext& context,

@@ -1,27 +1,31 @@
 #include "pserver/bucket_counts.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
+
+#include "common/check.h"
 
 namespace mf {
 namespace {
-constexpr uint64_t kDirectRowsMax = 65'536;  // 768 KiB of counts a table
-}
+constexpr uint64_t kDirectRowsMax = 65'536;  // 1 MiB of counts a table
+constexpr size_t kFewHits = 1024;
+}  // namespace
 
 BucketCounts::BucketCounts(uint64_t rows)
-    : rows_(rows), sparse_(rows > kDirectRowsMax), index_(sparse_ ? UINT64_MAX : 0) {
-  if (sparse_) return;
-  hits_.resize(rows);
-  last_step_.resize(rows);
+    : rows_(rows),
+      bin_shift_(std::max(0, std::countr_zero(rows) - std::countr_zero(kBucketBins))),
+      sparse_(rows > kDirectRowsMax),
+      index_(sparse_ ? UINT64_MAX : 0) {
+  MF_CHECK(std::has_single_bit(rows));
+  if (!sparse_) counts_.resize(rows);
 }
 
 size_t BucketCounts::Slot(uint64_t row) {
   if (!sparse_) return static_cast<size_t>(row);
   const size_t slot = index_.Insert(row);
-  if (slot == hits_.size()) {
-    hits_.push_back(0);
-    last_step_.push_back(0);
-  }
+  if (slot == counts_.size()) counts_.emplace_back();
   return slot;
 }
 
@@ -29,29 +33,33 @@ TableBuckets BucketCounts::Summarise(uint64_t step) const {
   TableBuckets table;
   table.rows = rows_;
   uint64_t alive = 0;
-  const uint64_t bins = std::min<uint64_t>(kBucketBins, rows_);
-  for (size_t slot = 0; slot < hits_.size(); ++slot) {
-    const uint64_t hits = hits_[slot];
+  // H = ln N - sum h ln h / N. Slots are given in order of arrival, so the sum must not depend on
+  // theirs: rows of few hits are counted by their hits, all others are added as whole numbers.
+  std::array<uint64_t, kFewHits> rows_of{};  // by hits
+  __extension__ using Wide = unsigned __int128;
+  Wide fixed = 0;  // in units of 2^-40
+  for (size_t slot = 0; slot < counts_.size(); ++slot) {
+    const auto [hits, last_step] = counts_[slot];
     if (hits == 0) continue;
     ++alive;
     table.hits += hits;
     table.top1 = std::max(table.top1, hits);
-    if (last_step_[slot] + kCoverageSteps > step) ++table.covered;
-    const uint64_t row = sparse_ ? index_.rows()[slot] : slot;
-    table.bins[row * bins / rows_] += hits;
+    table.covered += last_step + kCoverageSteps > step ? 1 : 0;
+    table.bins[(sparse_ ? index_.rows()[slot] : slot) >> bin_shift_] += hits;
+    if (hits < kFewHits) {
+      ++rows_of[hits];
+    } else {
+      const double term = static_cast<double>(hits) * std::log(static_cast<double>(hits));
+      fixed += static_cast<Wide>(term * 0x1p40);
+    }
   }
   table.dead = rows_ - alive;
   if (table.hits == 0) return table;
-  // H = ln N - sum h ln h / N, added in an order that is a function of the counts: slots are given
-  // in order of arrival.
-  std::vector<uint64_t> sorted;
-  if (sparse_) {
-    sorted = hits_;
-    std::sort(sorted.begin(), sorted.end());
-  }
-  double sum = 0;
-  for (const uint64_t hits : sparse_ ? sorted : hits_) {
-    if (hits > 0) sum += static_cast<double>(hits) * std::log(static_cast<double>(hits));
+  double sum = static_cast<double>(fixed) * 0x1p-40;
+  for (size_t hits = 2; hits < kFewHits; ++hits) {
+    if (rows_of[hits] == 0) continue;
+    const double h = static_cast<double>(hits);
+    sum += static_cast<double>(rows_of[hits]) * h * std::log(h);
   }
   const double all = static_cast<double>(table.hits);
   table.entropy = std::max(0.0, std::log(all) - sum / all);

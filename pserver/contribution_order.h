@@ -4,15 +4,20 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <utility>
 #include <vector>
+
+#include "common/buffer_pool.h"
 
 namespace mf {
 
 template <class Contribution>
 class ContributionOrder {
  public:
+  using Ready = std::vector<Contribution, PoolAllocator<Contribution>>;
+
   /// Micro-batches [0, watermark) of the open step have been handed out to be added.
   uint64_t watermark() const { return watermark_; }
   size_t waiting() const { return waiting_.size(); }
@@ -22,8 +27,8 @@ class ContributionOrder {
 
   /// Takes the contribution of micro-batch `number`; returns those to be added now, in order (none
   /// if it waits or was seen before).
-  std::vector<Contribution> Offer(uint64_t number, Contribution contribution) {
-    std::vector<Contribution> ready;
+  Ready Offer(uint64_t number, Contribution contribution) {
+    Ready ready;
     if (!Wants(number)) return ready;
     waiting_.emplace(number, std::move(contribution));
     for (auto next = waiting_.find(watermark_); next != waiting_.end();
@@ -43,7 +48,9 @@ class ContributionOrder {
 
  private:
   uint64_t watermark_ = 0;
-  std::map<uint64_t, Contribution> waiting_;
+  std::map<uint64_t, Contribution, std::less<>,
+           PoolAllocator<std::pair<const uint64_t, Contribution>>>
+      waiting_;
 };
 
 }  // namespace mf

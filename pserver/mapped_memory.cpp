@@ -6,28 +6,69 @@
 #include <new>
 
 namespace mf {
+namespace {
 
-MappedMemory::MappedMemory(size_t bytes) : bytes_(bytes) {
-  data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-               -1, 0);
-  if (data_ == MAP_FAILED) {
-    data_ = nullptr;
-    throw std::bad_alloc();
-  }
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kFirstBlock = size_t{256} << 10;  // of small pages: a small server stays small
+constexpr size_t kBlock = size_t{64} << 20;        // untouched pages of it cost nothing
+constexpr size_t kOwnMapping = kBlock / 8;         // pieces from here on leave no remains of blocks
+constexpr size_t kAlignment = 64;
+
+size_t RoundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+
+}  // namespace
+
+MappedMemory::MappedMemory(size_t bytes, Pages pages) {
+  const bool huge = pages == Pages::kHuge && bytes >= kHugePage;
+  bytes_ = huge ? RoundUp(bytes, kHugePage) : bytes;
+  const size_t mapped = huge ? bytes_ + kHugePage : bytes_;
+  void* const begin = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (begin == MAP_FAILED) throw std::bad_alloc();
+  data_ = begin;
+  if (!huge) return;
+  const size_t before = -reinterpret_cast<uintptr_t>(begin) % kHugePage;
+  data_ = static_cast<std::byte*>(begin) + before;
+  if (before > 0) munmap(begin, before);
+  if (before < kHugePage) munmap(as<std::byte>() + bytes_, kHugePage - before);
+  (void)madvise(data_, bytes_, MADV_HUGEPAGE);  // without them it is slower, that is all
 }
 
 MappedMemory::~MappedMemory() {
   if (data_ != nullptr) munmap(data_, bytes_);
 }
 
-FloatSlots::FloatSlots(size_t width, size_t slots_per_chunk)
-    : width_(width), shift_(std::bit_width(std::bit_ceil(slots_per_chunk)) - 1) {
-  mask_ = (size_t{1} << shift_) - 1;
+void* PageArena::Take(size_t bytes) {
+  bytes = RoundUp(bytes, kAlignment);
+  const std::lock_guard lock(mutex_);
+  if (bytes > left_) {
+    if (bytes >= kOwnMapping) return blocks_.emplace_back(bytes, Pages::kHuge).as<void>();
+    const bool first = blocks_.empty() && bytes <= kFirstBlock;
+    left_ = first ? kFirstBlock : kBlock;
+    next_ = blocks_.emplace_back(left_, Pages::kHuge).as<std::byte>();
+  }
+  left_ -= bytes;
+  return std::exchange(next_, next_ + bytes);
 }
 
-void FloatSlots::Reserve(size_t count) {
+Slots::Slots(PageArena& arena, size_t slot_bytes, size_t slots_per_chunk)
+    : arena_(&arena),
+      slot_bytes_(slot_bytes),
+      shift_(std::bit_width(std::bit_ceil(slots_per_chunk)) - 1),
+      mask_((size_t{1} << shift_) - 1) {}
+
+Slots Slots::Fixed(PageArena& arena, size_t slot_bytes, size_t slots) {
+  Slots all(arena, slot_bytes, slots);
+  all.chunks_.push_back(static_cast<std::byte*>(arena.Take(slots * slot_bytes)));
+  all.bytes_ = slots * slot_bytes;
+  return all;
+}
+
+void Slots::Reserve(size_t count) {
   while (chunks_.size() << shift_ < count) {
-    chunks_.emplace_back((size_t{1} << shift_) * width_ * sizeof(float));
+    const size_t bytes = slot_bytes_ << shift_;
+    chunks_.push_back(static_cast<std::byte*>(arena_->Take(bytes)));
+    bytes_ += bytes;
   }
 }
 

@@ -4,16 +4,21 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <utility>
 #include <vector>
 
 namespace mf {
 
+/// kHuge: aligned to 2 MiB, and pages of that size are asked for. For memory that is filled soon: a
+/// single byte of it may cost 2 MiB.
+enum class Pages { kSmall, kHuge };
+
 /// One anonymous mapping; move-only. std::bad_alloc when the system refuses it.
 class MappedMemory {
  public:
   MappedMemory() = default;
-  explicit MappedMemory(size_t bytes);
+  explicit MappedMemory(size_t bytes, Pages pages = Pages::kSmall);
   ~MappedMemory();
   MappedMemory(MappedMemory&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
@@ -32,27 +37,46 @@ class MappedMemory {
   size_t bytes_ = 0;
 };
 
-/// Slots of `width` floats each (a multiple of 16, so rows are 64-byte aligned), numbered from 0,
-/// in chunks that never move. One writer at a time.
-class FloatSlots {
+/// The state of all tensors of a server: pieces cut one after the other from large mappings in huge
+/// pages, so that many small tables share them. A piece should be filled soon after it was taken.
+/// All are given back together. Any thread may take one.
+class PageArena {
  public:
-  FloatSlots() = default;
-  /// `slots_per_chunk` is rounded up to a power of two.
-  FloatSlots(size_t width, size_t slots_per_chunk);
+  /// Zeroed, aligned to 64 bytes. std::bad_alloc when the system refuses it.
+  void* Take(size_t bytes);
+
+ private:
+  std::mutex mutex_;
+  std::vector<MappedMemory> blocks_;
+  std::byte* next_ = nullptr;  // in the block that is cut
+  size_t left_ = 0;
+};
+
+/// Slots of `slot_bytes` each (a multiple of 32), numbered from 0, in chunks that never move. One
+/// writer at a time.
+class Slots {
+ public:
+  Slots() = default;
+  /// `slots_per_chunk` is rounded up to a power of two. `arena` outlives it.
+  Slots(PageArena& arena, size_t slot_bytes, size_t slots_per_chunk);
+  /// A single chunk of `slots` slots, all addressable.
+  static Slots Fixed(PageArena& arena, size_t slot_bytes, size_t slots);
 
   /// Makes slots [0, count) addressable. New memory is zero.
   void Reserve(size_t count);
-  float* at(size_t slot) const {
-    return chunks_[slot >> shift_].as<float>() + (slot & mask_) * width_;
+  template <class T>
+  T* at(size_t slot) const {
+    return reinterpret_cast<T*>(chunks_[slot >> shift_] + (slot & mask_) * slot_bytes_);
   }
-  size_t width() const { return width_; }
-  uint64_t bytes() const { return (chunks_.size() << shift_) * width_ * sizeof(float); }
+  uint64_t bytes() const { return bytes_; }
 
  private:
-  size_t width_ = 0;
+  PageArena* arena_ = nullptr;
+  size_t slot_bytes_ = 0;
   int shift_ = 0;
   size_t mask_ = 0;
-  std::vector<MappedMemory> chunks_;
+  uint64_t bytes_ = 0;
+  std::vector<std::byte*> chunks_;
 };
 
 }  // namespace mf

@@ -19,26 +19,34 @@ AdamSettings SettingsOf(const TrainConfig& config) {
 }  // namespace
 
 void Optimizer::CatchUp(const UpdateHistory& history, bool weight_decay, uint64_t from, uint64_t to,
-                        RowState row, size_t columns) const {
+                        const RowState& row, size_t columns) const {
   if (from == to || !exact()) return;
-  if (config_.optimizer == OptimizerKind::kSgd) {
-    const double factor = weight_decay ? history.Decay(from, to) : 1.0;
-    ScaleInto(row.w, row.w, static_cast<float>(factor), columns);
+  if (config_.optimizer != OptimizerKind::kAdam) {  // a zero gradient leaves the decay
+    if (weight_decay) {
+      ScaleWeights(row.w, static_cast<float>(history.Decay(from, to)), columns);
+    }
     return;
   }
   const uint64_t steps = std::min(to - from, kStepsOneByOne);
   const double rest = weight_decay ? history.Decay(from + steps, to) : 1.0;
   AdamCatchUp(SettingsOf(config_), std::span(history.rates() + from, steps), decay(weight_decay),
-              from, rest, to - from - steps, row.w, row.m, row.v, columns);
+              from, rest, to - from - steps, row.w, row.moments[0], row.moments[1], columns);
 }
 
 void Optimizer::Step(double lr, bool weight_decay, uint64_t step, float gradient_scale,
-                     const float* gradient, RowState row, size_t columns) const {
-  if (config_.optimizer == OptimizerKind::kSgd) {
-    SgdStep(lr, decay(weight_decay), gradient_scale, gradient, row.w, columns);
-  } else {
-    AdamStep(SettingsOf(config_), lr, decay(weight_decay), step, gradient_scale, gradient, row.w,
-             row.m, row.v, columns);
+                     const float* gradient, const RowState& row, size_t columns) const {
+  switch (config_.optimizer) {
+    case OptimizerKind::kSgd:
+      SgdStep(lr, decay(weight_decay), gradient_scale, gradient, row.w, columns);
+      break;
+    case OptimizerKind::kAdagrad:
+      AdagradStep(lr, decay(weight_decay), config_.eps, gradient_scale, gradient, row.w,
+                  row.moments[0], columns);
+      break;
+    case OptimizerKind::kAdam:
+      AdamStep(SettingsOf(config_), lr, decay(weight_decay), step, gradient_scale, gradient, row.w,
+               row.moments[0], row.moments[1], columns);
+      break;
   }
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/config.h"
+#include "pserver/split_weights.h"
 
 namespace mf {
 
@@ -48,33 +49,38 @@ class UpdateHistory {
   std::vector<double> log_decay_{0.0};
 };
 
-/// A row's state. m and v are null for optimizers without them.
+/// A row's state: its weights and the optimizer's own numbers: Adam's m and v, or Adagrad's sum of
+/// squares; null where there are none.
 struct RowState {
-  float* w = nullptr;
-  float* m = nullptr;
-  float* v = nullptr;
+  WeightRow w;
+  float* moments[2] = {};
 };
 
 class Optimizer {
  public:
   explicit Optimizer(const TrainConfig& config) : config_(config) {}
 
-  /// Numbers a row keeps beside w, m and v: 1 (SGD) or 3 (Adam) planes in all.
-  int planes() const { return config_.optimizer == OptimizerKind::kAdam ? 3 : 1; }
+  /// How many floats are kept beside every weight: RowState::moments in use.
+  int moments() const {
+    if (config_.optimizer == OptimizerKind::kAdam) return 2;
+    return config_.optimizer == OptimizerKind::kAdagrad ? 1 : 0;
+  }
+  /// Numbers of a row's state by column: weight and moments.
+  int planes() const { return 1 + moments(); }
   bool exact() const { return config_.sparse_update == SparseUpdate::kExact; }
   double decay(bool weight_decay) const { return weight_decay ? config_.weight_decay : 0.0; }
 
   /// Brings a row last updated at count `from` to count `to` (exact only; lazy rows stay as they
   /// are).
   void CatchUp(const UpdateHistory& history, bool weight_decay, uint64_t from, uint64_t to,
-               RowState row, size_t columns) const;
+               const RowState& row, size_t columns) const;
   /// The factor of a row never updated at `count`.
   double UntouchedFactor(const UpdateHistory& history, bool weight_decay, uint64_t count) const {
     return weight_decay && exact() ? history.Decay(0, count) : 1.0;
   }
   /// Applied step `step` (from 1) on a row that is at step - 1.
   void Step(double lr, bool weight_decay, uint64_t step, float gradient_scale,
-            const float* gradient, RowState row, size_t columns) const;
+            const float* gradient, const RowState& row, size_t columns) const;
 
  private:
   const TrainConfig config_;

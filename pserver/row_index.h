@@ -29,6 +29,8 @@ class RowIndex {
   /// The rows in slot order.
   const std::vector<uint64_t>& rows() const { return rows_; }
   size_t size() const { return rows_.size(); }
+  /// Whether Find() is an access to an array.
+  bool direct() const { return direct_; }
   uint64_t bytes() const {
     return slots_.size() * sizeof(uint32_t) + rows_.capacity() * sizeof(uint64_t);
   }

@@ -45,9 +45,9 @@ class Server {
   std::atomic<uint64_t> unsent_{0};
   ThreadPool pool_;
   Metrics* const metrics_;
-  Shard shard_;                        // used by thread_ only
-  std::deque<Received> inbox_;         // used by thread_ only
-  const Received* handled_ = nullptr;  // used by thread_ only
+  Shard shard_;                                          // used by thread_ only
+  std::deque<Received, PoolAllocator<Received>> inbox_;  // used by thread_ only
+  const Received* handled_ = nullptr;                    // used by thread_ only
   std::thread thread_;
 };
 

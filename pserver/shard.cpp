@@ -229,7 +229,7 @@ Status Shard::Rollback(const Request& request) {
   } catch (const std::bad_alloc&) {
   }
   if (!restored.ok()) {
-    run_->tensors.clear();
+    run_->DropTensors();
     commit_.RollbackFailed();
     return restored;
   }
@@ -251,7 +251,7 @@ Status Shard::Restore(uint64_t step) {
 
 void Shard::BuildTables() {
   // What fits the budget is addressed directly, the smallest tensors first (DESIGN 2.8).
-  run_->tensors.clear();
+  run_->DropTensors();
   run_->history.Truncate(0);
   run_->prepared = Reply();
   const Config& config = run_->config;
@@ -288,9 +288,10 @@ void Shard::BuildTables() {
   for (size_t i = 0; i < layouts.size(); ++i) {
     // Every server sees every hit: one of them counts (DESIGN 7).
     const TensorShard::Options options{config.model.probes, config.model.seed, storage[i],
-                                       options_.shard == 0};
+                                       options_.shard == 0, run_->micro_batches()};
     tensors.push_back(std::make_unique<TensorShard>(std::move(layouts[i]), options, run_->optimizer,
-                                                    run_->clock, pool_, run_->scratch));
+                                                    run_->clock, pool_, *run_->arena,
+                                                    run_->scratch));
   }
   run_->tensors = std::move(tensors);
 }
@@ -337,7 +338,7 @@ Status Shard::Finish(const Request& request, Ended how, double now, Reply* reply
     } catch (const std::bad_alloc&) {
       // Half a step is in the tables: they are no state that anybody may read or save.
       if (snapshots_ != nullptr) snapshots_->GiveUp();
-      run_->tensors.clear();
+      run_->DropTensors();
       commit_.RollbackFailed();
       return {Code::kUnavailable, "not enough memory to apply a step; it has to be recovered"};
     }

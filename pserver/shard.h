@@ -78,7 +78,7 @@ class Shard {
   Status CheckTensor(const Request& request, TensorKind kind, TensorShard** tensor);
   Status CheckReadStep(const Request& request) const;
   Status CheckMicroBatch(const Request& request, const TensorShard& tensor) const;
-  Status ReadBuckets(const Request& request, TensorShard& tensor, std::vector<uint32_t>* buckets);
+  Status ReadBuckets(const Request& request, const TensorShard& tensor, Buffer* buckets);
   void Answer(const std::string& peer, const Request& request, const Status& status, Reply reply);
   void BuildTables();
 

@@ -2,8 +2,9 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <span>
 
-#include "common/bf16.h"
+#include "common/kernels/wire.h"
 #include "pserver/shard_run.h"
 
 namespace mf {
@@ -20,10 +21,24 @@ Status CheckFrame(const Request& request, size_t frame, uint64_t bytes, const ch
              " bytes, " + std::to_string(bytes) + " are due");
 }
 
+std::span<const uint32_t> BucketsOf(const Buffer& buffer) {
+  return {buffer.as<const uint32_t>(), buffer.size() / sizeof(uint32_t)};
+}
+
 Status CheckFrames(const Request& request, size_t count) {
   if (request.payload.size() == count) return Status::Ok();
   return Bad(std::to_string(request.payload.size()) + " payload frames, " + std::to_string(count) +
              " are due");
+}
+
+Status CheckRows(const TensorSpec& spec, std::span<const uint64_t> rows) {
+  const uint64_t total = spec.total_rows();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i] >= total || (i > 0 && rows[i] <= rows[i - 1])) {
+      return Bad("rows of " + spec.name + " must rise and stay below " + std::to_string(total));
+    }
+  }
+  return Status::Ok();
 }
 
 /// f32 from a wire frame: itself, or unpacked from bf16.
@@ -32,6 +47,17 @@ Frame ToF32(const Frame& frame, size_t count, Wire wire) {
   Buffer buffer(count * sizeof(float));
   UnpackBf16(buffer.as<float>(), frame.data(), count);
   return buffer;
+}
+
+/// Indices of type T as u32; returns the bits that are set in any.
+template <class T>
+uint32_t Widen(const std::byte* indices, size_t count, uint32_t* out) {
+  uint32_t any = 0;
+  for (size_t i = 0; i < count; ++i) {
+    out[i] = LoadUnaligned<T>(indices, i);
+    any |= out[i];
+  }
+  return any;
 }
 
 Frame FromF32(const Buffer& values, size_t count, Wire wire) {
@@ -62,8 +88,8 @@ Status Shard::CheckReadStep(const Request& request) const {
   return commit_.Admit(request.epoch, request.training ? request.step : request.step + 1);
 }
 
-Status Shard::ReadBuckets(const Request& request, TensorShard& tensor,
-                          std::vector<uint32_t>* buckets) {
+/// u32 [pairs][tokens], all of them rows of the tensor.
+Status Shard::ReadBuckets(const Request& request, const TensorShard& tensor, Buffer* buckets) {
   const TensorSpec& spec = tensor.layout().spec;
   // A micro-batch is the most that any message is about; evaluation uses no more.
   const uint64_t most = static_cast<uint64_t>(run_->config.tokens_per_micro_batch());
@@ -75,24 +101,11 @@ Status Shard::ReadBuckets(const Request& request, TensorShard& tensor,
   const size_t index_bytes = static_cast<size_t>(spec.index_bytes());
   MF_RETURN_IF_ERROR(CheckFrame(request, 0, count * index_bytes, "index"));
   MF_RETURN_IF_ERROR(CheckFrame(request, 1, count * sizeof(float), "weight"));
-  buckets->resize(count);
+  *buckets = Buffer(count * sizeof(uint32_t));
   const std::byte* data = request.payload[0].data();
-  uint32_t any = 0;
-  for (size_t i = 0; i < count; ++i) {
-    uint32_t bucket = 0;
-    switch (index_bytes) {
-      case 1:
-        bucket = LoadUnaligned<uint8_t>(data, i);
-        break;
-      case 2:
-        bucket = LoadUnaligned<uint16_t>(data, i);
-        break;
-      default:
-        bucket = LoadUnaligned<uint32_t>(data, i);
-    }
-    (*buckets)[i] = bucket;
-    any |= bucket;
-  }
+  const uint32_t any = index_bytes == 1   ? Widen<uint8_t>(data, count, buckets->as<uint32_t>())
+                       : index_bytes == 2 ? Widen<uint16_t>(data, count, buckets->as<uint32_t>())
+                                          : Widen<uint32_t>(data, count, buckets->as<uint32_t>());
   // rows is a power of two: one bit beyond it in any index is one index out of range.
   if (any >= static_cast<uint64_t>(spec.rows))
     return Bad("a bucket index of " + spec.name + " is out of range");
@@ -120,11 +133,11 @@ Status Shard::Forward(const Request& request, Reply* reply) {
   TensorShard* tensor = nullptr;
   MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kMemory, &tensor));
   MF_RETURN_IF_ERROR(CheckFrames(request, 2));
-  std::vector<uint32_t> buckets;
+  Buffer buckets;
   MF_RETURN_IF_ERROR(ReadBuckets(request, *tensor, &buckets));
   const size_t count = request.tokens * tensor->layout().width();
   Buffer y(count * sizeof(float));
-  tensor->Forward(buckets, request.payload[1].data(), request.tokens, request.training,
+  tensor->Forward(BucketsOf(buckets), request.payload[1].data(), request.tokens, request.training,
                   run_->history, y.as<float>());
   reply->payload = {FromF32(y, count, run_->config.exchange.wire)};
   return Status::Ok();
@@ -148,8 +161,9 @@ Status Shard::Backward(const std::string& peer, const Request& request, Reply* r
   c.weights = request.payload[1];
   c.dy = ToF32(request.payload[2], count, wire);
   const int8_t* exponents = request.payload[3].as<int8_t>();
-  Buffer dots(c.buckets.size() * sizeof(int64_t));
-  tensor->Dots(c.buckets, c.weights.data(), c.tokens, c.dy.data(), exponents, run_->history,
+  const std::span<const uint32_t> buckets = BucketsOf(c.buckets);
+  Buffer dots(buckets.size() * sizeof(int64_t));
+  tensor->Dots(buckets, c.weights.data(), c.tokens, c.dy.data(), exponents, run_->history,
                dots.as<int64_t>());
   reply->payload = {Frame(dots)};
   // The worker goes on with dL/dp while the row gradients are summed.
@@ -157,7 +171,7 @@ Status Shard::Backward(const std::string& peer, const Request& request, Reply* r
   *answered = true;
   if (!tensor->Wants(request.micro_batch)) return Status::Ok();
   c.finite =
-      AllFinite(c.weights.data(), c.buckets.size()) && AllFinite(c.dy.data(), count) &&
+      AllFinite(c.weights.data(), buckets.size()) && AllFinite(c.dy.data(), count) &&
       std::find(exponents, exponents + request.tokens, kNotFinite) == exponents + request.tokens;
   tensor->Contribute(request.micro_batch, std::move(c));
   return Status::Ok();
@@ -174,18 +188,14 @@ Status Shard::Push(const std::string& peer, const Request& request, Reply* reply
   c.is_push = true;
   const Frame& ids = request.payload[0];
   if (ids.size() % sizeof(uint64_t) != 0) return Bad("row frame is not whole");
-  c.rows.resize(ids.size() / sizeof(uint64_t));
-  if (!c.rows.empty()) std::memcpy(c.rows.data(), ids.data(), ids.size());
+  c.rows = Buffer(ids.size());
+  if (ids.size() > 0) std::memcpy(c.rows.data(), ids.data(), ids.size());
+  const std::span<const uint64_t> listed = c.row_ids();
+  MF_RETURN_IF_ERROR(CheckRows(tensor->layout().spec, listed));
   const uint64_t total = tensor->layout().spec.total_rows();
-  for (size_t i = 0; i < c.rows.size(); ++i) {
-    if (c.rows[i] >= total || (i > 0 && c.rows[i] <= c.rows[i - 1])) {
-      return Bad("rows of " + tensor->layout().spec.name + " must rise and stay below " +
-                 std::to_string(total));
-    }
-  }
-  const bool whole = c.rows.empty() && request.row_count != 0;  // row_count = total: all rows
+  const bool whole = listed.empty() && request.row_count != 0;  // row_count = total: all rows
   if (whole && request.row_count != total) return Bad("row count of a whole push");
-  const uint64_t rows = whole ? total : c.rows.size();
+  const uint64_t rows = whole ? total : listed.size();
   const size_t hits = request.payload[1].size();
   if (hits != 0 && hits != rows * sizeof(uint32_t)) return Bad("hit frame of the wrong size");
   const size_t count = rows * tensor->layout().width();
@@ -214,15 +224,11 @@ Status Shard::Pull(const Request& request, Reply* reply) {
       count * width * sizeof(float) > kBytesPerReply) {
     return Bad("pull of " + std::to_string(count) + " rows of " + tensor->layout().spec.name);
   }
-  std::vector<uint64_t> rows(count);
+  const Buffer list(count * sizeof(uint64_t));
+  const std::span<uint64_t> rows(list.as<uint64_t>(), count);
   if (ids.size() > 0) {
-    std::memcpy(rows.data(), ids.data(), ids.size());
-    for (size_t i = 0; i < count; ++i) {
-      if (rows[i] >= total || (i > 0 && rows[i] <= rows[i - 1])) {
-        return Bad("rows of " + tensor->layout().spec.name + " must rise and stay below " +
-                   std::to_string(total));
-      }
-    }
+    std::memcpy(list.data(), ids.data(), ids.size());
+    MF_RETURN_IF_ERROR(CheckRows(tensor->layout().spec, rows));
   } else {
     if (request.first_row > total - count)
       return Bad("rows beyond the end of " + tensor->layout().spec.name);

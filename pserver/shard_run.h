@@ -27,6 +27,11 @@ struct Shard::Run {
                        [&](const auto& t) { return t->watermark() == micro_batches(); });
   }
 
+  void DropTensors() {
+    tensors.clear();
+    arena = std::make_unique<PageArena>();
+  }
+
   const Config config;
   const std::string canonical;
   std::string id;
@@ -35,6 +40,7 @@ struct Shard::Run {
   UpdateHistory history;
   ChangeClock clock;
   RequestScratch scratch;
+  std::unique_ptr<PageArena> arena = std::make_unique<PageArena>();  // of the tensors' state
   std::vector<std::unique_ptr<TensorShard>> tensors;
   Reply prepared;  // kept until the next step is prepared
 };

@@ -1,6 +1,7 @@
 // The entries of a server's snapshot, byte by byte; all numbers are little-endian.
-//   space = tensor id, id = global row   u32 updated_at, then planes x width float32: w, and for
-//                                        Adam m and v; the server's own columns, unpadded
+//   space = tensor id, id = global row   u32 updated_at, then planes x width float32: w (of bf16
+//                                        tables the f32 behind), and for Adam m and v, for Adagrad
+//                                        its sum of squares; the server's own columns, unpadded
 //   kRateSpace, id = applied step >= 1   f64 learning rate
 //   kRecordSpace, id = step              a StepRecord: f64 loss, lr, grad_norm, val_loss, u32 flags
 //                                        (1: has val_loss, 2: dropped); shard 0 only
@@ -26,7 +27,14 @@ inline size_t RowBytes(int planes, size_t width) {
   return sizeof(uint32_t) + static_cast<size_t>(planes) * width * sizeof(float);
 }
 
-/// A row of `planes` x `width`; `plane[p]` points at its numbers. `out` has RowBytes().
+/// Where plane `p` of an encoded row stands, f32 of any alignment.
+template <class Byte>
+Byte* PlaneIn(Byte* row, int p, size_t width) {
+  return row + sizeof(uint32_t) + static_cast<size_t>(p) * width * sizeof(float);
+}
+
+/// A row of `planes` x `width`; `plane[p]` points at its numbers, or is null: that plane is left to
+/// the caller (PlaneIn). `out` has RowBytes().
 void EncodeRow(uint32_t updated_at, const float* const* plane, int planes, size_t width,
                std::byte* out);
 /// kFailed if `bytes` is not RowBytes().

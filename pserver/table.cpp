@@ -10,9 +10,10 @@
 
 namespace mf {
 namespace {
-constexpr size_t kScratchChunkFloats = 1 << 20;  // 4 MiB
-constexpr size_t kScratchChunksKept = 8;         // 32 MiB a table
-constexpr size_t kSparseChunkFloats = 1 << 16;   // 256 KiB a plane: little is touched in vain
+constexpr size_t kScratchChunkBytes = 4 << 20;
+constexpr size_t kScratchChunksKept = 8;        // 32 MiB a table
+constexpr size_t kSparseChunkBytes = 64 << 10;  // a plane: little is touched in vain
+constexpr size_t kPrefetchAhead = 16;           // rows looked up ahead in a hash index
 }  // namespace
 
 void ReadScratch::Reset() {
@@ -23,27 +24,28 @@ void ReadScratch::Reset() {
   used_ = 0;
 }
 
-const float* ReadScratch::Find(uint64_t row) const {
+const void* ReadScratch::Find(uint64_t row) const {
   const uint32_t slot = index_.Find(row);
   return slot == RowIndex::kNone ? nullptr : rows_[slot];
 }
 
-float* ReadScratch::Add(uint64_t row, size_t floats) {
-  MF_CHECK(floats <= kScratchChunkFloats);  // CheckConfig keeps rows below that
-  if (used_ + floats > kScratchChunkFloats) {
+void* ReadScratch::Add(uint64_t row, size_t bytes) {
+  MF_CHECK(bytes <= kScratchChunkBytes);  // CheckConfig keeps rows below that
+  bytes = (bytes + 63) / 64 * 64;
+  if (used_ + bytes > kScratchChunkBytes) {
     ++chunk_;
     used_ = 0;
   }
-  if (chunk_ == chunks_.size()) chunks_.emplace_back(kScratchChunkFloats * sizeof(float));
-  float* memory = chunks_[chunk_].as<float>() + used_;
-  used_ += floats;
+  if (chunk_ == chunks_.size()) chunks_.emplace_back(kScratchChunkBytes);
+  void* memory = chunks_[chunk_].as<std::byte>() + used_;
+  used_ += bytes;
   index_.Insert(row);
   rows_.push_back(memory);
   return memory;
 }
 
 Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const Optimizer& optimizer,
-             const ChangeClock& clock, uint64_t seed)
+             const ChangeClock& clock, uint64_t seed, PageArena& arena)
     : layout_(layout),
       k_(k),
       storage_(storage),
@@ -51,12 +53,14 @@ Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const Optim
       key_(RandomKey(seed, layout.spec.id)),
       clock_(clock) {
   const uint64_t rows = static_cast<uint64_t>(layout.spec.rows);
-  const size_t chunk =
-      storage == Storage::kDirect ? rows : std::max<size_t>(16, kSparseChunkFloats / layout.stride);
-  for (int plane = 0; plane < optimizer.planes(); ++plane) {
-    planes_[plane] = FloatSlots(layout.stride, chunk);
-    if (storage == Storage::kDirect) planes_[plane].Reserve(rows);
-  }
+  const auto plane = [&](size_t number_bytes) {
+    const size_t bytes = layout.stride * number_bytes;
+    if (storage == Storage::kDirect) return Slots::Fixed(arena, bytes, rows);
+    return Slots(arena, bytes, std::max<size_t>(1, kSparseChunkBytes / bytes));
+  };
+  weights_ = plane(split() ? sizeof(uint16_t) : sizeof(float));
+  if (split()) weights_low_ = plane(sizeof(int16_t));
+  for (int i = 0; i < optimizer.moments(); ++i) moments_[i] = plane(sizeof(float));
   if (storage == Storage::kDirect) {
     updated_at_.assign(rows, kNeverUpdated);
     changed_at_.assign(rows, 0);
@@ -65,8 +69,28 @@ Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const Optim
   }
 }
 
+void Table::ReserveSlots(size_t count) {
+  weights_.Reserve(count);
+  if (split()) weights_low_.Reserve(count);
+  for (int i = 0; i < optimizer_.moments(); ++i) moments_[i].Reserve(count);
+}
+
 void Table::Fill(uint64_t begin, uint64_t end) {
-  for (uint64_t row = begin; row < end; ++row) Generate(row, planes_[0].at(row));
+  std::vector<float> temporary;
+  for (uint64_t row = begin; row < end; ++row) {
+    GenerateInto(row, static_cast<uint32_t>(row), temporary);
+  }
+}
+
+void Table::GenerateInto(uint64_t row, uint32_t slot, std::vector<float>& temporary) {
+  const WeightRow weights = WeightsAt(slot);
+  if (!weights.split()) {
+    Generate(row, weights.f32);
+    return;
+  }
+  temporary.resize(layout_.stride);
+  Generate(row, temporary.data());
+  SplitRow(temporary.data(), weights, layout_.stride);
 }
 
 void Table::Generate(uint64_t row, float* out) const {
@@ -80,103 +104,157 @@ void Table::Generate(uint64_t row, float* out) const {
   std::fill(out + layout_.width(), out + layout_.stride, 0.0f);
 }
 
+WeightRow Table::WeightsAt(size_t slot) const {
+  if (!split()) return weights_.at<float>(slot);
+  return {weights_.at<uint16_t>(slot), weights_low_.at<int16_t>(slot)};
+}
+
 RowState Table::StateAt(size_t slot) const {
-  RowState state;
-  state.w = planes_[0].at(slot);
-  if (optimizer_.planes() == 3) {
-    state.m = planes_[1].at(slot);
-    state.v = planes_[2].at(slot);
-  }
+  RowState state{.w = WeightsAt(slot)};
+  for (int i = 0; i < optimizer_.moments(); ++i) state.moments[i] = moments_[i].at<float>(slot);
   return state;
 }
 
-const float* Table::Read(uint64_t row, bool training, const UpdateHistory& history,
-                         ReadScratch& scratch) {
+const void* Table::VisibleAt(size_t slot) const { return weights_.at<void>(slot); }
+
+void Table::ReadMany(std::span<const uint32_t> rows, bool training, const UpdateHistory& history,
+                     ReadScratch& scratch, const void** out) {
+  const double untouched = Untouched(history);
+  if (storage_ == Storage::kSparse) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (i + kPrefetchAhead < rows.size()) index_.Prefetch(rows[i + kPrefetchAhead]);
+      out[i] = ReadAt(rows[i], training, history, untouched, scratch);
+    }
+    return;
+  }
+  // Nearly all pairs of a training meet rows that stand as they are to be read.
+  const uint32_t count = static_cast<uint32_t>(history.count());
+  const uint32_t also = untouched == 1.0 ? kNeverUpdated : count;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const uint32_t row = rows[i], at = updated_at_[row];
+    out[i] = at == count || at == also ? VisibleAt(row)
+                                       : ReadAt(row, training, history, untouched, scratch);
+  }
+}
+
+const void* Table::ReadAt(uint64_t row, bool training, const UpdateHistory& history,
+                          double untouched, ReadScratch& scratch) {
   const uint32_t slot = SlotOf(row);
   const uint64_t count = history.count();
-  if (slot != RowIndex::kNone) {
-    const uint32_t at = updated_at_[slot];
-    if (at == count) return planes_[0].at(slot);
-    if (at != kNeverUpdated) {
-      if (!optimizer_.exact()) return planes_[0].at(slot);
-      if (training) {
-        WillWrite(slot);
-        optimizer_.CatchUp(history, layout_.spec.weight_decay, at, count, StateAt(slot),
-                           layout_.stride);
-        updated_at_[slot] = static_cast<uint32_t>(count);
-        return planes_[0].at(slot);
-      }
-    }
+  const uint32_t at = slot == RowIndex::kNone ? kNeverUpdated : updated_at_[slot];
+  if (at == count) return VisibleAt(slot);
+  if (at == kNeverUpdated) {
+    if (untouched == 1.0 && slot != RowIndex::kNone) return VisibleAt(slot);
+    if (const void* made = scratch.Find(row); made != nullptr) return made;
+    return MakeUntouched(row, slot, untouched, scratch);
   }
-  const double factor = optimizer_.UntouchedFactor(history, layout_.spec.weight_decay, count);
-  const bool untouched = slot == RowIndex::kNone || updated_at_[slot] == kNeverUpdated;
-  if (untouched && factor == 1.0 && slot != RowIndex::kNone) return planes_[0].at(slot);
-  if (const float* made = scratch.Find(row); made != nullptr) return made;
-  float* out = scratch.Add(row, layout_.stride);
-  if (!untouched) {
-    const RowState stored = StateAt(slot);
-    RowState copy{.w = out};
-    std::memcpy(out, stored.w, layout_.stride * sizeof(float));
-    if (stored.m != nullptr) {
-      copy.m = scratch.Moments(layout_.stride);
-      copy.v = copy.m + layout_.stride;
-      std::memcpy(copy.m, stored.m, layout_.stride * sizeof(float));
-      std::memcpy(copy.v, stored.v, layout_.stride * sizeof(float));
-    }
-    optimizer_.CatchUp(history, layout_.spec.weight_decay, updated_at_[slot], count, copy,
+  if (!optimizer_.exact()) return VisibleAt(slot);
+  if (training) {
+    WillWrite(slot);
+    optimizer_.CatchUp(history, layout_.spec.weight_decay, at, count, StateAt(slot),
                        layout_.stride);
+    updated_at_[slot] = static_cast<uint32_t>(count);
+    return VisibleAt(slot);
+  }
+  if (const void* made = scratch.Find(row); made != nullptr) return made;
+  return MakeCaughtUp(row, slot, history, scratch);
+}
+
+/// Generated first and scaled second, so that direct and sparse tables round the same way.
+const void* Table::MakeUntouched(uint64_t row, uint32_t slot, double factor,
+                                 ReadScratch& scratch) const {
+  const size_t stride = layout_.stride;
+  const float scale = static_cast<float>(factor);
+  if (!split()) {
+    float* out = static_cast<float*>(scratch.Add(row, stride * sizeof(float)));
+    if (slot == RowIndex::kNone) {
+      Generate(row, out);
+      if (factor != 1.0) ScaleWeights(out, scale, stride);
+    } else {
+      ScaleInto(out, weights_.at<float>(slot), scale, stride);
+    }
     return out;
   }
-  // Generated first and scaled second, so that direct and sparse tables round the same way.
+  uint16_t* out = static_cast<uint16_t*>(scratch.Add(row, stride * sizeof(uint16_t)));
   if (slot == RowIndex::kNone) {
-    Generate(row, out);
-    if (factor != 1.0) ScaleInto(out, out, static_cast<float>(factor), layout_.stride);
+    float* generated = scratch.Temporary(stride);
+    Generate(row, generated);
+    RoundScaledInto(out, generated, scale, stride);
   } else {
-    ScaleInto(out, planes_[0].at(slot), static_cast<float>(factor), layout_.stride);
+    RoundScaledInto(out, WeightsAt(slot), scale, stride);
   }
   return out;
 }
 
-void Table::Prefetch(uint64_t row) const {
-  if (storage_ == Storage::kSparse) index_.Prefetch(row);
+const void* Table::MakeCaughtUp(uint64_t row, uint32_t slot, const UpdateHistory& history,
+                                ReadScratch& scratch) const {
+  const size_t stride = layout_.stride;
+  void* const out = scratch.Add(row, stride * (split() ? sizeof(uint16_t) : sizeof(float)));
+  const RowState stored = StateAt(slot);
+  float* const temporary = scratch.Temporary(3 * stride);
+  RowState copy;
+  for (int i = 0; i < optimizer_.moments(); ++i) {
+    copy.moments[i] = temporary + static_cast<size_t>(1 + i) * stride;
+    std::memcpy(copy.moments[i], stored.moments[i], stride * sizeof(float));
+  }
+  copy.w = split() ? temporary : static_cast<float*>(out);
+  if (split()) {
+    JoinRow(stored.w, temporary, stride);
+  } else {
+    std::memcpy(out, stored.w.f32, stride * sizeof(float));
+  }
+  optimizer_.CatchUp(history, layout_.spec.weight_decay, updated_at_[slot], history.count(), copy,
+                     stride);
+  if (split()) RoundScaledInto(static_cast<uint16_t*>(out), copy.w, 1.0f, stride);
+  return out;
 }
 
-void Table::Materialise(const std::vector<uint64_t>& rows) {
+void Table::Materialise(const std::vector<Gradients::Hit>& hits) {
   if (storage_ == Storage::kDirect) return;
-  for (const uint64_t row : rows) {
+  step_slots_.resize(hits.size());
+  std::vector<float> temporary;
+  for (size_t i = 0; i < hits.size(); ++i) {
+    if (i + kPrefetchAhead < hits.size()) index_.Prefetch(hits[i + kPrefetchAhead].row);
     const size_t before = index_.size();
-    const uint32_t slot = index_.Insert(row);
+    const uint32_t slot = index_.Insert(hits[i].row);
+    step_slots_[i] = slot;
     if (index_.size() == before) continue;
-    for (int plane = 0; plane < optimizer_.planes(); ++plane) planes_[plane].Reserve(slot + 1);
+    ReserveSlots(slot + 1);
     updated_at_.push_back(kNeverUpdated);
     changed_at_.push_back(0);
-    Generate(row, planes_[0].at(slot));
+    GenerateInto(hits[i].row, slot, temporary);
   }
 }
 
-void Table::Update(uint64_t row, const UpdateHistory& history, double lr, float gradient_scale,
-                   const float* gradient) {
-  const uint32_t slot = SlotOf(row);
-  MF_CHECK(slot != RowIndex::kNone);
+void Table::Update(const Gradients& gradients, size_t begin, size_t end,
+                   const UpdateHistory& history, double lr, float gradient_scale) {
   const bool decay = layout_.spec.weight_decay;
   const uint64_t count = history.count();
-  WillWrite(slot);
-  RowState state = StateAt(slot);
-  if (updated_at_[slot] == kNeverUpdated) {
-    const double factor = optimizer_.UntouchedFactor(history, decay, count);
-    if (factor != 1.0) ScaleInto(state.w, state.w, static_cast<float>(factor), layout_.stride);
-  } else {
-    optimizer_.CatchUp(history, decay, updated_at_[slot], count, state, layout_.stride);
+  const double untouched = optimizer_.UntouchedFactor(history, decay, count);
+  uint64_t fresh = 0;
+  for (size_t i = begin; i < end; ++i) {
+    const Gradients::Hit& hit = gradients.hits()[i];
+    const uint32_t slot = storage_ == Storage::kDirect ? hit.row : step_slots_[i];
+    WillWrite(slot);
+    const RowState state = StateAt(slot);
+    if (updated_at_[slot] == kNeverUpdated) {
+      ++fresh;
+      if (untouched != 1.0) ScaleWeights(state.w, static_cast<float>(untouched), layout_.stride);
+    } else {
+      optimizer_.CatchUp(history, decay, updated_at_[slot], count, state, layout_.stride);
+    }
+    optimizer_.Step(lr, decay, count + 1, gradient_scale, gradients.gradient(hit), state,
+                    layout_.stride);
+    updated_at_[slot] = static_cast<uint32_t>(count + 1);
   }
-  optimizer_.Step(lr, decay, count + 1, gradient_scale, gradient, state, layout_.stride);
-  updated_at_[slot] = static_cast<uint32_t>(count + 1);
+  updated_.fetch_add(fresh, std::memory_order_relaxed);
 }
 
 void Table::EncodeSlot(uint32_t slot, std::byte* out) const {
-  const float* const planes[] = {planes_[0].at(slot),
-                                 optimizer_.planes() == 3 ? planes_[1].at(slot) : nullptr,
-                                 optimizer_.planes() == 3 ? planes_[2].at(slot) : nullptr};
+  const RowState state = StateAt(slot);
+  const float* const planes[] = {state.w.f32, state.moments[0], state.moments[1]};
   EncodeRow(updated_at_[slot], planes, optimizer_.planes(), layout_.width(), out);
+  if (split()) JoinRow(state.w, PlaneIn(out, 0, layout_.width()), layout_.width());
 }
 
 void Table::SaveForCut(uint32_t slot) {
@@ -208,13 +286,18 @@ Status Table::Restore(uint64_t row, const std::byte* data, size_t bytes) {
   uint32_t slot = static_cast<uint32_t>(row);
   if (storage_ == Storage::kSparse) {
     slot = index_.Insert(row);
-    for (int plane = 0; plane < optimizer_.planes(); ++plane) planes_[plane].Reserve(slot + 1);
+    ReserveSlots(slot + 1);
     updated_at_.resize(index_.size(), kNeverUpdated);
     changed_at_.resize(index_.size(), 0);
   }
-  float* planes[3] = {};
-  for (int plane = 0; plane < optimizer_.planes(); ++plane) planes[plane] = planes_[plane].at(slot);
-  return DecodeRow(data, bytes, optimizer_.planes(), layout_.width(), &updated_at_[slot], planes);
+  const bool fresh = updated_at_[slot] == kNeverUpdated;
+  const RowState state = StateAt(slot);
+  float* const planes[] = {state.w.f32, state.moments[0], state.moments[1]};
+  MF_RETURN_IF_ERROR(
+      DecodeRow(data, bytes, optimizer_.planes(), layout_.width(), &updated_at_[slot], planes));
+  if (split()) SplitRow(PlaneIn(data, 0, layout_.width()), state.w, layout_.width());
+  if (fresh && updated_at_[slot] != kNeverUpdated) ++updated_;
+  return Status::Ok();
 }
 
 std::vector<uint64_t> Table::UpdatedRows(uint64_t begin, uint64_t most) const {
@@ -236,17 +319,12 @@ std::vector<uint64_t> Table::UpdatedRows(uint64_t begin, uint64_t most) const {
   return rows;
 }
 
-uint64_t Table::updated_count() const {
-  if (storage_ == Storage::kSparse) return index_.size();
-  return static_cast<uint64_t>(std::count_if(updated_at_.begin(), updated_at_.end(),
-                                             [](uint32_t at) { return at != kNeverUpdated; }));
-}
-
 uint64_t Table::bytes() const {
   return DirectBytes(layout_, optimizer_, updated_at_.size()) + index_.bytes();
 }
 
 uint64_t Table::DirectBytes(const TensorLayout& layout, const Optimizer& optimizer, uint64_t rows) {
+  // A split weight takes as much as one of f32.
   return rows * (static_cast<uint64_t>(optimizer.planes()) * layout.stride * sizeof(float) +
                  2 * sizeof(uint32_t));
 }

@@ -1,25 +1,25 @@
 #include "pserver/tensor_shard.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 
-#include "pserver/kernels/optimizer.h"
+#include "common/kernels/wire.h"
 #include "pserver/snapshot_format.h"
 
 namespace mf {
 namespace {
 
-constexpr uint64_t kFillRows = 4096;       // rows of a fill or update job
-constexpr size_t kTokensPerJob = 64;       // least tokens of a gather job
-constexpr uint64_t kCacheBytes = 8 << 20;  // a table above this does not stay near a core
-constexpr size_t kPrefetchAhead = 16;      // rows looked up ahead in a hash index
+constexpr uint64_t kFillRows = 4096;  // rows of a fill or update job
+constexpr size_t kTokensPerJob = 64;  // least tokens of a gather job
 
 uint64_t Total(const TensorLayout& layout) { return layout.spec.total_rows(); }
 
 }  // namespace
 
 TensorShard::TensorShard(TensorLayout layout, const Options& options, const Optimizer& optimizer,
-                         const ChangeClock& clock, ThreadPool& pool, RequestScratch& scratch)
+                         const ChangeClock& clock, ThreadPool& pool, PageArena& arena,
+                         RequestScratch& scratch)
     : layout_(std::move(layout)),
       options_(options),
       pool_(pool),
@@ -28,14 +28,15 @@ TensorShard::TensorShard(TensorLayout layout, const Options& options, const Opti
   const size_t tables = static_cast<size_t>(layout_.spec.tables);
   for (size_t k = 0; k < tables; ++k) {
     tables_.push_back(std::make_unique<Table>(layout_, static_cast<int64_t>(k), options.storage,
-                                              optimizer, clock, options.seed));
-    gradients_.push_back(std::make_unique<Gradients>(layout_));
+                                              optimizer, clock, options.seed, arena));
+    gradients_.push_back(std::make_unique<Gradients>(layout_, arena));
     if (options.count_hits && layout_.spec.kind == TensorKind::kMemory) {
       hits_.emplace_back(static_cast<uint64_t>(layout_.spec.rows));
     }
   }
   scratch_.made_rows.resize(std::max(scratch_.made_rows.size(), tables));
   scratch_.groups.resize(static_cast<size_t>(pool.threads()));
+  scratch_.local_rows.resize(static_cast<size_t>(pool.threads()));
   if (options.storage == Table::Storage::kSparse) return;
   const uint64_t rows = static_cast<uint64_t>(layout_.spec.rows);
   const uint64_t jobs = (rows + kFillRows - 1) / kFillRows;
@@ -45,53 +46,23 @@ TensorShard::TensorShard(TensorLayout layout, const Options& options, const Opti
   });
 }
 
-void TensorShard::Resolve(const std::vector<uint32_t>& buckets, size_t tokens, bool training,
+void TensorShard::Resolve(std::span<const uint32_t> buckets, size_t tokens, bool training,
                           const UpdateHistory& history) {
   scratch_.row_pointers.resize(buckets.size());
   const size_t per_table = static_cast<size_t>(options_.probes) * tokens;
   pool_.ParallelFor(tables_.size(), [&](size_t k, int) {
     scratch_.made_rows[k].Reset();
-    const size_t begin = k * per_table, end = begin + per_table;
-    for (size_t i = begin; i < end; ++i) {
-      if (i + kPrefetchAhead < end) tables_[k]->Prefetch(buckets[i + kPrefetchAhead]);
-      scratch_.row_pointers[i] =
-          tables_[k]->Read(buckets[i], training, history, scratch_.made_rows[k]);
-    }
+    tables_[k]->ReadMany(buckets.subspan(k * per_table, per_table), training, history,
+                         scratch_.made_rows[k], scratch_.row_pointers.data() + k * per_table);
   });
 }
 
-/// Per pair, the tokens sorted by bucket.
-std::vector<uint32_t> TensorShard::TokenOrder(const std::vector<uint32_t>& buckets,
-                                              const void* weights, size_t tokens) {
-  std::vector<uint32_t> order(buckets.size());
-  pool_.ParallelFor(pairs(), [&](size_t p, int thread) {
-    RowGroups& groups = scratch_.groups[static_cast<size_t>(thread)];
-    GroupByRow(buckets.data() + p * tokens,
-               static_cast<const std::byte*>(weights) + p * tokens * sizeof(float), tokens, 1,
-               static_cast<uint64_t>(layout_.spec.rows), groups);
-    std::copy(groups.token.begin(), groups.token.end(),
-              order.begin() + static_cast<ptrdiff_t>(p * tokens));
-  });
-  return order;
-}
-
-void TensorShard::Forward(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens,
+void TensorShard::Forward(std::span<const uint32_t> buckets, const void* weights, size_t tokens,
                           bool training, const UpdateHistory& history, float* y) {
   Resolve(buckets, tokens, training, history);
-  const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights};
+  const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights,
+                        layout_.spec.row_type};
   const size_t width = layout_.width();
-  const uint64_t table_bytes =
-      static_cast<uint64_t>(layout_.spec.rows) * layout_.stride * sizeof(float);
-  // Grouping pays where a table falls out of the cache between tokens but is read more than once.
-  if (table_bytes > kCacheBytes && tokens > 2 * static_cast<uint64_t>(layout_.spec.rows)) {
-    const std::vector<uint32_t> order = TokenOrder(buckets, weights, tokens);
-    pool_.ParallelFor(layout_.blocks.size(), [&](size_t block, int) {
-      const ColumnRange& range = layout_.blocks[block];
-      GatherReduceGrouped(batch, order.data(), static_cast<size_t>(range.begin),
-                          static_cast<size_t>(range.end), y, width);
-    });
-    return;
-  }
   const size_t jobs =
       std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool_.threads()));
   pool_.ParallelFor(jobs, [&](size_t job, int) {
@@ -99,11 +70,12 @@ void TensorShard::Forward(const std::vector<uint32_t>& buckets, const void* weig
   });
 }
 
-void TensorShard::Dots(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens,
+void TensorShard::Dots(std::span<const uint32_t> buckets, const void* weights, size_t tokens,
                        const void* dy, const int8_t* exponents, const UpdateHistory& history,
                        int64_t* dots) {
   Resolve(buckets, tokens, /*training=*/true, history);
-  const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights};
+  const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights,
+                        layout_.spec.row_type};
   const size_t jobs =
       std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool_.threads()));
   pool_.ParallelFor(jobs, [&](size_t job, int) {
@@ -113,42 +85,52 @@ void TensorShard::Dots(const std::vector<uint32_t>& buckets, const void* weights
 }
 
 void TensorShard::Contribute(uint64_t micro_batch, Contribution contribution) {
-  for (const Contribution& due : order_.Offer(micro_batch, std::move(contribution))) Add(due);
+  const auto due = order_.Offer(micro_batch, std::move(contribution));
+  for (size_t i = 0; i < due.size(); ++i) {
+    Add(due[i], i + 1 == due.size() && order_.watermark() == options_.micro_batches);
+  }
 }
 
 /// Hits count whether the numbers are finite or not: of a NaN in dL/dy only the server of its
 /// column knows.
-void TensorShard::Add(const Contribution& contribution) {
+void TensorShard::Add(const Contribution& contribution, bool last) {
   if (!contribution.finite) finite_ = false;
   if (!contribution.is_push) {
-    AddPairs(contribution);
+    AddPairs(contribution, last);
     return;
   }
   if (!hits_.empty() && contribution.hits.size() > 0) CountRowHits(contribution);
   if (contribution.finite) AddRows(contribution);
+  if (last) Seal();
 }
 
-void TensorShard::AddPairs(const Contribution& c) {
+void TensorShard::AddPairs(const Contribution& c, bool last) {
   const size_t probes = static_cast<size_t>(options_.probes);
   const size_t per_table = probes * c.tokens;
+  const uint64_t most_rows =
+      std::min<uint64_t>(per_table, static_cast<uint64_t>(layout_.spec.rows));
+  const FirstWrites writes =
+      FasterFirstWrites(most_rows * layout_.stride * sizeof(float), tables_.size(), last);
   pool_.ParallelFor(tables_.size(), [&](size_t k, int thread) {
     RowGroups& groups = scratch_.groups[static_cast<size_t>(thread)];
-    GroupByRow(c.buckets.data() + k * per_table, c.weights.data() + k * per_table * sizeof(float),
-               c.tokens, probes, static_cast<uint64_t>(layout_.spec.rows), groups);
-    if (!hits_.empty()) {
-      for (size_t g = 0; g < groups.rows.size(); ++g) {
-        hits_[k].Add(groups.rows[g], groups.begin[g + 1] - groups.begin[g], c.step);
-      }
-    }
-    if (c.finite) gradients_[k]->AddPairs(groups, c.dy.data(), layout_.width());
+    GroupByRow(c.buckets.as<uint32_t>() + k * per_table,
+               c.weights.data() + k * per_table * sizeof(float), c.tokens, probes,
+               static_cast<uint64_t>(layout_.spec.rows), groups);
+    if (!hits_.empty()) hits_[k].AddGroups(groups, c.step);
+    if (c.finite) gradients_[k]->AddPairs(groups, c.dy.data(), layout_.width(), writes);
+    if (last) gradients_[k]->Seal();  // while it is in the cache
   });
+}
+
+void TensorShard::Seal() {
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int) { gradients_[k]->Seal(); });
 }
 
 void TensorShard::CountRowHits(const Contribution& c) {
   const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
   const uint64_t count = c.hits.size() / sizeof(uint32_t);
   for (uint64_t i = 0; i < count; ++i) {
-    const uint64_t row = c.whole ? i : c.rows[i];
+    const uint64_t row = c.whole ? i : c.row_ids()[i];
     const uint32_t hits = LoadUnaligned<uint32_t>(c.hits.data(), i);
     if (hits > 0) hits_[row / rows_per_table].Add(row % rows_per_table, hits, c.step);
   }
@@ -156,21 +138,24 @@ void TensorShard::CountRowHits(const Contribution& c) {
 
 void TensorShard::AddRows(const Contribution& c) {
   const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
-  std::vector<uint64_t> all;
-  if (c.whole) {
-    all.resize(Total(layout_));
-    std::iota(all.begin(), all.end(), uint64_t{0});
+  const uint64_t total = Total(layout_);
+  if (c.whole && scratch_.all_rows.size() < total) {
+    scratch_.all_rows.resize(total);
+    std::iota(scratch_.all_rows.begin(), scratch_.all_rows.end(), uint64_t{0});
   }
-  const std::vector<uint64_t>& rows = c.whole ? all : c.rows;
+  const std::span<const uint64_t> rows =
+      c.whole ? std::span<const uint64_t>(scratch_.all_rows.data(), total) : c.row_ids();
   // Slots first, by one thread a table; then the sums, each row by one thread.
-  std::vector<size_t> table_begin(tables_.size() + 1);
+  std::vector<size_t>& table_begin = scratch_.begins;
+  table_begin.resize(tables_.size() + 1);
   for (size_t k = 0; k <= tables_.size(); ++k) {
     table_begin[k] = static_cast<size_t>(
         std::lower_bound(rows.begin(), rows.end(), k * rows_per_table) - rows.begin());
   }
-  pool_.ParallelFor(tables_.size(), [&](size_t k, int) {
-    std::vector<uint64_t> local(rows.begin() + static_cast<ptrdiff_t>(table_begin[k]),
-                                rows.begin() + static_cast<ptrdiff_t>(table_begin[k + 1]));
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int thread) {
+    std::vector<uint64_t>& local = scratch_.local_rows[static_cast<size_t>(thread)];
+    local.assign(rows.begin() + static_cast<ptrdiff_t>(table_begin[k]),
+                 rows.begin() + static_cast<ptrdiff_t>(table_begin[k + 1]));
     for (uint64_t& row : local) row -= k * rows_per_table;
     gradients_[k]->Insert(local.data(), local.size());
   });
@@ -184,19 +169,24 @@ void TensorShard::AddRows(const Contribution& c) {
   });
 }
 
-void TensorShard::Pull(const std::vector<uint64_t>& rows, bool training,
-                       const UpdateHistory& history, float* values) {
+void TensorShard::Pull(std::span<const uint64_t> rows, bool training, const UpdateHistory& history,
+                       float* values) {
   const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
   const size_t width = layout_.width();
   const auto read = [&](size_t begin, size_t end, uint64_t table, ReadScratch& scratch) {
     scratch.Reset();
     for (size_t i = begin; i < end; ++i) {
-      const float* row = tables_[table]->Read(rows[i] % rows_per_table, training, history, scratch);
-      std::copy_n(row, width, values + i * width);
+      const void* row = tables_[table]->Read(rows[i] % rows_per_table, training, history, scratch);
+      if (layout_.spec.row_type == RowType::kBf16) {
+        UnpackBf16(values + i * width, row, width);
+      } else {
+        std::memcpy(values + i * width, row, width * sizeof(float));
+      }
     }
   };
   // A table is read by one thread: rows come sorted, so each table's rows are a run.
-  std::vector<size_t> run_begin;
+  std::vector<size_t>& run_begin = scratch_.begins;
+  run_begin.clear();
   for (size_t i = 0; i < rows.size(); ++i) {
     if (i == 0 || rows[i] / rows_per_table != rows[i - 1] / rows_per_table) run_begin.push_back(i);
   }
@@ -273,48 +263,30 @@ Status TensorShard::Restore(uint64_t row, const std::byte* data, size_t bytes) {
 }
 
 void TensorShard::Prepare(std::vector<double>* squares) {
-  const size_t blocks = layout_.blocks.size();
-  const size_t base = squares->size();
-  squares->resize(base + tables_.size() * blocks);
-  pool_.ParallelFor(tables_.size(), [&](size_t k, int) {
-    Gradients& gradients = *gradients_[k];
-    gradients.Seal();
-    std::vector<SquareSum> sums(blocks);
-    for (const uint64_t row : gradients.rows()) {
-      const float* gradient = gradients.gradient(row);
-      for (size_t block = 0; block < blocks; ++block) {
-        // The padding of the last block is zero and adds nothing.
-        const ColumnRange& range = layout_.blocks[block];
-        AddSquares(sums[block], gradient + range.begin,
-                   (static_cast<size_t>(range.size()) + 15) / 16 * 16);
-      }
+  Seal();
+  for (const auto& gradients : gradients_) {
+    for (size_t block = 0; block < layout_.blocks.size(); ++block) {
+      squares->push_back(gradients->squares(block));
     }
-    for (size_t block = 0; block < blocks; ++block) {
-      (*squares)[base + k * blocks + block] = sums[block].Total();
-    }
-  });
+  }
 }
 
 void TensorShard::Apply(const UpdateHistory& history, double lr, float scale) {
   pool_.ParallelFor(tables_.size(),
-                    [&](size_t k, int) { tables_[k]->Materialise(gradients_[k]->rows()); });
+                    [&](size_t k, int) { tables_[k]->Materialise(gradients_[k]->hits()); });
   struct Job {
     size_t table, begin, end;
   };
   std::vector<Job> jobs;
   for (size_t k = 0; k < tables_.size(); ++k) {
-    const size_t rows = gradients_[k]->rows().size();
+    const size_t rows = gradients_[k]->hits().size();
     for (size_t begin = 0; begin < rows; begin += kFillRows) {
       jobs.push_back({k, begin, std::min<size_t>(rows, begin + kFillRows)});
     }
   }
   pool_.ParallelFor(jobs.size(), [&](size_t i, int) {
     const Job& job = jobs[i];
-    const Gradients& gradients = *gradients_[job.table];
-    for (size_t r = job.begin; r < job.end; ++r) {
-      const uint64_t row = gradients.rows()[r];
-      tables_[job.table]->Update(row, history, lr, scale, gradients.gradient(row));
-    }
+    tables_[job.table]->Update(*gradients_[job.table], job.begin, job.end, history, lr, scale);
   });
   ForgetStep();
 }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,22 +25,29 @@ struct Contribution {
   bool finite = true;
   // pushdown
   size_t tokens = 0;
-  std::vector<uint32_t> buckets;  // [pairs][tokens], widened
-  Frame weights;                  // f32 [pairs][tokens]
-  Frame dy;                       // f32 [tokens][width]
+  Buffer buckets;  // u32 [pairs][tokens]
+  Frame weights;   // f32 [pairs][tokens]
+  Frame dy;        // f32 [tokens][width]
   // push
   bool is_push = false;
-  std::vector<uint64_t> rows;  // global row ids, rising
-  bool whole = false;          // instead of `rows`: all of them
-  Frame hits;                  // u32 per row, or empty
-  Frame values;                // f32 [rows][width]
+  Buffer rows;         // u64 global row ids, rising
+  bool whole = false;  // instead of `rows`: all of them
+  Frame hits;          // u32 per row, or empty
+  Frame values;        // f32 [rows][width]
+
+  std::span<const uint64_t> row_ids() const {
+    return {rows.as<const uint64_t>(), rows.size() / sizeof(uint64_t)};
+  }
 };
 
 /// Memory of one request at a time, shared by all tensors of a server and kept warm.
 struct RequestScratch {
-  std::vector<const float*> row_pointers;  // [pairs][tokens]
-  std::vector<ReadScratch> made_rows;      // per table, because a table is resolved by one thread
-  std::vector<RowGroups> groups;           // per pool thread
+  std::vector<const void*> row_pointers;  // [pairs][tokens]
+  std::vector<ReadScratch> made_rows;     // per table, because a table is resolved by one thread
+  std::vector<RowGroups> groups;          // per pool thread
+  std::vector<uint64_t> all_rows;         // 0, 1, ...: of a push of a whole tensor
+  std::vector<std::vector<uint64_t>> local_rows;  // per pool thread: of one table
+  std::vector<size_t> begins;                     // of tables in a request's rows
 };
 
 class TensorShard {
@@ -48,21 +56,23 @@ class TensorShard {
     int64_t probes = 1;
     uint64_t seed = 1;
     Table::Storage storage = Table::Storage::kDirect;
-    bool count_hits = false;  // see Buckets()
+    bool count_hits = false;     // see Buckets()
+    uint64_t micro_batches = 0;  // of a step: after so many Prepare() has little left to do
   };
   /// References outlive it.
   TensorShard(TensorLayout layout, const Options& options, const Optimizer& optimizer,
-              const ChangeClock& clock, ThreadPool& pool, RequestScratch& scratch);
+              const ChangeClock& clock, ThreadPool& pool, PageArena& arena,
+              RequestScratch& scratch);
 
   const TensorLayout& layout() const { return layout_; }
   size_t pairs() const { return static_cast<size_t>(layout_.spec.tables * options_.probes); }
 
   /// y [tokens][width] of the pairs at `buckets` [pairs][tokens]; `training` as in Table::Read.
-  void Forward(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens,
-               bool training, const UpdateHistory& history, float* y);
+  void Forward(std::span<const uint32_t> buckets, const void* weights, size_t tokens, bool training,
+               const UpdateHistory& history, float* y);
   /// dots [pairs][tokens], the exact fixed-point parts of dL/dweight.
-  void Dots(const std::vector<uint32_t>& buckets, const void* weights, size_t tokens,
-            const void* dy, const int8_t* exponents, const UpdateHistory& history, int64_t* dots);
+  void Dots(std::span<const uint32_t> buckets, const void* weights, size_t tokens, const void* dy,
+            const int8_t* exponents, const UpdateHistory& history, int64_t* dots);
 
   /// Adds what is due, in micro-batch order. A contribution that is not finite changes no row.
   void Contribute(uint64_t micro_batch, Contribution contribution);
@@ -71,7 +81,7 @@ class TensorShard {
   bool finite() const { return finite_; }
 
   /// values [rows][width] of global rows, after history.count() steps.
-  void Pull(const std::vector<uint64_t>& rows, bool training, const UpdateHistory& history,
+  void Pull(std::span<const uint64_t> rows, bool training, const UpdateHistory& history,
             float* values);
   /// Updated global rows >= first, rising, at most `most`.
   std::vector<uint64_t> UpdatedRows(uint64_t first, uint64_t most) const;
@@ -81,9 +91,11 @@ class TensorShard {
   /// Per table, the hits of contributions added so far, as they are in step `step`; empty unless
   /// they are counted (Options::count_hits, memory tensors).
   std::vector<TableBuckets> Buckets(uint64_t step) const;
+  bool counts_hits() const { return !hits_.empty(); }
+  TableBuckets BucketsOf(size_t k, uint64_t step) const { return hits_[k].Summarise(step); }
 
-  /// Squares of the step's gradient, one double per (table, block), squares added by rising row,
-  /// then column in 8 lanes (SquareSum). Appends tables * blocks doubles to `squares`.
+  /// Squares of the step's gradient, one double per (table, block). Appends tables * blocks doubles
+  /// to `squares`. They were summed as soon as a table's last micro-batch was in.
   void Prepare(std::vector<double>* squares);
   /// Applies the step's gradient times `scale` (REQUIRES Prepare), then forgets it.
   void Apply(const UpdateHistory& history, double lr, float scale);
@@ -98,14 +110,14 @@ class TensorShard {
   Status Restore(uint64_t row, const std::byte* data, size_t bytes);
 
  private:
-  void Resolve(const std::vector<uint32_t>& buckets, size_t tokens, bool training,
+  void Resolve(std::span<const uint32_t> buckets, size_t tokens, bool training,
                const UpdateHistory& history);
-  void Add(const Contribution& contribution);
-  void AddPairs(const Contribution& contribution);
+  /// `last`: of the step.
+  void Add(const Contribution& contribution, bool last);
+  void AddPairs(const Contribution& contribution, bool last);
   void AddRows(const Contribution& contribution);
+  void Seal();
   void CountRowHits(const Contribution& contribution);
-  std::vector<uint32_t> TokenOrder(const std::vector<uint32_t>& buckets, const void* weights,
-                                   size_t tokens);
 
   const TensorLayout layout_;
   const Options options_;

@@ -24,7 +24,7 @@ uint32_t BucketAt(const Hashes& hashes, size_t at) {
 
 /// Rows, weights and padded copies of one range of tokens; one per thread.
 struct Scratch {
-  std::vector<const float*> rows;
+  std::vector<const void*> rows;
   std::vector<float> weights;
   std::vector<float> padded;
 };

@@ -3,22 +3,38 @@
 #include <algorithm>
 #include <cstring>
 
-#include "common/kernels/pairs.h"
+#include "common/kernels/wire.h"
 
 namespace mf {
 namespace {
 
-constexpr size_t kTokensPerJob = 64;
+constexpr size_t kTokensPerJob = 64;  // at least
 
-uint32_t BucketAt(const Hashes& hashes, size_t i) {
+template <class T>
+void Widen(const Hashes& hashes, size_t begin, size_t count, uint32_t* out) {
+  for (size_t i = 0; i < count; ++i) out[i] = hashes.indices.as<T>()[begin + i];
+}
+
+/// `count` bucket indices as u32.
+void WidenBuckets(const Hashes& hashes, size_t begin, size_t count, uint32_t* out) {
   switch (hashes.index_bytes) {
     case 1:
-      return hashes.indices.as<uint8_t>()[i];
+      return Widen<uint8_t>(hashes, begin, count, out);
     case 2:
-      return hashes.indices.as<uint16_t>()[i];
+      return Widen<uint16_t>(hashes, begin, count, out);
     default:
-      return hashes.indices.as<uint32_t>()[i];
+      return Widen<uint32_t>(hashes, begin, count, out);
   }
+}
+
+/// body(begin, end) for ranges of tokens: one a thread, so that a kernel's choice of its loop order
+/// sees as many tokens as there are.
+template <class Body>
+void ForTokenRanges(size_t tokens, ThreadPool& pool, const Body& body) {
+  const size_t jobs =
+      std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool.threads()));
+  pool.ParallelFor(jobs,
+                   [&](size_t job, int) { body(job * tokens / jobs, (job + 1) * tokens / jobs); });
 }
 
 }  // namespace
@@ -40,33 +56,59 @@ Status RemoteExchange::Backward(const TensorSpec& tensor, const Hashes& hashes, 
                                 float* dweights) {
   if (tensor.mode == ExchangeMode::kPull) return BackwardPull(tensor, hashes, dy, dweights);
   return WaitOutside(tables_.Backward(at_, micro_batch_, tensor, hashes.tokens, hashes.indices,
-                                      hashes.weights, dy.as<float>(), dweights));
+                                      hashes.weights, dy, dweights));
 }
 
+/// Grouping the pairs of each table by row tells which rows are met, how often, and by which pairs:
+/// nothing is searched, and the backward pass has its groups.
 void RemoteExchange::FindDistinct(const TensorSpec& tensor, const Hashes& hashes, Pulled* pulled) {
   const size_t tables = static_cast<size_t>(tensor.tables);
   const size_t per_table = hashes.probes * hashes.tokens;
   const uint64_t rows_per_table = static_cast<uint64_t>(tensor.rows);
-  pulled->buckets.resize(tables * per_table);
-  for (size_t i = 0; i < pulled->buckets.size(); ++i) pulled->buckets[i] = BucketAt(hashes, i);
-  std::vector<std::vector<uint32_t>> sorted(tables);
+  pulled->buckets = Buffer(tables * per_table * sizeof(uint32_t));
+  pulled->groups.resize(tables);
   pool_.ParallelFor(tables, [&](size_t k, int) {
-    const auto begin = pulled->buckets.begin() + static_cast<ptrdiff_t>(k * per_table);
-    sorted[k].assign(begin, begin + static_cast<ptrdiff_t>(per_table));
-    std::sort(sorted[k].begin(), sorted[k].end());
+    uint32_t* buckets = pulled->buckets.as<uint32_t>() + k * per_table;
+    WidenBuckets(hashes, k * per_table, per_table, buckets);
+    GroupByRow(buckets, hashes.weights.as<float>() + k * per_table, hashes.tokens, hashes.probes,
+               rows_per_table, pulled->groups[k]);
   });
-  pulled->table_begin.push_back(0);
-  for (size_t k = 0; k < tables; ++k) {
-    for (size_t i = 0; i < per_table; ++i) {
-      if (i > 0 && sorted[k][i] == sorted[k][i - 1]) {
-        ++pulled->hits.back();
-        continue;
-      }
-      pulled->rows.push_back(k * rows_per_table + sorted[k][i]);
-      pulled->hits.push_back(1);
-    }
-    pulled->table_begin.push_back(pulled->rows.size());
+  pulled->table_begin.assign(1, 0);
+  for (const RowGroups& groups : pulled->groups) {
+    pulled->table_begin.push_back(pulled->table_begin.back() + groups.rows.size());
   }
+  pulled->rows = Buffer(pulled->table_begin.back() * sizeof(uint64_t));
+  pulled->hits = Buffer(pulled->table_begin.back() * sizeof(uint32_t));
+  pool_.ParallelFor(tables, [&](size_t k, int) {
+    const RowGroups& groups = pulled->groups[k];
+    uint64_t* rows = pulled->rows.as<uint64_t>() + pulled->table_begin[k];
+    uint32_t* hits = pulled->hits.as<uint32_t>() + pulled->table_begin[k];
+    for (size_t g = 0; g < groups.rows.size(); ++g) {
+      rows[g] = k * rows_per_table + groups.rows[g];
+      hits[g] = groups.begin[g + 1] - groups.begin[g];
+    }
+  });
+}
+
+/// Where each pair finds its row among the pulled ones, and zeros behind the columns of those.
+void RemoteExchange::PointToRows(const TensorSpec& tensor, const Hashes& hashes, Pulled* pulled) {
+  const size_t tokens = hashes.tokens, probes = hashes.probes;
+  const size_t columns = static_cast<size_t>(tensor.columns), stride = pulled->stride;
+  pulled->row_pointers = Buffer(hashes.pairs * tokens * sizeof(const void*));
+  pool_.ParallelFor(static_cast<size_t>(tensor.tables), [&](size_t k, int) {
+    const RowGroups& groups = pulled->groups[k];
+    const uint32_t* buckets = pulled->buckets.as<uint32_t>() + k * probes * tokens;
+    const void** pointers = pulled->row_pointers.as<const void*>() + k * probes * tokens;
+    float* row = pulled->values.as<float>() + pulled->table_begin[k] * stride;
+    for (size_t g = 0; g < groups.rows.size(); ++g, row += stride) {
+      std::fill(row + columns, row + stride, 0.0f);
+      for (size_t i = groups.begin[g]; i < groups.begin[g + 1]; ++i) {
+        for (size_t pair = groups.token[i]; pair < probes * tokens; pair += tokens) {
+          if (buckets[pair] == groups.rows[g]) pointers[pair] = row;  // which of the token's probes
+        }
+      }
+    }
+  });
 }
 
 Status RemoteExchange::ForwardPull(const TensorSpec& tensor, const Hashes& hashes, float* y) {
@@ -74,35 +116,16 @@ Status RemoteExchange::ForwardPull(const TensorSpec& tensor, const Hashes& hashe
   pulled = Pulled();
   FindDistinct(tensor, hashes, &pulled);
   const size_t columns = static_cast<size_t>(tensor.columns);
-  std::vector<float> packed(pulled.rows.size() * columns);
-  MF_RETURN_IF_ERROR(WaitOutside(tables_.Pull(at_, access_, tensor, pulled.rows, packed.data())));
   pulled.stride = (columns + 15) / 16 * 16;
-  if (pulled.stride == columns) {
-    pulled.values = std::move(packed);
-  } else {
-    pulled.values.assign(pulled.rows.size() * pulled.stride, 0.0f);
-    for (size_t r = 0; r < pulled.rows.size(); ++r) {
-      std::memcpy(&pulled.values[r * pulled.stride], &packed[r * columns], columns * sizeof(float));
-    }
-  }
-  pulled.row_pointers.resize(pulled.buckets.size());
-  const size_t per_table = hashes.probes * hashes.tokens;
-  const uint64_t rows_per_table = static_cast<uint64_t>(tensor.rows);
-  pool_.ParallelFor(static_cast<size_t>(tensor.tables), [&](size_t k, int) {
-    const auto first = pulled.rows.begin() + static_cast<ptrdiff_t>(pulled.table_begin[k]);
-    const auto last = pulled.rows.begin() + static_cast<ptrdiff_t>(pulled.table_begin[k + 1]);
-    for (size_t i = k * per_table; i < (k + 1) * per_table; ++i) {
-      const auto row = std::lower_bound(first, last, k * rows_per_table + pulled.buckets[i]);
-      const size_t position = static_cast<size_t>(row - pulled.rows.begin());
-      pulled.row_pointers[i] = &pulled.values[position * pulled.stride];
-    }
-  });
-  const PairBatch batch{hashes.tokens, hashes.pairs, pulled.row_pointers.data(),
+  pulled.values = Buffer(pulled.table_begin.back() * pulled.stride * sizeof(float));
+  Pending pull =
+      tables_.Pull(at_, access_, tensor, pulled.rows, pulled.values.as<float>(), pulled.stride);
+  PointToRows(tensor, hashes, &pulled);  // meanwhile
+  MF_RETURN_IF_ERROR(WaitOutside(std::move(pull)));
+  const PairBatch batch{hashes.tokens, hashes.pairs, pulled.row_pointers.as<const void*>(),
                         hashes.weights.data()};
-  const size_t jobs = (hashes.tokens + kTokensPerJob - 1) / kTokensPerJob;
-  pool_.ParallelFor(jobs, [&](size_t job, int) {
-    GatherReduce(batch, job * kTokensPerJob, std::min(hashes.tokens, (job + 1) * kTokensPerJob),
-                 columns, y, columns);
+  ForTokenRanges(hashes.tokens, pool_, [&](size_t begin, size_t end) {
+    GatherReduce(batch, begin, end, columns, y, columns);
   });
   if (access_ == Access::kReading) pulled_.erase(tensor.id);
   return Status::Ok();
@@ -118,43 +141,38 @@ Status RemoteExchange::BackwardPull(const TensorSpec& tensor, const Hashes& hash
   const float* gradient = dy.as<float>();
 
   // The same dots as a server's, with all blocks in one place.
-  std::vector<int8_t> exponents(tokens);
-  for (size_t t = 0; t < tokens; ++t) exponents[t] = DotExponent(gradient + t * columns, columns);
+  const Buffer exponents(tokens), dots(hashes.pairs * tokens * sizeof(int64_t));
   const std::vector<ColumnRange> blocks = ColumnBlocks(tensor.columns, config_.model.column_blocks);
-  const PairBatch batch{tokens, hashes.pairs, pulled.row_pointers.data(), hashes.weights.data()};
-  std::vector<int64_t> dots(hashes.pairs * tokens);
-  const size_t jobs = (tokens + kTokensPerJob - 1) / kTokensPerJob;
-  pool_.ParallelFor(jobs, [&](size_t job, int) {
-    const size_t begin = job * kTokensPerJob, end = std::min(tokens, begin + kTokensPerJob);
-    PairDots(batch, begin, end, blocks, gradient, columns, exponents.data(), dots.data());
-    for (size_t p = 0; p < hashes.pairs; ++p) {
-      for (size_t t = begin; t < end; ++t) {
-        dweights[p * tokens + t] = DotValue(dots[p * tokens + t], exponents[t]);
-      }
-    }
+  const PairBatch batch{tokens, hashes.pairs, pulled.row_pointers.as<const void*>(),
+                        hashes.weights.data()};
+  ForTokenRanges(tokens, pool_, [&](size_t begin, size_t end) {
+    int8_t* e = exponents.as<int8_t>();
+    for (size_t t = begin; t < end; ++t) e[t] = DotExponent(gradient + t * columns, columns);
+    PairDots(batch, begin, end, blocks, gradient, columns, e, dots.as<int64_t>());
   });
+  const void* const parts[] = {dots.data()};
+  DotValues(parts, hashes.pairs, tokens, exponents.as<int8_t>(), dweights);
 
-  std::vector<float> sums(pulled.rows.size() * pulled.stride);
-  const size_t per_table = hashes.probes * tokens;
+  const size_t rows = pulled.table_begin.back();
+  const Buffer sums(rows * pulled.stride * sizeof(float));
   pool_.ParallelFor(static_cast<size_t>(tensor.tables), [&](size_t k, int) {
-    RowGroups groups;
-    GroupByRow(&pulled.buckets[k * per_table], hashes.weights.as<float>() + k * per_table, tokens,
-               hashes.probes, static_cast<uint64_t>(tensor.rows), groups);
-    // Groups rise by bucket, exactly as the pulled rows of this table do.
+    const RowGroups& groups = pulled.groups[k];
     std::vector<float*> destinations(groups.rows.size());
     for (size_t g = 0; g < groups.rows.size(); ++g) {
-      destinations[g] = &sums[(pulled.table_begin[k] + g) * pulled.stride];
+      destinations[g] = sums.as<float>() + (pulled.table_begin[k] + g) * pulled.stride;
     }
     const std::vector<uint8_t> first(groups.rows.size(), 1);
     AccumulateRows(groups, 0, groups.rows.size(), 0, columns, gradient, columns,
                    destinations.data(), first.data());
   });
   if (pulled.stride != columns) {
-    for (size_t r = 0; r < pulled.rows.size(); ++r) {
-      std::memmove(&sums[r * columns], &sums[r * pulled.stride], columns * sizeof(float));
+    for (size_t r = 0; r < rows; ++r) {
+      std::memmove(sums.as<float>() + r * columns, sums.as<float>() + r * pulled.stride,
+                   columns * sizeof(float));
     }
   }
-  pushes_.push_back(tables_.Push(at_, micro_batch_, tensor, pulled.rows, pulled.hits, sums.data()));
+  const Frame values(sums.owner(), sums.data(), rows * columns * sizeof(float));
+  pushes_.push_back(tables_.Push(at_, micro_batch_, tensor, pulled.rows, pulled.hits, values));
   pulled_.erase(found);
   return Status::Ok();
 }

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "common/kernels/pairs.h"
 #include "common/table_client.h"
 #include "common/thread_pool.h"
 #include "worker/exchange.h"
@@ -40,18 +41,20 @@ class RemoteExchange final : public Exchange {
  private:
   /// The distinct rows that a micro-batch reads, and where each pair finds its row.
   struct Pulled {
-    std::vector<uint64_t> rows;       // global, rising
-    std::vector<uint32_t> hits;       // per row
+    std::vector<RowGroups> groups;    // by table: the pairs that meet each row
     std::vector<size_t> table_begin;  // [tables + 1] into rows
+    Buffer rows;                      // u64, global, rising
+    Buffer hits;                      // u32 per row
     size_t stride = 0;
-    std::vector<float> values;               // [rows][stride], padded with zeros
-    std::vector<uint32_t> buckets;           // [pairs][tokens], widened
-    std::vector<const float*> row_pointers;  // [pairs][tokens]
+    Buffer values;        // f32 [rows][stride], padded with zeros
+    Buffer buckets;       // u32 [pairs][tokens]
+    Buffer row_pointers;  // const void* [pairs][tokens]
   };
   Status ForwardPull(const TensorSpec& tensor, const Hashes& hashes, float* y);
   Status BackwardPull(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
                       float* dweights);
   void FindDistinct(const TensorSpec& tensor, const Hashes& hashes, Pulled* pulled);
+  void PointToRows(const TensorSpec& tensor, const Hashes& hashes, Pulled* pulled);
   Status WaitOutside(Pending pending);
 
   TableClient& tables_;

@@ -21,23 +21,25 @@ namespace {
 
 constexpr size_t kGroup = 8;         // rows in flight: enough misses to fill a core's line buffers
 constexpr size_t kAccumulators = 8;  // vectors of y held in registers while the rows stream by
-constexpr size_t kLine = 16;         // floats in a cache line
 
 /// The rows that one token meets in a group of pairs, with their weights. Rows from `count` on are
 /// valid addresses to prefetch.
+template <class T>
 struct TokenRows {
   size_t count = 0;
-  const float* rows[kGroup];
+  const T* rows[kGroup];
   float weights[kGroup];
 };
 
+template <class T>
 HWY_INLINE void LoadTokenRows(const PairBatch& batch, size_t pair, size_t count, size_t token,
-                              TokenRows& out) {
+                              TokenRows<T>& out) {
+  const auto row = [&](size_t at) { return static_cast<const T*>(batch.rows[at]); };
   out.count = count;
-  for (size_t i = count; i < kGroup; ++i) out.rows[i] = batch.rows[pair * batch.tokens + token];
+  for (size_t i = count; i < kGroup; ++i) out.rows[i] = row(pair * batch.tokens + token);
   for (size_t i = 0; i < count; ++i) {
     const size_t at = (pair + i) * batch.tokens + token;
-    out.rows[i] = batch.rows[at];
+    out.rows[i] = row(at);
     out.weights[i] = ReadFloat(FloatsAt(batch.weights, at));
   }
 }
@@ -46,26 +48,26 @@ enum class Start { kZero, kAdd };
 
 /// kCount vectors of y at column `c`, all rows of the group, the next group's lines fetched
 /// meanwhile.
-template <size_t kCount, Start kStart>
-HWY_INLINE void AddColumns(const TokenRows& now, const TokenRows& next, size_t c, float* y) {
+template <size_t kCount, Start kStart, class T>
+HWY_INLINE void AddColumns(const TokenRows<T>& now, const TokenRows<T>& next, size_t c, float* y) {
   V32 sum[kCount];
   for (size_t v = 0; v < kCount; ++v) {
     sum[v] = kStart == Start::kZero ? hn::Zero(F32()) : hn::LoadU(F32(), y + v * kLanes);
   }
   for (size_t i = 0; i < now.count; ++i) {
-    for (size_t f = 0; f < kCount * kLanes; f += kLine) PrefetchLine(next.rows[i] + c + f);
+    for (size_t f = 0; f < kCount * kLanes; f += kLineNumbers<T>)
+      PrefetchLine(next.rows[i] + c + f);
     const V32 weight = hn::Set(F32(), now.weights[i]);
-    const float* row = now.rows[i] + c;
-    for (size_t v = 0; v < kCount; ++v) {
-      sum[v] = Fma(weight, hn::LoadU(F32(), row + v * kLanes), sum[v]);
-    }
+    const T* row = now.rows[i] + c;
+    for (size_t v = 0; v < kCount; ++v) sum[v] = Fma(weight, LoadRow(row + v * kLanes), sum[v]);
   }
   for (size_t v = 0; v < kCount; ++v) hn::StoreU(sum[v], F32(), y + v * kLanes);
 }
 
 /// One token's y plus its rows of the group.
-template <Start kStart>
-HWY_INLINE void AddRows(const TokenRows& now, const TokenRows& next, size_t columns, float* y) {
+template <Start kStart, class T>
+HWY_INLINE void AddRows(const TokenRows<T>& now, const TokenRows<T>& next, size_t columns,
+                        float* y) {
   size_t c = 0;
   for (; c + kAccumulators * kLanes <= columns; c += kAccumulators * kLanes) {
     AddColumns<kAccumulators, kStart>(now, next, c, y + c);
@@ -83,6 +85,7 @@ HWY_INLINE void AddRows(const TokenRows& now, const TokenRows& next, size_t colu
 
 /// Walks (token, group) with the rows of the one after already loaded: `now` and `next` swap at a
 /// step.
+template <class T>
 class RowStream {
  public:
   RowStream(const PairBatch& batch, size_t columns, float* y, size_t y_stride)
@@ -92,8 +95,8 @@ class RowStream {
 
   /// Adds the rows loaded before, which are those of `pair` and `token`; the next call's are named.
   HWY_INLINE void Step(size_t pair, size_t token, size_t next_pair, size_t next_token) {
-    const TokenRows& now = buffers_[turn_];
-    TokenRows& next = buffers_[turn_ ^ 1];
+    const TokenRows<T>& now = buffers_[turn_];
+    TokenRows<T>& next = buffers_[turn_ ^ 1];
     turn_ ^= 1;
     Load(next_pair, next_token, next);
     float* y = y_ + token * y_stride_;
@@ -105,7 +108,7 @@ class RowStream {
   }
 
  private:
-  HWY_INLINE void Load(size_t pair, size_t token, TokenRows& out) const {
+  HWY_INLINE void Load(size_t pair, size_t token, TokenRows<T>& out) const {
     LoadTokenRows(batch_, pair, std::min(kGroup, batch_.pairs - pair), token, out);
   }
 
@@ -113,12 +116,14 @@ class RowStream {
   const size_t columns_;
   float* const y_;
   const size_t y_stride_;
-  TokenRows buffers_[2];
+  TokenRows<T> buffers_[2];
   size_t turn_ = 0;
 };
 
 /// A token at a time: for tables that do not stay in cache. y stays in the first-level cache.
-void TokenMajor(const PairBatch& batch, size_t token_begin, size_t token_end, RowStream& stream) {
+template <class T>
+void TokenMajor(const PairBatch& batch, size_t token_begin, size_t token_end,
+                RowStream<T>& stream) {
   stream.Begin(0, token_begin);
   for (size_t token = token_begin; token < token_end; ++token) {
     for (size_t pair = 0; pair < batch.pairs; pair += kGroup) {
@@ -130,7 +135,9 @@ void TokenMajor(const PairBatch& batch, size_t token_begin, size_t token_end, Ro
 }
 
 /// A group of tables at a time, which stay in cache while all tokens use them.
-void TableMajor(const PairBatch& batch, size_t token_begin, size_t token_end, RowStream& stream) {
+template <class T>
+void TableMajor(const PairBatch& batch, size_t token_begin, size_t token_end,
+                RowStream<T>& stream) {
   for (size_t pair = 0; pair < batch.pairs; pair += kGroup) {
     stream.Begin(pair, token_begin);
     for (size_t token = token_begin; token < token_end; ++token) {
@@ -139,9 +146,10 @@ void TableMajor(const PairBatch& batch, size_t token_begin, size_t token_end, Ro
   }
 }
 
-void ReduceTokens(const PairBatch& batch, size_t token_begin, size_t token_end, size_t columns,
-                  float* y, size_t y_stride) {
-  RowStream stream(batch, columns, y, y_stride);
+template <class T>
+void ReduceRows(const PairBatch& batch, size_t token_begin, size_t token_end, size_t columns,
+                float* y, size_t y_stride) {
+  RowStream<T> stream(batch, columns, y, y_stride);
   if (GroupStaysInCache(batch, token_begin, token_end, kGroup)) {
     TableMajor(batch, token_begin, token_end, stream);
   } else {
@@ -149,59 +157,12 @@ void ReduceTokens(const PairBatch& batch, size_t token_begin, size_t token_end, 
   }
 }
 
-/// kCount vectors of one pair and token.
-template <size_t kCount, Start kStart>
-HWY_INLINE void AddRow(V32 weight, const float* row, float* y) {
-  for (size_t v = 0; v < kCount; ++v) {
-    const V32 sum = kStart == Start::kZero ? hn::Zero(F32()) : hn::LoadU(F32(), y + v * kLanes);
-    hn::StoreU(Fma(weight, hn::LoadU(F32(), row + v * kLanes), sum), F32(), y + v * kLanes);
-  }
-}
-
-template <Start kStart>
-void ReducePairGrouped(const PairBatch& batch, size_t pair, const uint32_t* order,
-                       size_t column_begin, size_t column_end, float* y, size_t y_stride) {
-  constexpr size_t kAhead = 6;  // rows fetched ahead
-  const float* const* rows = batch.rows + pair * batch.tokens;
-  const float* weights = FloatsAt(batch.weights, pair * batch.tokens);
-  const float* fetched = nullptr;
-  for (size_t i = 0; i < batch.tokens; ++i) {
-    if (i + kAhead < batch.tokens) {
-      const float* ahead = rows[order[i + kAhead]];
-      if (ahead != fetched) {
-        for (size_t c = column_begin; c < column_end; c += kLine) PrefetchLine(ahead + c);
-        fetched = ahead;
-      }
-    }
-    const size_t token = order[i];
-    const V32 weight = hn::Set(F32(), ReadFloat(FloatsAt(weights, token)));
-    const float* row = rows[token];
-    float* out = y + token * y_stride;
-    size_t c = column_begin;
-    for (; c + kAccumulators * kLanes <= column_end; c += kAccumulators * kLanes) {
-      AddRow<kAccumulators, kStart>(weight, row + c, out + c);
-    }
-    for (; c + kStep <= column_end; c += kStep) AddRow<kVectors, kStart>(weight, row + c, out + c);
-    if (c < column_end) {
-      PaddedStep tail;
-      if constexpr (kStart == Start::kAdd) tail = PaddedStep(out + c, column_end - c);
-      AddRow<kVectors, kStart>(weight, row + c, tail.values);
-      tail.StoreTo(out + c, column_end - c);
-    }
-  }
-}
-
-void ReduceGrouped(const PairBatch& batch, const uint32_t* order, size_t column_begin,
-                   size_t column_end, float* y, size_t y_stride) {
-  for (size_t pair = 0; pair < batch.pairs; ++pair) {
-    const uint32_t* pair_order = order + pair * batch.tokens;
-    if (pair == 0) {
-      ReducePairGrouped<Start::kZero>(batch, pair, pair_order, column_begin, column_end, y,
-                                      y_stride);
-    } else {
-      ReducePairGrouped<Start::kAdd>(batch, pair, pair_order, column_begin, column_end, y,
-                                     y_stride);
-    }
+void ReduceTokens(const PairBatch& batch, size_t token_begin, size_t token_end, size_t columns,
+                  float* y, size_t y_stride) {
+  if (batch.type == RowType::kBf16) {
+    ReduceRows<uint16_t>(batch, token_begin, token_end, columns, y, y_stride);
+  } else {
+    ReduceRows<float>(batch, token_begin, token_end, columns, y, y_stride);
   }
 }
 
@@ -213,29 +174,15 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mf {
 HWY_EXPORT(ReduceTokens);
-HWY_EXPORT(ReduceGrouped);
-
-namespace {
-void ClearTokens(size_t token_begin, size_t token_end, size_t column_begin, size_t column_end,
-                 float* y, size_t y_stride) {
-  for (size_t t = token_begin; t < token_end; ++t) {
-    std::fill(y + t * y_stride + column_begin, y + t * y_stride + column_end, 0.0f);
-  }
-}
-}  // namespace
 
 void GatherReduce(const PairBatch& batch, size_t token_begin, size_t token_end, size_t columns,
                   float* y, size_t y_stride) {
   if (token_begin >= token_end || columns == 0) return;
-  if (batch.pairs == 0) return ClearTokens(token_begin, token_end, 0, columns, y, y_stride);
+  if (batch.pairs == 0) {
+    for (size_t t = token_begin; t < token_end; ++t) std::fill_n(y + t * y_stride, columns, 0.0f);
+    return;
+  }
   HWY_DYNAMIC_DISPATCH(ReduceTokens)(batch, token_begin, token_end, columns, y, y_stride);
-}
-
-void GatherReduceGrouped(const PairBatch& batch, const uint32_t* order, size_t column_begin,
-                         size_t column_end, float* y, size_t y_stride) {
-  if (column_begin >= column_end) return;
-  if (batch.pairs == 0) return ClearTokens(0, batch.tokens, column_begin, column_end, y, y_stride);
-  HWY_DYNAMIC_DISPATCH(ReduceGrouped)(batch, order, column_begin, column_end, y, y_stride);
 }
 }  // namespace mf
 #endif

@@ -31,6 +31,7 @@ HWY_INLINE V32 Constant(double value) { return hn::Set(F32(), static_cast<float>
 /// The Philox words of kLanes consecutive quads of a row, quad per lane.
 struct Words {
   VU32 word[4];
+  HWY_INLINE Words() {}  // an implicit one would lack the target's attributes: an error on NEON
 };
 
 #if HWY_TARGET == HWY_SCALAR

@@ -3,8 +3,8 @@
 // (pull).
 //
 // Order of every sum is fixed and independent of the instruction set's vector length, of the cut by
-// tokens, columns or threads, and of the variant chosen (table-major or bucket-grouped):
-// DESIGN 2.3.
+// tokens, columns or threads, of the loop order chosen (a table or a token at a time) and of the
+// type that rows are stored in: DESIGN 2.3.
 #pragma once
 
 #include <cstddef>
@@ -21,8 +21,11 @@ namespace mf {
 struct PairBatch {
   size_t tokens = 0;
   size_t pairs = 0;
-  const float* const* rows = nullptr;  // [pairs][tokens]; each row padded with zeros to 16 columns
-  const void* weights = nullptr;       // f32 [pairs][tokens], any alignment
+  const void* const* rows = nullptr;  // [pairs][tokens]; each row padded with zeros to 16 columns
+  const void* weights = nullptr;      // f32 [pairs][tokens], any alignment
+  // Of all rows. bf16 is widened when it is read, which is exact: sums are those of f32 rows that
+  // hold the same values.
+  RowType type = RowType::kF32;
 };
 
 /// y[t][c] = sum over p, ascending, of weight * row[c], by FMA from zero (eq. 5 of the paper), for
@@ -30,12 +33,6 @@ struct PairBatch {
 /// overwritten. Table-major: several pairs a pass, rows prefetched.
 void GatherReduce(const PairBatch& batch, size_t token_begin, size_t token_end, size_t columns,
                   float* y, size_t y_stride);
-
-/// The same bits, for large tables: per pair, tokens are visited grouped by row, `order` being a
-/// permutation of [0, tokens) per pair ([pairs][tokens], tokens of the same row adjacent).
-/// Columns [column_begin, column_end), column_begin a multiple of 16. Computes all tokens.
-void GatherReduceGrouped(const PairBatch& batch, const uint32_t* order, size_t column_begin,
-                         size_t column_end, float* y, size_t y_stride);
 
 /// dots[p][t] = the exact fixed-point dL/dweight of DESIGN 2.3: per block, lane j of 16 accumulates
 /// columns = j mod 16 upwards with FMA, lanes j and j + 8 are added, the 8 sums times
@@ -72,13 +69,22 @@ struct RowGroups {
 void GroupByRow(const uint32_t* buckets, const void* weights, size_t tokens, size_t probes,
                 uint64_t rows_per_table, RowGroups& groups);
 
+/// How rows that are written for the first time go to memory; the bits are the same. Around the
+/// caches their lines need not be read before they are overwritten, but whoever reads them next
+/// waits for memory.
+enum class FirstWrites { kCached, kAroundCaches };
+/// The faster of both for `tables` tables of at most `table_bytes` of such rows each. `read_next`:
+/// a table's rows are read again as soon as it is done, otherwise after all tables.
+FirstWrites FasterFirstWrites(uint64_t table_bytes, uint64_t tables, bool read_next);
+
 /// dst[g][c] = sum over the group's tokens, rising, of weight * dy[token][c] (FMA from zero, eq.
 /// 7); where first[g] == 0 the finished sum is added once to what dst[g] holds, else it overwrites
 /// it. Groups [group_begin, group_end); columns [column_begin, column_end), column_begin a multiple
 /// of 16; dst rows are padded to 16 columns and the padding is written as zero. dy as in PairDots.
 void AccumulateRows(const RowGroups& groups, size_t group_begin, size_t group_end,
                     size_t column_begin, size_t column_end, const void* dy, size_t dy_stride,
-                    float* const* dst, const uint8_t* first);
+                    float* const* dst, const uint8_t* first,
+                    FirstWrites writes = FirstWrites::kCached);
 
 /// True if all `count` f32 numbers at `data` (any alignment) are finite.
 bool AllFinite(const void* data, size_t count);

@@ -59,6 +59,18 @@ HWY_INLINE V32 LoadAny(const float* floats) {
 #endif
 }
 
+/// One vector of a row: f32, or bf16, the upper half of an f32, widened. Aligned to its numbers.
+HWY_INLINE V32 LoadRow(const float* row) { return hn::LoadU(F32(), row); }
+HWY_INLINE V32 LoadRow(const uint16_t* row) {
+  const hn::RebindToUnsigned<F32> bits;
+  const hn::Rebind<uint16_t, F32> narrow;
+  return hn::BitCast(F32(), hn::ShiftLeft<16>(hn::PromoteTo(bits, hn::LoadU(narrow, row))));
+}
+
+/// Numbers of a row in a cache line.
+template <class T>
+inline constexpr size_t kLineNumbers = 64 / sizeof(T);
+
 /// The float at an address of any alignment.
 HWY_INLINE float ReadFloat(const float* floats) {
   float value;
@@ -84,7 +96,7 @@ struct PaddedStep {
   }
 };
 
-HWY_INLINE void PrefetchLine(const float* address) { __builtin_prefetch(address, 0, 3); }
+HWY_INLINE void PrefetchLine(const void* address) { __builtin_prefetch(address, 0, 3); }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace mf

@@ -1,11 +1,14 @@
 // Elementwise optimizer kernels over one row (or a run of columns of it). Vector length never
 // changes the bits. `count` is a multiple of 16 (rows are zero-padded). Pointers are 64-byte
-// aligned.
+// aligned (32 bytes where the numbers are 2 bytes wide).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
+
+#include "common/sharding.h"
+#include "pserver/split_weights.h"
 
 namespace mf {
 
@@ -21,7 +24,7 @@ struct AdamSettings {
 /// + eps), with g = gradient * gradient_scale. `step` counts from 1. All scalars are prepared in
 /// double.
 void AdamStep(const AdamSettings& settings, double lr, double decay, uint64_t step,
-              float gradient_scale, const float* gradient, float* w, float* m, float* v,
+              float gradient_scale, const float* gradient, const WeightRow& w, float* m, float* v,
               size_t count);
 
 /// What dense AdamW would have done to a row in steps `from`+1 ... `from`+lr.size() with zero
@@ -30,15 +33,25 @@ void AdamStep(const AdamSettings& settings, double lr, double decay, uint64_t st
 /// 1 - lr*decay over the steps that `lr` leaves out; 1 if none) and m and v by beta^rest_steps.
 /// REQUIRES lr.size() <= 256.
 void AdamCatchUp(const AdamSettings& settings, std::span<const float> lr, double decay,
-                 uint64_t from, double rest_decay, uint64_t rest_steps, float* w, float* m,
-                 float* v, size_t count);
+                 uint64_t from, double rest_decay, uint64_t rest_steps, const WeightRow& w,
+                 float* m, float* v, size_t count);
+
+/// One step of torch.optim.Adagrad without lr_decay, after a decoupled decay: w *= 1 - lr*decay;
+/// squares += g*g; w -= lr * g / (sqrt(squares) + eps), with g = gradient * gradient_scale. A zero
+/// gradient does nothing but the decay.
+void AdagradStep(double lr, double decay, double eps, float gradient_scale, const float* gradient,
+                 const WeightRow& w, float* squares, size_t count);
 
 /// w = w * (1 - lr*decay) - lr * g, with g = gradient * gradient_scale.
-void SgdStep(double lr, double decay, float gradient_scale, const float* gradient, float* w,
-             size_t count);
+void SgdStep(double lr, double decay, float gradient_scale, const float* gradient,
+             const WeightRow& w, size_t count);
 
 /// dst[i] = src[i] * factor.
 void ScaleInto(float* dst, const float* src, float factor, size_t count);
+/// w[i] *= factor.
+void ScaleWeights(const WeightRow& w, float factor, size_t count);
+/// dst[i] = w[i] * factor, rounded to bf16 as split weights are.
+void RoundScaledInto(uint16_t* dst, const WeightRow& w, float factor, size_t count);
 
 /// A sum of squares in double: lane j of 8 adds the squares of columns = j mod 8 in the order of
 /// the calls, then column (a sequential chain would wait 4 cycles an add); Total() adds lanes
@@ -47,6 +60,7 @@ struct SquareSum {
   double lane[8] = {};
   double Total() const;
 };
-void AddSquares(SquareSum& sum, const float* values, size_t count);
+/// For every block of a row (a run of columns, padded to 16 with zeros) its squares to its sum.
+void AddSquares(SquareSum* sums, const float* row, std::span<const ColumnRange> blocks);
 
 }  // namespace mf

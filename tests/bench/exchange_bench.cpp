@@ -21,6 +21,7 @@
 #include "common/check.h"
 #include "common/logging.h"
 #include "tests/bench/child.h"
+#include "tests/bench/flags.h"
 #include "tests/bench/machine.h"
 #include "tests/bench/report.h"
 #include "tests/bench/served_layer.h"
@@ -218,34 +219,19 @@ void MeasureRowExchange(const Options& options, Report& report) {
 }
 
 Options Parse(int argc, char** argv) {
+  const std::string usage =
+      "exchange_bench --pserver PROGRAM [--repeats N] [--quick 1] [--tau N] [--json FILE] "
+      "[--listen HOST] [--wrapper PROGRAM]";
   Options options;
-  bool good = argc % 2 == 1;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string flag = argv[i];
-    if (flag == "--pserver") {
-      options.pserver = argv[i + 1];
-    } else if (flag == "--repeats") {
-      options.repeats = std::atoi(argv[i + 1]);
-    } else if (flag == "--quick") {
-      options.quick = std::atoi(argv[i + 1]) != 0;
-    } else if (flag == "--tau") {
-      options.tau = static_cast<unsigned>(std::atoi(argv[i + 1]));
-    } else if (flag == "--listen") {
-      options.listen = argv[i + 1];
-    } else if (flag == "--wrapper") {
-      options.wrapper = argv[i + 1];
-    } else if (flag == "--json") {
-      options.json = argv[i + 1];
-    } else {
-      good = false;
-    }
-  }
-  if (!good || options.pserver.empty() || options.repeats < 1) {
-    std::fprintf(stderr,
-                 "usage: exchange_bench --pserver PROGRAM [--repeats N] [--quick 1] [--tau N] "
-                 "[--json FILE] [--listen HOST] [--wrapper PROGRAM]\n");
-    std::exit(2);
-  }
+  ParseFlags(argc, argv, usage,
+             {{"--pserver", &options.pserver},
+              {"--repeats", &options.repeats},
+              {"--quick", &options.quick},
+              {"--tau", &options.tau},
+              {"--listen", &options.listen},
+              {"--wrapper", &options.wrapper},
+              {"--json", &options.json}});
+  if (options.pserver.empty() || options.repeats < 1) EndWithUsage(usage);
   return options;
 }
 

@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -20,6 +19,7 @@
 #include "common/kernels/generate.h"
 #include "common/kernels/pairs.h"
 #include "pserver/kernels/optimizer.h"
+#include "tests/bench/flags.h"
 #include "tests/bench/layer.h"
 #include "tests/bench/machine.h"
 
@@ -47,8 +47,8 @@ HWY_INLINE void FloatDotsOfToken(const PairBatch& batch, size_t pair, size_t tok
   const float* next[kGroup];
   V32 sums[kGroup][kVectors];
   for (size_t i = 0; i < kGroup; ++i) {
-    rows[i] = batch.rows[(pair + i) * batch.tokens + token];
-    next[i] = batch.rows[(next_pair + i) * batch.tokens + next_token];
+    rows[i] = static_cast<const float*>(batch.rows[(pair + i) * batch.tokens + token]);
+    next[i] = static_cast<const float*>(batch.rows[(next_pair + i) * batch.tokens + next_token]);
     for (size_t v = 0; v < kVectors; ++v) sums[i][v] = hn::Zero(F32());
   }
   for (size_t block = begin; block < end; block += 64) {
@@ -137,7 +137,6 @@ void PrintLayer(unsigned tau, double machine, int repeats) {
     return seconds;
   };
   time("forward", [&] { layer.Forward(); });
-  time("forward, grouped", [&] { layer.ForwardGrouped(); });
   const auto [exact, plain] = FastestOfTwo(
       2 * repeats, [&] { layer.ExactDots(); },
       [&] {
@@ -196,18 +195,11 @@ void PrintKernelTable(const Options& options) {
 }
 
 int BenchMain(int argc, char** argv) {
+  const std::string usage = "kernels_bench [--large BYTES] [--repeats N]";
   Options options;
-  for (int i = 1; i < argc; ++i) {
-    const std::string flag = argv[i];
-    if (flag == "--large" && i + 1 < argc) {
-      options.large_bytes = std::strtoull(argv[++i], nullptr, 10);
-    } else if (flag == "--repeats" && i + 1 < argc) {
-      options.repeats = std::atoi(argv[++i]);
-    } else {
-      std::fprintf(stderr, "usage: kernels_bench [--large BYTES] [--repeats N]\n");
-      return 2;
-    }
-  }
+  ParseFlags(argc, argv, usage,
+             {{"--large", &options.large_bytes}, {"--repeats", &options.repeats}});
+  if (options.large_bytes == 0 || options.repeats < 1) EndWithUsage(usage);
   PrintKernelTable(options);
   return 0;
 }

@@ -3,11 +3,20 @@
 #include <algorithm>
 #include <random>
 
+#include "common/bf16.h"
+
 namespace mf {
 
 BenchLayer::BenchLayer(const LayerShape& layer_shape) : shape(layer_shape) {
-  const auto [tables, rows_per_table, columns, tokens, huge] = shape;
-  table = NewFloats(tables * rows_per_table * columns, huge);
+  const auto [tables, rows_per_table, columns, tokens, huge, type] = shape;
+  table = NewFloats(shape.table_bytes() / sizeof(float), huge);
+  auto* const table_bytes = reinterpret_cast<std::byte*>(table.get());
+  if (type == RowType::kBf16) {
+    auto* const numbers = reinterpret_cast<uint16_t*>(table.get());
+    for (size_t i = 0; i < tables * rows_per_table * columns; ++i) {
+      numbers[i] = ToBf16(1e-3f * static_cast<float>(i % 1021));
+    }
+  }
   dy = NewFloats(tokens * columns);
   y = NewFloats(tokens * columns);
   std::mt19937 rng(2);
@@ -16,7 +25,7 @@ BenchLayer::BenchLayer(const LayerShape& layer_shape) : shape(layer_shape) {
   weights.resize(shape.pairs());
   for (size_t i = 0; i < shape.pairs(); ++i) {
     buckets[i] = static_cast<uint32_t>(rng() % rows_per_table);
-    rows[i] = table.get() + (i / tokens * rows_per_table + buckets[i]) * columns;
+    rows[i] = table_bytes + (i / tokens * rows_per_table + buckets[i]) * shape.row_bytes();
     weights[i] = 1e-3f * static_cast<float>(rng() % 1000);
   }
   for (size_t t = 0; t < tokens; ++t) {
@@ -29,6 +38,7 @@ BenchLayer::BenchLayer(const LayerShape& layer_shape) : shape(layer_shape) {
   groups.resize(tables);
   const size_t most = std::min(tokens, rows_per_table);  // rows that a table's tokens can meet
   gradients = NewFloats(tables * most * columns, huge);
+  first_writes = FasterFirstWrites(most * columns * sizeof(float), tables, /*read_next=*/false);
   dst.resize(tables);
   first.assign(tokens, 1);
   for (size_t k = 0; k < tables; ++k) {
@@ -36,7 +46,6 @@ BenchLayer::BenchLayer(const LayerShape& layer_shape) : shape(layer_shape) {
     for (size_t g = 0; g < groups[k].rows.size(); ++g) {
       dst[k].push_back(gradients.get() + (k * most + g) * columns);
     }
-    order.insert(order.end(), groups[k].token.begin(), groups[k].token.end());
   }
 }
 
@@ -49,10 +58,6 @@ void BenchLayer::Forward() {
   GatherReduce(batch(), 0, shape.tokens, shape.columns, y.get(), shape.columns);
 }
 
-void BenchLayer::ForwardGrouped() {
-  GatherReduceGrouped(batch(), order.data(), 0, shape.columns, y.get(), shape.columns);
-}
-
 void BenchLayer::ExactDots() {
   PairDots(batch(), 0, shape.tokens, blocks, dy.get(), shape.columns, exponents.data(),
            dots.data());
@@ -62,7 +67,7 @@ void BenchLayer::RowGradients(size_t width) {
   for (size_t c = 0; c < shape.columns; c += width) {
     for (size_t k = 0; k < shape.tables; ++k) {
       AccumulateRows(groups[k], 0, groups[k].rows.size(), c, c + width, dy.get(), shape.columns,
-                     dst[k].data(), first.data());
+                     dst[k].data(), first.data(), first_writes);
     }
   }
 }
@@ -81,18 +86,6 @@ void BenchLayer::Forward(ThreadPool& pool) {
   });
 }
 
-void BenchLayer::ForwardGrouped(ThreadPool& pool) {
-  pool.ParallelFor(shape.tables, [&](size_t k, int) {
-    Group(k);
-    std::copy(groups[k].token.begin(), groups[k].token.end(),
-              order.begin() + static_cast<ptrdiff_t>(k * shape.tokens));
-  });
-  pool.ParallelFor(blocks.size(), [&](size_t block, int) {
-    GatherReduceGrouped(batch(), order.data(), static_cast<size_t>(blocks[block].begin),
-                        static_cast<size_t>(blocks[block].end), y.get(), shape.columns);
-  });
-}
-
 void BenchLayer::ExactDots(ThreadPool& pool) {
   const size_t jobs = static_cast<size_t>(pool.threads());
   pool.ParallelFor(jobs, [&](size_t job, int) {
@@ -105,7 +98,7 @@ void BenchLayer::RowGradients(ThreadPool& pool) {
   pool.ParallelFor(shape.tables, [&](size_t k, int) {
     Group(k);
     AccumulateRows(groups[k], 0, groups[k].rows.size(), 0, shape.columns, dy.get(), shape.columns,
-                   dst[k].data(), first.data());
+                   dst[k].data(), first.data(), first_writes);
   });
 }
 
@@ -117,63 +110,9 @@ void BenchLayer::Backward(ThreadPool& pool) {
 std::vector<const float*> BenchLayer::RowsByToken() const {
   std::vector<const float*> out(shape.pairs());
   for (size_t i = 0; i < shape.pairs(); ++i) {
-    out[i] = rows[i % shape.tables * shape.tokens + i / shape.tables];
+    out[i] = static_cast<const float*>(rows[i % shape.tables * shape.tokens + i / shape.tables]);
   }
   return out;
-}
-
-void BenchLayer::ForwardTiled(ThreadPool& pool, size_t tile) {
-  const size_t tiles = (shape.tokens + tile - 1) / tile;
-  pool.ParallelFor(tiles, [&](size_t i, int) {
-    GatherReduce(batch(), i * tile, std::min(shape.tokens, (i + 1) * tile), shape.columns, y.get(),
-                 shape.columns);
-  });
-}
-
-BlockedLayer::BlockedLayer(BenchLayer& layer, size_t width) : layer_(layer), width_(width) {
-  const auto [tables, rows_per_table, columns, tokens, huge] = layer.shape;
-  const size_t all_rows = tables * rows_per_table;
-  table_ = NewFloats(all_rows * columns, huge);
-  for (size_t block = 0; block < columns / width; ++block) {
-    for (size_t row = 0; row < all_rows; ++row) {
-      std::copy_n(layer.table.get() + row * columns + block * width, width,
-                  table_.get() + (block * all_rows + row) * width);
-    }
-    rows_.emplace_back();
-    for (size_t i = 0; i < layer.shape.pairs(); ++i) {
-      const size_t row = i / tokens * rows_per_table + layer.buckets[i];
-      rows_.back().push_back(table_.get() + (block * all_rows + row) * width);
-    }
-    dots_.emplace_back(layer.shape.pairs());
-  }
-}
-
-PairBatch BlockedLayer::batch(size_t block) const {
-  return {layer_.shape.tokens, layer_.shape.tables, rows_[block].data(), layer_.weights.data()};
-}
-
-void BlockedLayer::Forward(ThreadPool& pool) {
-  pool.ParallelFor(rows_.size(), [&](size_t block, int) {
-    GatherReduce(batch(block), 0, layer_.shape.tokens, width_, layer_.y.get() + block * width_,
-                 layer_.shape.columns);
-  });
-}
-
-void BlockedLayer::Dots(ThreadPool& pool) {
-  const ColumnRange whole{0, static_cast<int64_t>(width_)};
-  pool.ParallelFor(rows_.size(), [&](size_t block, int) {
-    PairDots(batch(block), 0, layer_.shape.tokens, {&whole, 1}, layer_.dy.get() + block * width_,
-             layer_.shape.columns, layer_.exponents.data(), dots_[block].data());
-  });
-  const size_t jobs = static_cast<size_t>(pool.threads());
-  pool.ParallelFor(jobs, [&](size_t job, int) {
-    const size_t end = (job + 1) * layer_.dots.size() / jobs;
-    for (size_t i = job * layer_.dots.size() / jobs; i < end; ++i) {
-      int64_t dot = dots_[0][i];
-      for (size_t block = 1; block < dots_.size(); ++block) dot = AddDots(dot, dots_[block][i]);
-      layer_.dots[i] = dot;
-    }
-  });
 }
 
 }  // namespace mf

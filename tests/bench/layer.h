@@ -19,10 +19,13 @@ struct LayerShape {
   size_t columns = 512;
   size_t tokens = 1024;
   bool huge_pages = true;  // asked for
+  RowType type = RowType::kF32;
   size_t pairs() const { return tables * tokens; }
-  size_t table_bytes() const { return tables * rows * columns * sizeof(float); }
+  size_t number_bytes() const { return type == RowType::kBf16 ? sizeof(uint16_t) : sizeof(float); }
+  size_t row_bytes() const { return columns * number_bytes(); }
+  size_t table_bytes() const { return tables * rows * row_bytes(); }
   /// Of all rows that the batch reads once.
-  double read_bytes() const { return static_cast<double>(pairs() * columns * sizeof(float)); }
+  double read_bytes() const { return static_cast<double>(pairs() * row_bytes()); }
 };
 
 /// Even random buckets. Members are what the kernels read and write, pair-major.
@@ -30,31 +33,29 @@ struct BenchLayer {
   static constexpr size_t kBlock = 64;  // columns of a column block
 
   explicit BenchLayer(const LayerShape& layer_shape);
-  PairBatch batch() const { return {shape.tokens, shape.tables, rows.data(), weights.data()}; }
+  PairBatch batch() const {
+    return {shape.tokens, shape.tables, rows.data(), weights.data(), shape.type};
+  }
   void Group(size_t k);
   void Forward();
-  void ForwardGrouped();
   void ExactDots();
   /// Cut into ranges of `width` columns.
   void RowGradients(size_t width);
   /// What a server does for a backward, apart from messages: grouping, dots, row gradients.
   void Backward();
 
-  // The same by all threads of a pool. Grouped: by column block; its time has the grouping in it.
+  // The same by all threads of a pool.
   void Forward(ThreadPool& pool);
-  void ForwardGrouped(ThreadPool& pool);
   void ExactDots(ThreadPool& pool);
   void RowGradients(ThreadPool& pool);  // grouping and sums
   void Backward(ThreadPool& pool);      // both
-  /// Not (yet) in a server: at most `tile` tokens at a time, so that their y stays near.
-  void ForwardTiled(ThreadPool& pool, size_t tile);
-  /// The batch's rows as the forward meets them: token by token.
+  /// The batch's rows as the forward meets them, token by token: bytes, to be read only.
   std::vector<const float*> RowsByToken() const;
 
   const LayerShape shape;
-  Floats table, dy, y;
-  std::vector<uint32_t> buckets, order;
-  std::vector<const float*> rows;
+  Floats table, dy, y;  // table: of shape.type
+  std::vector<uint32_t> buckets;
+  std::vector<const void*> rows;
   std::vector<float> weights;
   std::vector<int8_t> exponents;
   std::vector<ColumnRange> blocks;
@@ -63,23 +64,7 @@ struct BenchLayer {
   Floats gradients;
   std::vector<std::vector<float*>> dst;
   std::vector<uint8_t> first;
-};
-
-/// Not (yet) in a server: the same tables stored by column block, so that a slice of several tables
-/// stays in the second-level cache. Rows are those of `layer`, which outlives it.
-class BlockedLayer {
- public:
-  BlockedLayer(BenchLayer& layer, size_t width);
-  void Forward(ThreadPool& pool);
-  void Dots(ThreadPool& pool);
-
- private:
-  PairBatch batch(size_t block) const;
-  BenchLayer& layer_;
-  const size_t width_;
-  Floats table_;                                 // [block][table][row][width]
-  std::vector<std::vector<const float*>> rows_;  // [block][pairs][tokens]
-  std::vector<std::vector<int64_t>> dots_;       // [block][pairs][tokens]
+  FirstWrites first_writes = FirstWrites::kCached;  // as a server before a step's end
 };
 
 }  // namespace mf

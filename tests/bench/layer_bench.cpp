@@ -23,6 +23,7 @@
 #include "pserver/kernels/optimizer.h"
 #include "pserver/tensor_shard.h"
 #include "tests/bench/child.h"
+#include "tests/bench/flags.h"
 #include "tests/bench/layer.h"
 #include "tests/bench/machine.h"
 #include "tests/bench/report.h"
@@ -31,7 +32,6 @@ namespace mf {
 namespace {
 
 constexpr size_t kTables = 64, kColumns = 512;
-constexpr size_t kTile = 128;  // tokens, whose y is a quarter of a second-level cache
 
 struct Options {
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
@@ -125,20 +125,9 @@ double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const O
   turns.Add("read 8", [&] { ReadRowsInParallel(pool, rows, kColumns, 8); });
   turns.Add("read 16", [&] { ReadRowsInParallel(pool, rows, kColumns, 16); });
   turns.Add("forward", [&] { layer.Forward(pool); });
-  turns.Add("grouped", [&] { layer.ForwardGrouped(pool); });
   turns.Add("dots", [&] { layer.ExactDots(pool); });
   turns.Add("row gradients", [&] { layer.RowGradients(pool); });
   turns.Add("backward", [&] { layer.Backward(pool); });
-  turns.Add("tiled", [&] { layer.ForwardTiled(pool, kTile); });
-  std::map<size_t, std::unique_ptr<BlockedLayer>> blocked;  // by width
-  if (layer.shape.rows <= 256) {
-    for (const size_t width : {size_t{64}, size_t{128}}) {
-      blocked[width] = std::make_unique<BlockedLayer>(layer, width);
-      BlockedLayer& one = *blocked[width];
-      turns.Add("forward by " + std::to_string(width), [&] { one.Forward(pool); });
-      turns.Add("dots by " + std::to_string(width), [&] { one.Dots(pool); });
-    }
-  }
   const auto add_peer = [&](const std::string& name, Peer& one) {
     if (!one.Make(tau, tokens)) return;
     turns.AddPeer(name + " forward", one, "forward");
@@ -155,6 +144,14 @@ double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const O
     turns.Add("forward, small pages", [&] { scattered->Forward(pool); });
     turns.Add("backward, small pages", [&] { scattered->Backward(pool); });
   }
+  LayerShape narrow = layer.shape;
+  narrow.type = RowType::kBf16;
+  BenchLayer bf16(narrow);
+  const std::vector<const float*> bf16_rows = bf16.RowsByToken();
+  turns.Add("bf16 read 8", [&] { ReadRowsInParallel(pool, bf16_rows, kColumns / 2, 8); });
+  turns.Add("bf16 read 16", [&] { ReadRowsInParallel(pool, bf16_rows, kColumns / 2, 16); });
+  turns.Add("bf16 forward", [&] { bf16.Forward(pool); });
+  turns.Add("bf16 dots", [&] { bf16.ExactDots(pool); });
   turns.Run(tokens > 4096 ? std::min(options.repeats, 2) : options.repeats);
 
   const std::string where = ", tau " + std::to_string(tau) + ", " + std::to_string(tokens);
@@ -171,8 +168,6 @@ double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const O
     ratios.push_back({"its rate at 1024 tokens", count / forward / forward_at_1024});
   }
   report.Line("kernel: forward" + where, count / forward, "tokens/s", ratios);
-  report.Line("kernel: forward, grouped by row" + where, count / turns["grouped"], "tokens/s",
-              Ratios(turns["grouped"], {{"reading the rows", read}, {"ungrouped", forward}}));
   const double backward = turns["backward"];
   report.Line("kernel: backward" + where, count / backward, "tokens/s",
               Ratios(backward, {{"reading the rows twice", 2 * read}}),
@@ -181,16 +176,12 @@ double MeasureLayer(unsigned tau, size_t tokens, double forward_at_1024, const O
               Ratios(turns["dots"], {{"reading the rows", read}}));
   report.Line("kernel: row gradients" + where, count / turns["row gradients"], "tokens/s",
               Ratios(turns["row gradients"], {{"reading the rows", read}}));
-  report.Line("tried: forward, 128 tokens at a time" + where, count / turns["tiled"], "tokens/s",
-              Ratios(turns["tiled"], {{"the kernel as it is", forward}}));
-  for (const auto& [width, one] : blocked) {
-    const std::string name = std::to_string(width);
-    const double seconds = turns["forward by " + name], dots = turns["dots by " + name];
-    report.Line("tried: forward, stored by " + name + " columns" + where, count / seconds,
-                "tokens/s", Ratios(seconds, {{"the kernel as it is", forward}}));
-    report.Line("tried: dots, stored by " + name + " columns" + where, count / dots, "tokens/s",
-                Ratios(dots, {{"the kernel as it is", turns["dots"]}}));
-  }
+  const double bf16_read = std::min(turns["bf16 read 8"], turns["bf16 read 16"]);
+  report.Line("kernel: forward, bf16 rows" + where, count / turns["bf16 forward"], "tokens/s",
+              Ratios(turns["bf16 forward"], {{"f32 rows", forward}, {"reading them", bf16_read}}));
+  report.Line(
+      "kernel: dots, bf16 rows" + where, count / turns["bf16 dots"], "tokens/s",
+      Ratios(turns["bf16 dots"], {{"f32 rows", turns["dots"]}, {"reading them", bf16_read}}));
   report.Line("kernel: forward + backward" + where, count / (forward + backward), "tokens/s",
               Ratios(forward + backward, {{"embedding_bag, dense gradients", turns["peer dense"]},
                                           {"sparse gradients", turns["peer sparse"]},
@@ -274,15 +265,18 @@ void MeasureRows(const Options& options, ThreadPool& pool, Peer& peer, Report& r
   spec.weight_decay = true;
   const Optimizer optimizer{TrainConfig()};
   const ChangeClock clock;
+  PageArena arena;
   RequestScratch scratch;
   UpdateHistory history(0.1);
-  TensorShard shard(LayoutOf(spec, 0, 0, 1), {}, optimizer, clock, pool, scratch);
+  TensorShard shard(LayoutOf(spec, 0, 0, 1), {}, optimizer, clock, pool, arena, scratch);
   Floats pulled = NewFloats(rows.size() * kColumns);
   uint64_t micro_batch = 0;
+  const Buffer row_ids(rows.size() * sizeof(uint64_t));
+  std::memcpy(row_ids.data(), rows.data(), row_ids.size());
   const auto push = [&] {
     Contribution contribution;
     contribution.is_push = true;
-    contribution.rows = rows;
+    contribution.rows = row_ids;
     contribution.values = values;
     shard.Contribute(micro_batch++, std::move(contribution));
   };
@@ -339,28 +333,15 @@ void MeasureRows(const Options& options, ThreadPool& pool, Peer& peer, Report& r
 }
 
 Options Parse(int argc, char** argv) {
+  const std::string usage =
+      "layer_bench [--threads N] [--repeats N] [--peer embedding_bag.py] [--json FILE]";
   Options options;
-  bool good = argc % 2 == 1;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string flag = argv[i];
-    if (flag == "--threads") {
-      options.threads = std::atoi(argv[i + 1]);
-    } else if (flag == "--repeats") {
-      options.repeats = std::atoi(argv[i + 1]);
-    } else if (flag == "--peer") {
-      options.peer = argv[i + 1];
-    } else if (flag == "--json") {
-      options.json = argv[i + 1];
-    } else {
-      good = false;
-    }
-  }
-  if (!good || options.threads < 1 || options.repeats < 1) {
-    std::fprintf(stderr,
-                 "usage: layer_bench [--threads N] [--repeats N] [--peer embedding_bag.py] "
-                 "[--json FILE]\n");
-    std::exit(2);
-  }
+  ParseFlags(argc, argv, usage,
+             {{"--threads", &options.threads},
+              {"--repeats", &options.repeats},
+              {"--peer", &options.peer},
+              {"--json", &options.json}});
+  if (options.threads < 1 || options.repeats < 1) EndWithUsage(usage);
   return options;
 }
 

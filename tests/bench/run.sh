@@ -5,19 +5,27 @@
 #   tests/bench/run.sh [--json FILE] [--quick] [--threads N] [--steps N] [--repeats N]
 #                  --quick: without PyTorch and without the sweep of `auto`; --threads: of the kernel lines
 #   tests/bench/run.sh --link 10gbit    the exchange only, over a link of this rate (also --json, --repeats)
+#   tests/bench/run.sh --training       2 servers and 2 workers, beside dense layers and PyTorch: 3 minutes
+#   tests/bench/run.sh --overlap        a step beside its compute and its exchange, at the link rate where those are equal: 2 minutes
+#   tests/bench/run.sh --scaling        bytes and steps with 1 to 4 servers, links of 1 Gbit/s, beside docs/SCALING.md: 3 minutes
 #   tests/bench/run.sh --snapshots      what snapshots and recovery cost, beside the disk: 2 minutes, 6 GB of disk
+# --json goes with all but --snapshots.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-targets=(round_trip_bench layer_bench exchange_bench system_bench pserver)
-snapshots=0 link='' json='' steps=24 repeats=5 threads=''
+targets=(round_trip_bench layer_bench commit_bench exchange_bench system_bench pserver)
+what='' link='' json='' steps=24 repeats=5 threads=''
 layer_flags=(--peer tests/bench/embedding_bag.py)
 exchange_flags=(--pserver build/release/bin/pserver)
 while [ $# -gt 0 ]; do
   case "$1" in
     --snapshots)
-      snapshots=1
+      what=snapshots
       targets=(snapshot_bench worker pserver)
+      ;;
+    --training | --overlap | --scaling)
+      what=${1#--}
+      targets=(worker pserver replay_bench)
       ;;
     --quick)
       layer_flags=()
@@ -32,7 +40,7 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     -h | --help)
-      sed -n '2,8s/^# *//p' "$0"
+      sed -n '2,12s/^# *//p' "$0"
       exit 0
       ;;
     *)
@@ -54,21 +62,31 @@ if ! { cmake --preset release -DMF_TESTS=ON && cmake --build --preset release --
 fi
 echo "$(nproc) cores, $(awk '{print $1}' /proc/loadavg) of them busy before the start"
 bin=build/release/bin
-if [ "$snapshots" = 1 ]; then
-  $bin/snapshot_bench
-  exec /usr/bin/python3 -B tests/bench/recovery_bench.py $bin/worker $bin/pserver
-fi
-[ -z "$threads" ] || layer_flags+=(--threads "$threads")
-exchange=("$bin/exchange_bench" "${exchange_flags[@]}" --repeats "$repeats" --json "$lines")
-if [ -n "$link" ]; then
-  echo "server and client at the ends of a link of $link"
-  tests/bench/limited_link.sh "$link" "${exchange[@]}" 2> "$log" || { cat "$log" >&2; exit 1; }
-else
-  $bin/round_trip_bench --json "$lines"
-  $bin/layer_bench "${layer_flags[@]}" --repeats "$repeats" --json "$lines"
-  "${exchange[@]}" 2> "$log" || { cat "$log" >&2; exit 1; }
-  $bin/system_bench --config deploy/configs/nano.toml --steps "$steps" --repeats "$repeats" --json "$lines"
-fi
+script() { /usr/bin/python3 -B "tests/bench/$1" $bin/worker $bin/pserver "${@:2}"; }
+case "$what" in
+  snapshots)
+    $bin/snapshot_bench
+    script recovery_bench.py
+    exit
+    ;;
+  training) script training_bench.py --json "$lines" ;;
+  overlap) script overlap_bench.py $bin/replay_bench --json "$lines" ;;
+  scaling) script scaling_bench.py --json "$lines" ;;
+  *)
+    [ -z "$threads" ] || layer_flags+=(--threads "$threads")
+    exchange=("$bin/exchange_bench" "${exchange_flags[@]}" --repeats "$repeats" --json "$lines")
+    if [ -n "$link" ]; then
+      echo "server and client at the ends of a link of $link"
+      tests/bench/limited_link.sh "$link" "${exchange[@]}" 2> "$log" || { cat "$log" >&2; exit 1; }
+    else
+      $bin/round_trip_bench --json "$lines"
+      $bin/layer_bench "${layer_flags[@]}" --repeats "$repeats" --json "$lines"
+      $bin/commit_bench ${threads:+--threads "$threads"} --json "$lines"
+      "${exchange[@]}" 2> "$log" || { cat "$log" >&2; exit 1; }
+      $bin/system_bench --config deploy/configs/nano.toml --steps "$steps" --repeats "$repeats" --json "$lines"
+    fi
+    ;;
+esac
 if [ -n "$json" ]; then
   { echo '['; sed '$!s/$/,/' "$lines"; echo ']'; } > "$json"
 fi

@@ -146,7 +146,7 @@ double ServedLayer::Backward(const WireBatch& batch, int calls, size_t in_flight
   for (auto& values : dweights) values.resize(shape_.tables * batch.tokens);
   return Timed(calls, in_flight, [&](int call) {
     return tables_->Backward(at_, micro_batch_++, *tensor_, batch.tokens, batch.indices,
-                             batch.weights, batch.dy.as<float>(),
+                             batch.weights, batch.dy,
                              dweights[static_cast<size_t>(call) % in_flight].data());
   });
 }
@@ -175,10 +175,9 @@ double ServedLayer::ForwardAndBackward(const WireBatch& batch, int micro_batches
                     slot, false});
   };
   const auto backward = [&](size_t slot) {
-    open.push_back(
-        {tables_->Backward(at_, micro_batch_++, *tensor_, batch.tokens, batch.indices,
-                           batch.weights, batch.dy.as<float>(), slots[slot].dweights.data()),
-         slot, true});
+    open.push_back({tables_->Backward(at_, micro_batch_++, *tensor_, batch.tokens, batch.indices,
+                                      batch.weights, batch.dy, slots[slot].dweights.data()),
+                    slot, true});
   };
   return SecondsOf([&] {
            for (size_t slot = 0; slot < in_flight && begun < micro_batches; ++slot) forward(slot);

@@ -16,6 +16,7 @@
 
 #include "pserver/snapshot_files.h"
 #include "pserver/snapshot_rocksdb.h"
+#include "tests/bench/flags.h"
 
 namespace mf {
 namespace {
@@ -165,15 +166,7 @@ int main(int argc, char** argv) {
   std::string dir = std::filesystem::temp_directory_path();
   uint64_t mib = 1024;
   size_t row_bytes = 6148;  // w, m and v of 512 columns
-  for (int i = 1; i < argc; i += 2) {
-    const std::string flag = argv[i];
-    if (i + 1 == argc || (flag != "--mib" && flag != "--row-bytes" && flag != "--dir")) {
-      std::fprintf(stderr, "usage: snapshot_bench [--mib N] [--row-bytes N] [--dir DIR]\n");
-      return 2;
-    }
-    if (flag == "--dir") dir = argv[i + 1];
-    if (flag == "--mib") mib = std::strtoull(argv[i + 1], nullptr, 10);
-    if (flag == "--row-bytes") row_bytes = std::strtoull(argv[i + 1], nullptr, 10);
-  }
+  mf::ParseFlags(argc, argv, "snapshot_bench [--mib N] [--row-bytes N] [--dir DIR]",
+                 {{"--dir", &dir}, {"--mib", &mib}, {"--row-bytes", &row_bytes}});
   return mf::Run(dir, mib, row_bytes);
 }

@@ -20,6 +20,7 @@
 #include "common/config.h"
 #include "common/logging.h"
 #include "common/random.h"
+#include "tests/bench/flags.h"
 #include "tests/bench/layer.h"
 #include "tests/bench/machine.h"
 #include "tests/bench/report.h"
@@ -177,19 +178,14 @@ void PrintTraining(const Options& options, Report& report) {
 }
 
 Options Parse(int argc, char** argv) {
+  const std::string usage = "system_bench --config FILE [--steps N] [--repeats N] [--json FILE]";
   Options options;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string flag = argv[i];
-    if (flag == "--config") options.config = argv[i + 1];
-    if (flag == "--steps") options.steps = std::atoll(argv[i + 1]);
-    if (flag == "--repeats") options.repeats = std::atoi(argv[i + 1]);
-    if (flag == "--json") options.json = argv[i + 1];
-  }
-  if (options.config.empty() || options.steps < 1 || options.repeats < 1) {
-    std::fprintf(stderr,
-                 "usage: system_bench --config FILE [--steps N] [--repeats N] [--json FILE]\n");
-    std::exit(2);
-  }
+  ParseFlags(argc, argv, usage,
+             {{"--config", &options.config},
+              {"--steps", &options.steps},
+              {"--repeats", &options.repeats},
+              {"--json", &options.json}});
+  if (options.config.empty() || options.steps < 1 || options.repeats < 1) EndWithUsage(usage);
   return options;
 }
 

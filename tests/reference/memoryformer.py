@@ -104,6 +104,19 @@ class Config:
         return {name for name, shape in self.shapes().items() if len(shape) > 1}
 
 
+class ReadAsBf16(torch.autograd.Function):
+    """Numbers rounded to the nearest bf16, halves away from zero; the gradient passes as if they were not."""
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor) -> torch.Tensor:
+        bits = values.to(torch.float32).view(torch.int32)
+        return ((bits + 0x8000) & -0x10000).view(torch.float32).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient
+
+
 class ReplayError(Exception):
     """A given bucket index is not explained by rounding."""
 
@@ -196,6 +209,7 @@ class MemoryFormer:
             raise ValueError(f"missing tensors {sorted(set(shapes) - set(tensors))}, "
                              f"unknown {sorted(set(tensors) - set(shapes))}")
         self.config = config
+        self.bf16_tables = False  # or their rows are rounded when they are read
         self.parameters: dict[str, torch.Tensor] = {}
         for name, shape in shapes.items():
             if tensors[name].shape != shape:
@@ -257,7 +271,8 @@ class MemoryFormer:
         weights = pair_weights(z, buckets, self.config.score, self.config.temperature)
         y = self.parameters[f"{part}.bias"].expand(x.shape[0], width)
         for k in range(K):  # a table at a time: all at once would need K * T * width numbers
-            y = y + (weights[:, k, :, None] * tables[k][buckets[:, k]]).sum(dim=1)
+            table = ReadAsBf16.apply(tables[k]) if self.bf16_tables else tables[k]
+            y = y + (weights[:, k, :, None] * table[buckets[:, k]]).sum(dim=1)
         return y
 
     def _attention(self, qkv: torch.Tensor, sequences: int, length: int) -> torch.Tensor:

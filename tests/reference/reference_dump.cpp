@@ -347,11 +347,28 @@ Status DumpSteps(Config config, const Options& options) {
   return dump.Write(options.File("steps.safetensors"));
 }
 
+/// init.safetensors again: the f32 behind rows of bf16, which is what rows of f32 begin with.
+Status DumpInitialF32(Config config, const Options& options) {
+  config.model.table_dtype = RowType::kF32;
+  config.train.steps = 1;
+  config.train.optimizer = OptimizerKind::kSgd;
+  config.train.lr = 0;
+  config.train.weight_decay = 0;
+  MF_ASSIGN_OR_RETURN(const auto system, System::Start(config, options, {}));
+  MF_RETURN_IF_ERROR(system->trainer->Run());
+  return system->ExportAt(system->trainer->finished(), options.File("init.safetensors"));
+}
+
 Status Run(const Options& options) {
   MF_ASSIGN_OR_RETURN(const Config config, LoadConfig(options.config, options.overrides));
   std::error_code error;
   std::filesystem::create_directories(options.out, error);
   if (error) return Status::Invalid(options.out + ": " + error.message());
+  if (config.model.table_dtype == RowType::kBf16) {
+    // An update is not to be seen in what is exported: no gradients of a pass.
+    MF_RETURN_IF_ERROR(DumpSteps(config, options));
+    return DumpInitialF32(config, options);
+  }
   MF_RETURN_IF_ERROR(DumpPass(config, options));
   return DumpSteps(config, options);
 }

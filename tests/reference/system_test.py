@@ -53,10 +53,13 @@ class Variant:
     memory: int = LARGE
     eps: float = 1e-8
     agrees: bool = True
+    bf16_tables: bool = False
+    reads_f32: bool = False  # the reference does, whatever bf16_tables says
 
 
 def variants(shards: int) -> list[Variant]:
-    """Scores x probes x norms x expanding bits x modes of exchange, then dense models and rare rows.
+    """Scores x probes x norms x expanding bits x modes of exchange, then dense models, rare rows,
+    other optimizers and tables of bf16.
 
     Tables addressed directly and tables that hold updated rows only alternate; on several servers the
     modes alternate, too. eps is 1e-6 in the product: with the recipe's 1e-8 a gradient that is zero but
@@ -85,6 +88,25 @@ def variants(shards: int) -> list[Variant]:
     for mode, memory in itertools.product(("pushdown", "pull"), (LARGE, 0)):
         result.append(Variant(f"rare rows, {mode}, {'direct' if memory else 'sparse'} tables",
                               rare | {"exchange.mode": mode}, memory))
+    # Both begin from a sum of squares of zero; its first steps have full length whatever eps is.
+    for optimizer, (mode, memory) in itertools.product(
+            ("adagrad", "sgd"), (("pushdown", LARGE), ("pull", 0))):
+        settings = {"exchange.mode": mode, "train.optimizer": optimizer}
+        if optimizer == "sgd":
+            settings["train.lr"] = 1.0
+        tables = "direct" if memory else "sparse"
+        result.append(Variant(f"{optimizer}, {mode}, {tables} tables", shape | settings, memory, eps=1e-6))
+        result.append(Variant(f"rare rows, {optimizer}, {mode}, {tables} tables", rare | settings, memory,
+                              eps=1e-6))
+    for base, mode, memory in ((shape, "pushdown", LARGE), (shape, "pull", 0), (rare, "pushdown", 0),
+                               (rare, "pull", LARGE)):
+        settings = base | {"exchange.mode": mode, "model.table_dtype": "bf16"}
+        name = f"bf16 tables, {mode}, {'direct' if memory else 'sparse'}{', rare rows' * (base is rare)}"
+        result.append(Variant(name, settings, memory, eps=1e-6, bf16_tables=True))
+    # Proves that the comparison sees how rows are rounded when they are read.
+    result.append(Variant("bf16 tables, f32 in the reference (must differ)",
+                          shape | {"model.table_dtype": "bf16"}, eps=1e-6, agrees=False, bf16_tables=True,
+                          reads_f32=True))
     # Proves that the comparison sees what happens to rows in steps that do not hit them.
     result.append(Variant("rare rows, lazy updates (must differ)",
                           rare | {"train.sparse_update": "lazy"}, agrees=False))
@@ -108,9 +130,19 @@ def check(program: Path, variant: Variant, shards: int, folder: Path, verbose: b
         command += ["--set", f"{key}={value}"]
     command += ["--set", f"train.eps={variant.eps}", "--memory", str(variant.memory)]
     subprocess.run(command, check=True)
-    steps = train_compare.parser().parse_args([str(out), "--eps", str(variant.eps)])
+    arguments = [str(out), "--eps", str(variant.eps),
+                 "--optimizer", str(variant.settings.get("train.optimizer", "adam"))]
+    if variant.bf16_tables:
+        # Where two programs' f32 lie on both sides of the middle between two bf16, what is read differs
+        # by a step, 1/256 of a number, and a sum of rows by more than the rounding of sums.
+        arguments += ["--tolerance", "4e-3"]
+    if variant.bf16_tables and not variant.reads_f32:
+        arguments.append("--bf16-tables")
+    steps = train_compare.parser().parse_args(arguments)
     try:
-        one = compare.compare(out, verbose=verbose)
+        # Gradients are read off an update, which rows of bf16 hide: of these the ten steps tell.
+        one = (compare.Outcome(True, 0.0, 0, 0) if variant.bf16_tables
+               else compare.compare(out, verbose=verbose))
         ten = train_compare.train_compare(out, steps, verbose)
     except memoryformer.ReplayError as error:
         one = ten = compare.Outcome(False, math.inf, 0, 0)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Replays training steps dumped by the C++ program with torch.optim.AdamW and compares the losses.
+"""Replays training steps dumped by the C++ program with PyTorch's optimizers and compares the losses.
 
 DUMP_DIR/init.safetensors   an export of the state before step 1
 DUMP_DIR/steps.safetensors  for s = 1..N: tokens.<s>.inputs, tokens.<s>.targets
@@ -8,7 +8,8 @@ DUMP_DIR/steps.safetensors  for s = 1..N: tokens.<s>.inputs, tokens.<s>.targets
                             its update), grad_norm [N] (before clipping), lr [N]; for a dense model
                             without indices, micro_batches [1]
 
-Steps are run in double. Weight decay covers tables and matrices only. The tie tolerance of replayed
+Steps are run in double. Weight decay covers tables and matrices only; for optimizers whose own decay is
+not decoupled it is done by hand, before the step. The tie tolerance of replayed
 indices is wider than in compare.py, because after some steps the parameters differ by more than rounding:
 Adam divides by the gradient's own size, so that noise in a tiny gradient becomes a step of full length.
 Exit status: 0 all within the limits, 1 not, 2 bad input.
@@ -60,17 +61,36 @@ def run_step(model: memoryformer.MemoryFormer, dump: dict[str, np.ndarray], step
     return total, flips, places
 
 
+def make_optimizer(model: memoryformer.MemoryFormer, options: argparse.Namespace) -> torch.optim.Optimizer:
+    """Of the kind asked for; the decayed parameters are the first group."""
+    decayed = model.config.decayed()
+    groups = [{"params": [p for name, p in model.parameters.items() if (name in decayed) == is_decayed]}
+              for is_decayed in (True, False)]
+    if options.optimizer == "adagrad":
+        return torch.optim.Adagrad(groups, lr=0.0, eps=options.eps)
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=0.0)
+    groups[0]["weight_decay"], groups[1]["weight_decay"] = options.weight_decay, 0.0
+    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(options.betas), eps=options.eps)
+
+
+def update(optimizer: torch.optim.Optimizer, rate: float, options: argparse.Namespace) -> None:
+    """One step of this rate, with decoupled weight decay."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    if options.optimizer != "adam":
+        with torch.no_grad():
+            for parameter in optimizer.param_groups[0]["params"]:
+                parameter.mul_(1 - rate * options.weight_decay)
+    optimizer.step()
+
+
 def train_compare(directory: Path, options: argparse.Namespace, verbose: bool = True) -> Outcome:
     """Passes if loss and gradient norm of every step are within the limits. Prints a table."""
     model = memoryformer.MemoryFormer.load(directory / "init.safetensors")
     dump, _ = tensorfile.read(directory / "steps.safetensors")
-    decayed = model.config.decayed()
-    optimizer = torch.optim.AdamW(
-        [{"params": [p for name, p in model.parameters.items() if name in decayed],
-          "weight_decay": options.weight_decay},
-         {"params": [p for name, p in model.parameters.items() if name not in decayed],
-          "weight_decay": 0.0}],
-        lr=0.0, betas=tuple(options.betas), eps=options.eps)
+    model.bf16_tables = options.bf16_tables
+    optimizer = make_optimizer(model, options)
 
     failed, worst, ties, places = 0, 0.0, 0, 0
     if verbose:
@@ -83,9 +103,7 @@ def train_compare(directory: Path, options: argparse.Namespace, verbose: bool = 
         ties, places = ties + flips, places + seen
         norm = float(torch.nn.utils.clip_grad_norm_(list(model.parameters.values()), options.clip))
         rate = float(dump["lr"][step - 1])
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
+        update(optimizer, rate, options)
         dumped, dumped_norm = float(dump["loss"][step - 1]), float(dump["grad_norm"][step - 1])
         good = (abs(dumped - loss) <= options.limit
                 and abs(dumped_norm - norm) <= options.norm_limit * norm)
@@ -101,7 +119,7 @@ def train_compare(directory: Path, options: argparse.Namespace, verbose: bool = 
 
 def parser() -> argparse.ArgumentParser:
     """The options, with the recipe's values as defaults."""
-    result = argparse.ArgumentParser(description="Compares dumped training steps with AdamW in PyTorch.")
+    result = argparse.ArgumentParser(description="Compares dumped training steps with PyTorch's.")
     result.add_argument("directory", type=Path, metavar="DUMP_DIR")
     result.add_argument("--limit", type=float, default=1e-4, help="largest difference of a loss")
     result.add_argument("--norm-limit", type=float, default=1e-3, help="largest relative error of a norm")
@@ -110,6 +128,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--clip", type=float, default=1.0)
     result.add_argument("--betas", type=float, nargs=2, default=(0.9, 0.95))
     result.add_argument("--eps", type=float, default=1e-8)
+    result.add_argument("--optimizer", choices=("adam", "adagrad", "sgd"), default="adam")
+    result.add_argument("--bf16-tables", action="store_true", help="tables are rounded when they are read")
     return result
 
 

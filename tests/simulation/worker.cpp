@@ -257,7 +257,7 @@ Task<Status> Worker::Read(uint64_t epoch, uint64_t step, uint32_t tensor) {
   if (!outcome.ok()) co_return outcome.status();
   for (size_t server = 0; server < outcome.value().size(); ++server) {
     const std::vector<float> due = model.Readable(tensor, step, server);
-    const std::vector<Frame>& payload = outcome.value()[server].payload;
+    const Frames& payload = outcome.value()[server].payload;
     if (payload.size() != 1 || payload[0].size() != due.size() * sizeof(float) ||
         std::memcmp(payload[0].data(), due.data(), payload[0].size()) != 0) {
       world_.Fail("worker " + std::to_string(index_) + " read another state of " +

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <random>
+#include <vector>
 
 #include "common/buffer.h"
 
@@ -13,6 +14,13 @@ inline Frame Bytes(size_t size, uint64_t seed) {
   Buffer buffer(size);
   std::mt19937_64 random(seed);
   for (size_t i = 0; i < size; ++i) buffer.data()[i] = static_cast<std::byte>(random());
+  return buffer;
+}
+
+template <class T>
+Buffer BufferOf(const std::vector<T>& values) {
+  Buffer buffer(values.size() * sizeof(T));
+  if (!values.empty()) std::memcpy(buffer.data(), values.data(), buffer.size());
   return buffer;
 }
 

@@ -8,9 +8,9 @@
 #include <numeric>
 #include <random>
 
-#include "common/bf16.h"
 #include "common/check.h"
 #include "common/kernels/pairs.h"
+#include "common/kernels/wire.h"
 
 namespace mf {
 namespace {

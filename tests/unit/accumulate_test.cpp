@@ -7,6 +7,7 @@
 #include <random>
 
 #include "pserver/tensor_shard.h"
+#include "tests/support/frames.h"
 #include "tests/support/shard_harness.h"
 
 namespace mf {
@@ -47,9 +48,9 @@ TEST(ContributionOrder, ResetForgetsWhatWaits) {
   EXPECT_TRUE(order.Offer(2, 20).empty());
   EXPECT_EQ(order.waiting(), 1u);
   order.Reset();
-  EXPECT_EQ(order.Offer(0, 1), std::vector<int>{1});
-  EXPECT_EQ(order.Offer(1, 2), std::vector<int>{2});
-  EXPECT_EQ(order.Offer(2, 3), std::vector<int>{3});
+  EXPECT_EQ(order.Offer(0, 1), decltype(order)::Ready{1});
+  EXPECT_EQ(order.Offer(1, 2), decltype(order)::Ready{2});
+  EXPECT_EQ(order.Offer(2, 3), decltype(order)::Ready{3});
 }
 
 constexpr uint64_t kMicroBatches = 6;
@@ -60,7 +61,7 @@ class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
  protected:
   TensorFixture() : optimizer_(TrainConfig()), history_(0.1), pool_(2) { tensor_ = NewTensor(); }
 
-  std::unique_ptr<TensorShard> NewTensor() {
+  std::unique_ptr<TensorShard> NewTensor(uint64_t micro_batches = kMicroBatches) {
     TensorSpec spec;
     spec.name = "tensor";
     spec.kind = TensorKind::kMemory;
@@ -71,9 +72,10 @@ class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
     spec.init = Init::kNormal;
     spec.init_value = 0.1;
     spec.weight_decay = true;
-    return std::make_unique<TensorShard>(LayoutOf(spec, 0, 0, 1),
-                                         TensorShard::Options{2, 1, GetParam()}, optimizer_, clock_,
-                                         pool_, scratch_);
+    TensorShard::Options options{.probes = 2, .storage = GetParam()};
+    options.micro_batches = micro_batches;
+    return std::make_unique<TensorShard>(LayoutOf(spec, 0, 0, 1), options, optimizer_, clock_,
+                                         pool_, arena_, scratch_);
   }
 
   /// Pairs or summed rows, by number; the same for every tensor.
@@ -87,20 +89,23 @@ class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
     Contribution c;
     if (number % 3 == 2) {
       c.is_push = true;
-      for (uint64_t row = random() % 5; row < 4 * 32; row += 1 + random() % 9)
-        c.rows.push_back(row);
-      c.values = floats(c.rows.size() * 40);
+      std::vector<uint64_t> rows;
+      for (uint64_t row = random() % 5; row < 4 * 32; row += 1 + random() % 9) rows.push_back(row);
+      c.rows = BufferOf(rows);
+      c.values = floats(rows.size() * 40);
       return c;
     }
     c.tokens = kTokens;
+    std::vector<uint32_t> buckets;
     for (size_t k = 0; k < 4; ++k) {
       for (size_t i = 0; i < 2 * kTokens; ++i) {
         // The second probe of a token is another row than the first.
-        const uint32_t other = i < kTokens ? 0 : c.buckets[c.buckets.size() - kTokens] ^ 1;
-        c.buckets.push_back(i < kTokens ? static_cast<uint32_t>(random() % 24) : other);
+        const uint32_t other = i < kTokens ? 0 : buckets[buckets.size() - kTokens] ^ 1;
+        buckets.push_back(i < kTokens ? static_cast<uint32_t>(random() % 24) : other);
       }
     }
-    c.weights = floats(c.buckets.size());
+    c.buckets = BufferOf(buckets);
+    c.weights = floats(buckets.size());
     c.dy = floats(kTokens * 40);
     return c;
   }
@@ -126,6 +131,7 @@ class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
   const UpdateHistory history_;
   ThreadPool pool_;
   const ChangeClock clock_;
+  PageArena arena_;
   RequestScratch scratch_;
   std::unique_ptr<TensorShard> tensor_;
 };
@@ -157,6 +163,36 @@ TEST_P(TensorFixture, OrderOfNumbersShows) {
     swapped->Contribute(i, Make(kMicroBatches - 1 - i));
   }
   EXPECT_NE(Finish(*tensor_).second, Finish(*swapped).second);
+}
+
+// Goal: it does not show whether the norm was taken with the last micro-batch or afterwards,
+// whether that one came last or waited for, and brought pairs or summed rows; nor that an earlier
+// step ended in between.
+TEST_P(TensorFixture, NormTakenEarlyIsTheSame) {
+  for (const uint64_t count : {5, 6}) {  // the last one brings pairs, or rows
+    const auto early = NewTensor(count), waits = NewTensor(count), late = NewTensor(0);
+    for (const uint64_t round : {1, 2}) {
+      for (uint64_t i = 0; i < count; ++i) {
+        early->Contribute(i, Make(i * round));
+        late->Contribute(i, Make(i * round));
+        const uint64_t swapped = i < 2 ? i : count + 1 - i;
+        waits->Contribute(swapped, Make(swapped * round));
+      }
+      std::vector<double> squares, other, third;
+      early->Prepare(&squares);
+      late->Prepare(&other);
+      waits->Prepare(&third);
+      EXPECT_GT(*std::min_element(squares.begin(), squares.end()), 0);
+      EXPECT_EQ(squares, other);
+      EXPECT_EQ(squares, third);
+      if (round == 1) {
+        for (TensorShard* tensor : {early.get(), late.get(), waits.get()}) tensor->ForgetStep();
+      }
+    }
+    const auto expected = Finish(*late);
+    EXPECT_EQ(Finish(*early), expected);
+    EXPECT_EQ(Finish(*waits), expected);
+  }
 }
 
 // Goal: a contribution that is not finite moves the watermark, changes no row and is remembered
@@ -204,7 +240,7 @@ TEST_P(TensorFixture, ForgottenStepsLeaveNothing) {
 TEST_P(TensorFixture, UpdatedRowsAreTheRowsHit) {
   Contribution c = Make(2);
   ASSERT_TRUE(c.is_push);
-  const std::vector<uint64_t> rows = c.rows;
+  const std::vector<uint64_t> rows(c.row_ids().begin(), c.row_ids().end());
   tensor_->Contribute(0, std::move(c));
   Finish(*tensor_);
   EXPECT_EQ(tensor_->updated_count(), rows.size());

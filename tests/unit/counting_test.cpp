@@ -256,7 +256,7 @@ bool CountingWorker::MicroBatch(const Reply& lease) {
           tables_->Backward(at, lease.micro_batch, tensor,
                             static_cast<size_t>(counting_.config.tokens_per_micro_batch()),
                             IndexFrame(tensor, gradient.buckets), FrameOf(ones),
-                            gradient.values.data(), kept.back().data()));
+                            FrameOf(gradient.values), kept.back().data()));
     } else if (gradient.rows.empty()) {
       pending.push_back(tables_->PushWhole(at, lease.micro_batch, tensor, gradient.values.data()));
     } else {

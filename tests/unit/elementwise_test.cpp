@@ -183,6 +183,66 @@ TEST(AdamTest, CatchUpBeyondTheCapScales) {
   }
 }
 
+TEST(OptimizerTest, AdagradIsItsFormula) {
+  std::mt19937 rng(8);
+  std::vector<float> w = Uniform(rng, 48), squares(48);
+  std::vector<double> naive(w.begin(), w.end()), sums(48);
+  for (int step = 0; step < 50; ++step) {
+    std::vector<float> gradient = Uniform(rng, 48);
+    gradient[7] = 0;  // and its sum stays 0
+    AdagradStep(0.1, 0.01, 1e-10, 0.5f, gradient.data(), w.data(), squares.data(), 48);
+    for (size_t i = 0; i < 48; ++i) {
+      const double g = 0.5 * double{gradient[i]};
+      sums[i] += g * g;
+      naive[i] = naive[i] * (1 - 0.1 * 0.01) - 0.1 * g / (std::sqrt(sums[i]) + 1e-10);
+    }
+  }
+  for (size_t i = 0; i < 48; ++i) {
+    EXPECT_NEAR(w[i], naive[i], 50 * 2 * 0x1p-24);
+    EXPECT_NEAR(squares[i], sums[i], 50 * 0x1p-24 * (1 + sums[i]));
+  }
+  EXPECT_EQ(squares[7], 0.0f);
+}
+
+// Goal: a split row is updated as the f32 row that it stands for, and read as its rounding.
+TEST(OptimizerTest, SplitWeightsMoveAsF32) {
+  for (const size_t count : {16, 48, 512}) {
+    std::mt19937 rng(static_cast<uint32_t>(count));
+    const std::vector<float> gradient = Uniform(rng, count), start = Uniform(rng, count);
+    std::vector<float> w = start, m(count), v(count), other_m(count), other_v(count), a(count),
+                       other_a(count);
+    std::vector<uint16_t> high(count), read(count);
+    std::vector<int16_t> low(count);
+    const WeightRow split(high.data(), low.data());
+    SplitRow(start.data(), split, count);
+    const std::vector<float> rates = {1e-3f, 2e-3f};
+    for (uint64_t step = 1; step < 20; step += 3) {
+      AdamStep({}, 1e-3, 0.1, step, 0.3f, gradient.data(), w.data(), m.data(), v.data(), count);
+      AdamStep({}, 1e-3, 0.1, step, 0.3f, gradient.data(), split, other_m.data(), other_v.data(),
+               count);
+      AdamCatchUp({}, rates, 0.1, step, 0.9, 2, w.data(), m.data(), v.data(), count);
+      AdamCatchUp({}, rates, 0.1, step, 0.9, 2, split, other_m.data(), other_v.data(), count);
+      AdagradStep(1e-2, 0.1, 1e-8, 0.3f, gradient.data(), w.data(), a.data(), count);
+      AdagradStep(1e-2, 0.1, 1e-8, 0.3f, gradient.data(), split, other_a.data(), count);
+      SgdStep(1e-2, 0.1, 0.3f, gradient.data(), w.data(), count);
+      SgdStep(1e-2, 0.1, 0.3f, gradient.data(), split, count);
+      ScaleWeights(w.data(), 0.99f, count);
+      ScaleWeights(split, 0.99f, count);
+    }
+    std::vector<float> joined(count);
+    JoinRow(split, joined.data(), count);
+    ExpectSameBits(w, joined, "weights");
+    ExpectSameBits(m, other_m, "m");
+    ExpectSameBits(v, other_v, "v");
+    for (const WeightRow& row : {WeightRow(w.data()), split}) {
+      RoundScaledInto(read.data(), row, 1.0f, count);
+      EXPECT_EQ(read, high);
+      RoundScaledInto(read.data(), row, 0.7f, count);
+      for (size_t i = 0; i < count; ++i) EXPECT_EQ(read[i], HighOf(w[i] * 0.7f));
+    }
+  }
+}
+
 TEST(OptimizerTest, SgdScaleAndSquares) {
   std::mt19937 rng(6);
   std::vector<float> w = Uniform(rng, 48), scaled(48);
@@ -199,9 +259,9 @@ TEST(OptimizerTest, SgdScaleAndSquares) {
     for (size_t i = 0; i < 48; ++i) lane[i % 8] += double{gradient[i]} * double{gradient[i]};
   }
   SquareSum sum;
-  AddSquares(sum, gradient.data(), 32);
-  AddSquares(sum, gradient.data() + 32, 16);
-  AddSquares(sum, gradient.data(), 48);
+  const std::vector<ColumnRange> all = {{0, 48}};
+  AddSquares(&sum, gradient.data(), all);
+  AddSquares(&sum, gradient.data(), all);
   EXPECT_EQ(sum.Total(), std::accumulate(lane, lane + 8, 0.0));
 }
 
@@ -223,13 +283,27 @@ TEST(TargetsTest, ElementwiseKernelsGiveTheSameBits) {
                state.v.data(), count);
       AdamCatchUp({}, lr, 0.1, 3, 0.9, 2, state.w.data(), state.m.data(), state.v.data(), count);
       SgdStep(0.1, 0.1, 0.3f, gradient.data(), state.w.data(), count);
+      AdagradStep(0.1, 0.1, 1e-8, 0.3f, gradient.data(), state.w.data(), state.v.data(), count);
       AddInto(state.w.data(), Misaligned(gradient).data(), count);
       ScaleInto(state.m.data(), state.m.data(), 1.1f, count);
       return state.All();
     });
+    ExpectSameOnAllTargets<uint16_t>([&] {
+      State state(count);
+      std::vector<uint16_t> high(count), low(count), out = high;
+      const WeightRow split(high.data(), reinterpret_cast<int16_t*>(low.data()));
+      SplitRow(state.w.data(), split, count);
+      AdamStep({}, 1e-3, 0.1, 3, 0.3f, gradient.data(), split, state.m.data(), state.v.data(),
+               count);
+      RoundScaledInto(out.data(), split, 1.1f, count);
+      out.insert(out.end(), high.begin(), high.end());
+      out.insert(out.end(), low.begin(), low.end());
+      return out;
+    });
     ExpectSameOnAllTargets<double>([&] {
       SquareSum sum;
-      AddSquares(sum, gradient.data(), count);
+      const std::vector<ColumnRange> all = {{0, static_cast<int64_t>(count)}};
+      AddSquares(&sum, gradient.data(), all);
       const bool finite = AllFinite(Misaligned(gradient).data(), count);
       return std::vector<double>{sum.Total(), finite ? 1.0 : 0.0};
     });

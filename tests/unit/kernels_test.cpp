@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 #include <random>
 #include <vector>
 
+#include "common/bf16.h"
 #include "common/kernels/pairs.h"
 #include "tests/support/kernel_checks.h"
 
@@ -22,19 +22,26 @@ struct Problem {
   std::vector<float> table;
   std::vector<uint32_t> buckets;  // [pairs][tokens]
   std::vector<const float*> rows;
+  std::vector<const void*> row_pointers;
+  RowType type;
+  std::vector<uint16_t> bf16_table;  // what the kernels read if `type` says so
   std::vector<float> weights, dy;
   Misaligned raw_weights{{}}, raw_dy{{}};
   std::vector<int8_t> exponents;
 
   Problem(size_t token_count, size_t probe_count, size_t table_count, size_t column_count,
-          uint32_t seed, size_t table_rows = 16)
+          uint32_t seed, size_t table_rows = 16, RowType row_type = RowType::kF32)
       : tokens(token_count),
         probes(probe_count),
         tables(table_count),
         columns(column_count),
-        rows_per_table(table_rows) {
+        rows_per_table(table_rows),
+        type(row_type) {
     std::mt19937 rng(seed);
     table = Uniform(rng, tables * rows_per_table * Padded(columns));
+    if (type == RowType::kBf16) {
+      for (float& x : table) x = FromBf16(ToBf16(x));
+    }
     ClearPadding();
     buckets.resize(pairs() * tokens);
     for (size_t k = 0; k < tables; ++k) {
@@ -64,15 +71,23 @@ struct Problem {
       if (i % Padded(columns) >= columns) table[i] = 0;
     }
   }
-  /// To be called when weights or dy were changed.
+  /// To be called when the table, weights or dy were changed.
   void Repack() {
+    bf16_table.resize(type == RowType::kBf16 ? table.size() : 0);
+    for (size_t i = 0; i < bf16_table.size(); ++i) bf16_table[i] = ToBf16(table[i]);
+    row_pointers.assign(rows.begin(), rows.end());
+    for (size_t i = 0; i < rows.size() && type == RowType::kBf16; ++i) {
+      row_pointers[i] = &bf16_table[static_cast<size_t>(rows[i] - table.data())];
+    }
     raw_weights = Misaligned(weights);
     raw_dy = Misaligned(dy);
     exponents.resize(tokens);
     for (size_t t = 0; t < tokens; ++t) exponents[t] = DotExponent(&dy[t * columns], columns);
   }
   size_t pairs() const { return tables * probes; }
-  PairBatch batch() const { return {tokens, pairs(), rows.data(), raw_weights.data()}; }
+  PairBatch batch() const {
+    return {tokens, pairs(), row_pointers.data(), raw_weights.data(), type};
+  }
 
   /// Blocks of `width` columns, the last one takes the rest.
   std::vector<ColumnRange> Blocks(size_t width = 64) const {
@@ -82,19 +97,6 @@ struct Problem {
           {static_cast<int64_t>(c), static_cast<int64_t>(std::min(columns, c + width))});
     }
     return blocks;
-  }
-  /// Per pair, tokens sorted by row.
-  std::vector<uint32_t> Order() const {
-    std::vector<uint32_t> order(pairs() * tokens);
-    for (size_t p = 0; p < pairs(); ++p) {
-      const auto begin = order.begin() + static_cast<ptrdiff_t>(p * tokens);
-      const auto end = begin + static_cast<ptrdiff_t>(tokens);
-      std::iota(begin, end, 0u);
-      std::stable_sort(begin, end, [&](uint32_t a, uint32_t b) {
-        return buckets[p * tokens + a] < buckets[p * tokens + b];
-      });
-    }
-    return order;
   }
   /// y by its definition; behind the columns of each row of `stride` there is poison.
   std::vector<float> NaiveY(size_t stride) const {
@@ -138,7 +140,7 @@ struct Problem {
 };
 
 /// Calls `body` with problems of every shape.
-void ForShapes(const std::function<void(const Problem&)>& body) {
+void ForShapes(const std::function<void(const Problem&)>& body, RowType type = RowType::kF32) {
   uint32_t seed = 1;
   for (const size_t columns : kColumnShapes) {
     for (const size_t tokens : kTokenShapes) {
@@ -146,7 +148,7 @@ void ForShapes(const std::function<void(const Problem&)>& body) {
         const size_t tables = 1 + (columns + tokens + probes) % 9;
         SCOPED_TRACE(testing::Message() << columns << " columns, " << tokens << " tokens, "
                                         << probes << " probes, " << tables << " tables");
-        body(Problem(tokens, probes, tables, columns, ++seed));
+        body(Problem(tokens, probes, tables, columns, ++seed, 16, type));
         if (testing::Test::HasFatalFailure()) return;
       }
     }
@@ -171,18 +173,6 @@ TEST(GatherReduceTest, IsTheNaiveSumBitForBit) {
     for (const size_t stride : {problem.columns, problem.columns + 5}) {
       ExpectSameBits(problem.NaiveY(stride), Reduce(problem, stride), "y");
     }
-  });
-}
-
-TEST(GatherReduceTest, GroupedHasTheSameBits) {
-  ForShapes([](const Problem& problem) {
-    const size_t stride = problem.columns + 3;
-    std::vector<float> y(problem.tokens * stride, kPoison);
-    const std::vector<uint32_t> order = problem.Order();
-    const size_t cut = problem.columns / 2 / 16 * 16;
-    GatherReduceGrouped(problem.batch(), order.data(), 0, cut, y.data(), stride);
-    GatherReduceGrouped(problem.batch(), order.data(), cut, problem.columns, y.data(), stride);
-    ExpectSameBits(problem.NaiveY(stride), y, "y");
   });
 }
 
@@ -213,9 +203,42 @@ TEST(GatherReduceTest, NoPairsGiveZeros) {
   const PairBatch batch{3, 0, nullptr, nullptr};
   GatherReduce(batch, 0, 3, 17, y.data(), 20);
   for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(y[i], i % 20 < 17 ? 0 : kPoison);
-  std::fill(y.begin(), y.end(), kPoison);
-  GatherReduceGrouped(batch, nullptr, 0, 17, y.data(), 20);
-  for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(y[i], i % 20 < 17 ? 0 : kPoison);
+}
+
+// The oracles know f32 rows only: the rows widened first.
+TEST(Bf16RowsTest, GiveTheBitsOfTheSameRowsWidenedFirst) {
+  ForShapes(
+      [](const Problem& problem) {
+        const size_t stride = problem.columns + 5;
+        ExpectSameBits(problem.NaiveY(stride), Reduce(problem, stride), "y");
+        for (const size_t width : {16, 64, 112}) {
+          const auto blocks = problem.Blocks(width);
+          ExpectSameBits(problem.NaiveDots(blocks), Dots(problem, blocks), "dots");
+        }
+      },
+      RowType::kBf16);
+}
+
+TEST(Bf16RowsTest, TableSizesTakeDifferentOrdersToTheSameBits) {
+  for (const size_t rows_per_table : {16, 512, 8192}) {
+    const Problem problem(40, 1, 11, 300, 5, rows_per_table, RowType::kBf16);
+    ExpectSameBits(problem.NaiveY(300), Reduce(problem, 300), "y");
+    ExpectSameBits(problem.NaiveDots(problem.Blocks()), Dots(problem, problem.Blocks()), "dots");
+  }
+}
+
+// Infinities, NaNs and numbers that only just are none; sums that leave the fast rounding.
+TEST(Bf16RowsTest, NumbersAtTheEdgesAreWidenedToo) {
+  for (const float edge : {kInfinity, kNaN, -0.0f, 0x1p-133f, 0x1.FEp127f, 0x1p12f}) {
+    Problem problem(3, 2, 5, 200, 9, 16, RowType::kBf16);
+    for (size_t i = 0; i < problem.table.size(); i += 37) problem.table[i] = edge;
+    problem.ClearPadding();
+    problem.Repack();
+    ExpectSameBits(problem.NaiveDots(problem.Blocks()), Dots(problem, problem.Blocks()), "dots");
+    if (!std::isnan(edge) && !std::isinf(edge)) {  // a NaN's sign bit is not defined
+      ExpectSameBits(problem.NaiveY(200), Reduce(problem, 200), "y");
+    }
+  }
 }
 
 TEST(PairDotsTest, AreTheDefinitionBitForBit) {
@@ -305,7 +328,7 @@ TEST(PairDotsTest, RoundsToNearestEvenUpToTheLimit) {
                              0x1.fffffep52, 0x1p53, 0x1.000002p53}) {
     for (const double sign : {1.0, -1.0}) {
       alignas(64) float row[16] = {static_cast<float>(std::ldexp(sign * units, -40))};
-      const float* rows[1] = {row};
+      const void* rows[1] = {row};
       const float one = 1;
       const int8_t exponent = DotExponent(&one, 1);
       ASSERT_EQ(exponent, 0);
@@ -402,34 +425,47 @@ RowGroups GroupTableZero(const Problem& problem) {
 /// Where the row gradients of table 0 go: two rows of three are written for the first time (over
 /// poison), the third adds to 0.25.
 struct GradientRows {
+  struct alignas(64) Line {
+    float values[16];
+  };
   size_t padded;
-  std::vector<float> out;
+  std::vector<Line> lines;
   std::vector<float*> dst;
   std::vector<uint8_t> first;
   GradientRows(size_t count, size_t columns)
-      : padded(Padded(columns)), out(count * padded, kPoison), dst(count), first(count) {
+      : padded(Padded(columns)), lines(count * padded / 16), dst(count), first(count) {
+    for (Line& line : lines) std::fill(std::begin(line.values), std::end(line.values), kPoison);
     for (size_t g = 0; g < count; ++g) {
-      dst[g] = &out[g * padded];
+      dst[g] = lines[g * padded / 16].values;
       first[g] = g % 3 != 0;
       if (first[g]) continue;
       std::fill(dst[g], dst[g] + columns, 0.25f);
       std::fill(dst[g] + columns, dst[g] + padded, 0.0f);
     }
   }
+  std::vector<float> values() const {
+    std::vector<float> out;
+    for (const Line& line : lines) {
+      out.insert(out.end(), std::begin(line.values), std::end(line.values));
+    }
+    return out;
+  }
 };
 
-/// Cut into column ranges of `width` and group ranges of 5.
-std::vector<float> RowGradients(const Problem& problem, size_t width) {
+/// Cut into column ranges of `width` and group ranges of `rows_per_call`.
+std::vector<float> RowGradients(const Problem& problem, size_t width, size_t rows_per_call = 5,
+                                FirstWrites writes = FirstWrites::kCached) {
   const RowGroups groups = GroupTableZero(problem);
   const size_t count = groups.rows.size();
   GradientRows rows(count, problem.columns);
   for (size_t c = 0; c < problem.columns; c += width) {
-    for (size_t g = 0; g < count; g += 5) {
-      AccumulateRows(groups, g, std::min(count, g + 5), c, std::min(problem.columns, c + width),
-                     problem.raw_dy.data(), problem.columns, rows.dst.data(), rows.first.data());
+    for (size_t g = 0; g < count; g += rows_per_call) {
+      AccumulateRows(groups, g, std::min(count, g + rows_per_call), c,
+                     std::min(problem.columns, c + width), problem.raw_dy.data(), problem.columns,
+                     rows.dst.data(), rows.first.data(), writes);
     }
   }
-  return rows.out;
+  return rows.values();
 }
 
 std::vector<float> NaiveRowGradients(const Problem& problem) {
@@ -444,7 +480,7 @@ std::vector<float> NaiveRowGradients(const Problem& problem) {
       rows.dst[g][c] = rows.first[g] ? sum : rows.dst[g][c] + sum;
     }
   }
-  return rows.out;
+  return rows.values();
 }
 
 TEST(AccumulateRowsTest, IsTheNaiveSumBitForBitForAnyCut) {
@@ -454,6 +490,39 @@ TEST(AccumulateRowsTest, IsTheNaiveSumBitForBitForAnyCut) {
       ExpectSameBits(expected, RowGradients(problem, width), "gradients");
     }
   });
+}
+
+TEST(AccumulateRowsTest, WritesAroundTheCachesGiveTheSameBits) {
+  ForShapes([](const Problem& problem) {
+    for (const size_t width : {16, 144, 1024}) {
+      ExpectSameBits(NaiveRowGradients(problem),
+                     RowGradients(problem, width, 7, FirstWrites::kAroundCaches), "gradients");
+    }
+  });
+  const Problem problem(3000, 1, 1, 300, 8, 2048);
+  ExpectSameOnAllTargets<float>(
+      [&] { return RowGradients(problem, 1024, 4096, FirstWrites::kAroundCaches); });
+}
+
+TEST(AccumulateRowsTest, UnalignedRowsAreNotWrittenAroundTheCaches) {
+  const Problem problem(3, 1, 1, 64, 4);
+  const RowGroups groups = GroupTableZero(problem);
+  std::vector<float> out(groups.rows.size() * 64 + 1, kPoison);
+  std::vector<float*> dst;
+  for (size_t g = 0; g < groups.rows.size(); ++g) dst.push_back(&out[1 + g * 64]);
+  const std::vector<uint8_t> first(groups.rows.size(), 1);
+  AccumulateRows(groups, 0, groups.rows.size(), 0, 64, problem.raw_dy.data(), 64, dst.data(),
+                 first.data(), FirstWrites::kAroundCaches);
+  EXPECT_EQ(std::count(out.begin(), out.end(), kPoison), 1);
+}
+
+TEST(AccumulateRowsTest, OnlyWhatNoCacheKeepsGoesAroundIt) {
+  constexpr uint64_t kMiB = 1 << 20;
+  EXPECT_EQ(FasterFirstWrites(2 * kMiB, 64, false), FirstWrites::kAroundCaches);
+  EXPECT_EQ(FasterFirstWrites(2 * kMiB, 64, true), FirstWrites::kCached);
+  EXPECT_EQ(FasterFirstWrites(10 * kMiB, 16, true), FirstWrites::kAroundCaches);
+  EXPECT_EQ(FasterFirstWrites(2 * kMiB, 4, false), FirstWrites::kCached);
+  EXPECT_EQ(FasterFirstWrites(kMiB / 2, 64, false), FirstWrites::kCached);
 }
 
 TEST(AccumulateRowsTest, PaddingStaysZeroWhenWeightsAreNotFinite) {
@@ -472,15 +541,13 @@ TEST(AccumulateRowsTest, PaddingStaysZeroWhenWeightsAreNotFinite) {
 
 TEST(TargetsTest, PairKernelsGiveTheSameBits) {
   for (const size_t columns : {1, 17, 64, 129, 512}) {
+    const Problem bf16(33, 2, 5, columns, 11, 16, RowType::kBf16);
+    ExpectSameOnAllTargets<float>([&] { return Reduce(bf16, columns); });
+    ExpectSameOnAllTargets<int64_t>([&] { return Dots(bf16, bf16.Blocks()); });
     const Problem problem(33, 2, 5, columns, 11);
     ExpectSameOnAllTargets<float>([&] { return Reduce(problem, columns); });
     ExpectSameOnAllTargets<int64_t>([&] { return Dots(problem, problem.Blocks()); });
     ExpectSameOnAllTargets<float>([&] { return RowGradients(problem, 64); });
-    ExpectSameOnAllTargets<float>([&] {
-      std::vector<float> y(problem.tokens * columns, kPoison);
-      GatherReduceGrouped(problem.batch(), problem.Order().data(), 0, columns, y.data(), columns);
-      return y;
-    });
     ExpectSameOnAllTargets<int8_t>([&] {
       std::vector<int8_t> out;
       for (size_t t = 0; t < problem.tokens; ++t) {

@@ -122,7 +122,7 @@ void CheckShards(const std::string& dir, const Config& config, uint32_t shards, 
 }
 
 TEST(ReshardTest, AllPairs) {
-  for (const std::string optimizer : {"adam", "sgd"}) {
+  for (const std::string optimizer : {"adam", "sgd", "adagrad"}) {
     const Config config = SmallConfig(optimizer);
     TemporaryFolder folder(TemporaryFolder::Where::kMemory);
     for (uint32_t from = 1; from <= 4; ++from) {

@@ -1,6 +1,7 @@
 // Goal: a snapshot holds the state of its step whatever is trained while it is written, and a
 // server that goes back to it goes on bit by bit as if nothing had happened: real tables, real
-// RocksDB, for tables kept directly and sparsely, both optimizers and both kinds of sparse update.
+// RocksDB, for tables kept directly and sparsely, all optimizers, both kinds of sparse update and
+// both types of rows.
 #include "pserver/snapshots.h"
 
 #include <gtest/gtest.h>
@@ -23,7 +24,8 @@ constexpr uint64_t kSteps = 12;
 constexpr uint64_t kSteps = 24;
 #endif
 
-class SnapshotsTest : public testing::TestWithParam<std::tuple<bool, OptimizerKind, SparseUpdate>> {
+class SnapshotsTest
+    : public testing::TestWithParam<std::tuple<bool, OptimizerKind, SparseUpdate, RowType>> {
  protected:
   void SetUp() override {
     folder_ = testing::TempDir() + "snapshots_test-" + std::to_string(getpid());
@@ -47,6 +49,7 @@ class SnapshotsTest : public testing::TestWithParam<std::tuple<bool, OptimizerKi
     Config config = ShardConfig();
     config.train.optimizer = std::get<1>(GetParam());
     config.train.sparse_update = std::get<2>(GetParam());
+    config.model.table_dtype = std::get<3>(GetParam());
     return config;
   }
   ShardHarness::Options Options(bool with_store) const {
@@ -194,7 +197,13 @@ TEST_P(SnapshotsTest, ADamagedOneIsSetAside) {
 INSTANTIATE_TEST_SUITE_P(
     All, SnapshotsTest,
     testing::Combine(testing::Bool(), testing::Values(OptimizerKind::kSgd, OptimizerKind::kAdam),
-                     testing::Values(SparseUpdate::kExact, SparseUpdate::kLazy)));
+                     testing::Values(SparseUpdate::kExact, SparseUpdate::kLazy),
+                     testing::Values(RowType::kF32, RowType::kBf16)));
+
+INSTANTIATE_TEST_SUITE_P(Adagrad, SnapshotsTest,
+                         testing::Combine(testing::Bool(), testing::Values(OptimizerKind::kAdagrad),
+                                          testing::Values(SparseUpdate::kExact),
+                                          testing::Values(RowType::kF32, RowType::kBf16)));
 
 }  // namespace
 }  // namespace mf

@@ -136,6 +136,18 @@ const Variant kVariants[] = {
        c.model.score = Score::kSoftmax;
      }},
     {"Sgd", false, [](Config& c) { c.train.optimizer = OptimizerKind::kSgd; }},
+    {"Adagrad", false, [](Config& c) { c.train.optimizer = OptimizerKind::kAdagrad; }},
+    {"RowsOfBf16", true,
+     [](Config& c) {
+       c.exchange.mode = ExchangeMode::kPushdown;
+       c.model.table_dtype = RowType::kBf16;
+     }},
+    {"RowsOfBf16Pulled", false,
+     [](Config& c) {
+       c.exchange.mode = ExchangeMode::kPull;
+       c.model.table_dtype = RowType::kBf16;
+       c.train.optimizer = OptimizerKind::kAdagrad;
+     }},
     {"Dense", false, [](Config& c) { c.model.projection = Projection::kDense; }},
 };
 

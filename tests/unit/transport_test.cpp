@@ -72,7 +72,7 @@ Reply FullReply() {
 // Goal: every field of a request comes back, and the payload is shared, not copied.
 TEST(Codec, RequestsRoundTrip) {
   const Request r = FullRequest();
-  const std::vector<Frame> message = Encode(r);
+  const Frames message = Encode(r);
   ASSERT_EQ(message.size(), 4u);
   EXPECT_EQ(message[3].data(), r.payload[2].data());
   Result<Request> decoded = DecodeRequest(message);

@@ -105,11 +105,7 @@ void BackwardTile(const AttentionShape& shape, const Tile& tile, const Attention
   float* ds = scratch + kQueryTile * shape.length;
 
   float products[kQueryTile];
-  for (size_t r = 0; r < tile.rows; ++r) {
-    float sum = 0;
-    for (size_t i = 0; i < shape.head_dim; ++i) sum += dout_rows[r * d + i] * out_rows[r * d + i];
-    products[r] = sum;
-  }
+  RowProducts(dout_rows, out_rows, tile.rows, shape.head_dim, d, products);
   Scores(shape, tile, q, q + d, p);
   Multiply({.m = tile.rows,
             .n = keys,

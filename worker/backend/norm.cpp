@@ -17,27 +17,42 @@ struct RowStatistics {
   float rstd;  // 1 / sqrt(mean of squares about `mean` + eps)
 };
 
-RowStatistics Statistics(NormKind kind, const float* x, size_t width) {
+/// The sum over i of term(vector i of x), zeros beyond the end kept out. Four sums at once: one
+/// alone waits for each addition.
+template <class Term>
+HWY_INLINE float SumOf(const float* x, size_t width, const Term& term) {
   const Floats d;
   const size_t lanes = hn::Lanes(d);
+  Vector sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  size_t i = 0;
+  for (; i + 4 * lanes <= width; i += 4 * lanes) {
+    sums[0] = term(hn::LoadU(d, x + i), sums[0]);
+    sums[1] = term(hn::LoadU(d, x + i + lanes), sums[1]);
+    sums[2] = term(hn::LoadU(d, x + i + 2 * lanes), sums[2]);
+    sums[3] = term(hn::LoadU(d, x + i + 3 * lanes), sums[3]);
+  }
+  for (; i + lanes <= width; i += lanes) sums[0] = term(hn::LoadU(d, x + i), sums[0]);
+  if (i < width) {
+    const size_t part = std::min(lanes, width - i);
+    const Vector last = term(LoadPart(d, x + i, part), hn::Zero(d));
+    sums[1] = hn::Add(sums[1], hn::IfThenElseZero(hn::FirstN(d, part), last));
+  }
+  return SumLanes(d, hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3])));
+}
+
+RowStatistics Statistics(NormKind kind, const float* x, size_t width) {
   const float inverse_width = 1.0f / static_cast<float>(width);
   float mean = 0;
   if (kind == NormKind::kLayerNorm) {
-    Vector sum = hn::Zero(d);
-    for (size_t i = 0; i < width; i += lanes) {
-      sum = hn::Add(sum, LoadPart(d, x + i, std::min(lanes, width - i)));
-    }
-    mean = SumLanes(d, sum) * inverse_width;
+    mean = inverse_width *
+           SumOf(x, width, [](Vector v, Vector sum) HWY_ATTR { return hn::Add(sum, v); });
   }
-  const Vector center = hn::Set(d, mean);
-  Vector squares = hn::Zero(d);
-  for (size_t i = 0; i < width; i += lanes) {
-    const size_t count = std::min(lanes, width - i);
-    Vector v = hn::Sub(LoadPart(d, x + i, count), center);
-    if (count < lanes) v = hn::IfThenElseZero(hn::FirstN(d, count), v);
-    squares = hn::MulAdd(v, v, squares);
-  }
-  return {mean, 1.0f / std::sqrt(SumLanes(d, squares) * inverse_width + kNormEps)};
+  const Vector center = hn::Set(Floats(), mean);
+  const float squares = SumOf(x, width, [center](Vector v, Vector sum) HWY_ATTR {
+    const Vector from_mean = hn::Sub(v, center);
+    return hn::MulAdd(from_mean, from_mean, sum);
+  });
+  return {mean, 1.0f / std::sqrt(squares * inverse_width + kNormEps)};
 }
 
 void Forward(const NormParameters& norm, const float* x, size_t rows, float* y) {

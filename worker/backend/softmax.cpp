@@ -24,18 +24,24 @@ float Maximum(const float* x, size_t count) {
   return result;
 }
 
-/// x -> exp(x - shift) where `store`; returns the sum.
+/// The first `valid` of `count` <= Lanes lanes; zeros in the others.
+HWY_INLINE Vector Keep(Floats d, Vector x, size_t valid) {
+  return valid >= hn::Lanes(d) ? x : hn::IfThenElseZero(hn::FirstN(d, valid), x);
+}
+
+/// x -> exp(x - shift) where `store`, for the first `valid` of `count` numbers, 0 for the rest of
+/// the last vector; returns the sum.
 template <bool store, class T>
-float SumExp(T* x, size_t count, float shift) {
+float SumExp(T* x, size_t valid, size_t count, float shift) {
   const Floats d;
   const size_t lanes = hn::Lanes(d);
   const Vector by = hn::Set(d, shift);
   Vector sum = hn::Zero(d);
-  for (size_t i = 0; i < count; i += lanes) {
+  for (size_t i = 0; i < valid; i += lanes) {
     const size_t part = std::min(lanes, count - i);
-    Vector e = ExpOrNaN(d, hn::Sub(LoadPart(d, x + i, part), by));
+    const Vector e =
+        Keep(d, ExpOrNaN(d, hn::Sub(LoadPart(d, x + i, part), by)), std::min(part, valid - i));
     if constexpr (store) StorePart(d, e, x + i, part);
-    if (part < lanes) e = hn::IfThenElseZero(hn::FirstN(d, part), e);
     sum = hn::Add(sum, e);
   }
   return SumLanes(d, sum);
@@ -47,10 +53,24 @@ void AttentionForward(const ScoreTile& tile, float* scores, float* inverse_sums,
     float* row = scores + r * tile.stride;
     const size_t valid = tile.valid + r;
     const float maximum = Maximum(row, valid);
-    const float sum = SumExp<true>(row, valid, maximum);
+    const float sum = SumExp<true>(row, valid, tile.columns, maximum);
     std::fill(row + valid, row + tile.columns, 0.0f);
     inverse_sums[r] = 1.0f / sum;
     log_sums[r * log_stride] = maximum + std::log(sum);
+  }
+}
+
+void Products(const float* a, const float* b, size_t rows, size_t width, size_t stride,
+              float* products) {
+  const Floats d;
+  const size_t lanes = hn::Lanes(d);
+  for (size_t r = 0; r < rows; ++r, a += stride, b += stride) {
+    Vector sum = hn::Zero(d);
+    for (size_t i = 0; i < width; i += lanes) {
+      const size_t part = std::min(lanes, width - i);
+      sum = hn::MulAdd(LoadPart(d, a + i, part), LoadPart(d, b + i, part), sum);
+    }
+    products[r] = SumLanes(d, sum);
   }
 }
 
@@ -65,9 +85,11 @@ void AttentionBackward(const ScoreTile& tile, const float* log_sums, size_t log_
     const Vector shift = hn::Set(d, log_sums[r * log_stride]);
     const Vector product = hn::Set(d, products[r]);
     for (size_t i = 0; i < valid; i += lanes) {
-      const size_t part = std::min(lanes, valid - i);
-      const Vector p = ExpOrNaN(d, hn::Sub(LoadPart(d, row + i, part), shift));
-      const Vector ds = hn::Mul(p, hn::Sub(LoadPart(d, drow + i, part), product));
+      const size_t part = std::min(lanes, tile.columns - i);
+      const size_t kept = std::min(part, valid - i);
+      const Vector p = Keep(d, ExpOrNaN(d, hn::Sub(LoadPart(d, row + i, part), shift)), kept);
+      const Vector dpv = LoadPart(d, drow + i, part);
+      const Vector ds = Keep(d, hn::Mul(p, hn::Sub(dpv, product)), kept);
       StorePart(d, p, row + i, part);
       StorePart(d, ds, drow + i, part);
     }
@@ -78,7 +100,7 @@ void AttentionBackward(const ScoreTile& tile, const float* log_sums, size_t log_
 
 double LogProbabilityOf(const float* logits, size_t count, size_t target) {
   const float maximum = Maximum(logits, count);
-  const double sum = SumExp<false>(logits, count, maximum);
+  const double sum = SumExp<false>(logits, count, count, maximum);
   return static_cast<double>(logits[target]) - maximum - std::log(sum);
 }
 
@@ -87,7 +109,7 @@ double CrossEntropy(float* logits, size_t count, size_t target, float scale) {
   const size_t lanes = hn::Lanes(d);
   const float maximum = Maximum(logits, count);
   const float at_target = logits[target];
-  const float sum = SumExp<true>(logits, count, maximum);
+  const float sum = SumExp<true>(logits, count, count, maximum);
   const Vector factor = hn::Set(d, scale / sum);
   for (size_t i = 0; i < count; i += lanes) {
     const size_t part = std::min(lanes, count - i);
@@ -105,6 +127,7 @@ HWY_AFTER_NAMESPACE();
 namespace mf {
 HWY_EXPORT(AttentionForward);
 HWY_EXPORT(AttentionBackward);
+HWY_EXPORT(Products);
 HWY_EXPORT(LogProbabilityOf);
 HWY_EXPORT(CrossEntropy);
 
@@ -117,6 +140,11 @@ void ExpBackwardRows(const ScoreTile& tile, const float* log_sums, size_t log_st
                      const float* products, float* scores, float* dp) {
   HWY_DYNAMIC_DISPATCH(AttentionBackward)
   (tile, log_sums, log_stride, products, scores, dp);
+}
+
+void RowProducts(const float* a, const float* b, size_t rows, size_t width, size_t stride,
+                 float* products) {
+  HWY_DYNAMIC_DISPATCH(Products)(a, b, rows, width, stride, products);
 }
 
 double LogProbability(const float* logits, size_t count, size_t target) {

@@ -24,6 +24,10 @@ void ExpRows(const ScoreTile& tile, float* scores, float* inverse_sums, float* l
 void ExpBackwardRows(const ScoreTile& tile, const float* log_sums, size_t log_stride,
                      const float* products, float* scores, float* dp);
 
+/// products[r] = <a_r, b_r> of `rows` rows of `width` numbers, `stride` apart.
+void RowProducts(const float* a, const float* b, size_t rows, size_t width, size_t stride,
+                 float* products);
+
 /// log softmax(logits)[target] of one row.
 double LogProbability(const float* logits, size_t count, size_t target);
 

@@ -1,0 +1,204 @@
+// The end of a step on one server: norm and update of a tensor's rows (K = 64, h = 512, tau = 13),
+// by optimizer and type of rows, beside a sweep over as much memory; and what counting hits costs
+// beside the gather of the same pairs. Turns alternate; the fastest of each counts.
+//
+//   commit_bench [--threads N] [--repeats N] [--json FILE]
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <random>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "pserver/tensor_shard.h"
+#include "tests/bench/flags.h"
+#include "tests/bench/machine.h"
+#include "tests/bench/report.h"
+
+namespace mf {
+namespace {
+
+constexpr size_t kTables = 64, kColumns = 512;
+constexpr unsigned kTau = 13;
+constexpr size_t kRows = size_t{1} << kTau, kTokens = 1024;
+constexpr size_t kPairs = kTables * kTokens;
+constexpr double kNever = std::numeric_limits<double>::infinity();
+
+struct Options {
+  int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  int repeats = 20;
+  std::string json;
+};
+
+TensorSpec Spec(RowType type) {
+  TensorSpec spec;
+  spec.name = "bench";
+  spec.kind = TensorKind::kMemory;
+  spec.tables = kTables;
+  spec.rows = kRows;
+  spec.columns = kColumns;
+  spec.index_bits = kTau;
+  spec.init = Init::kNormal;
+  spec.init_value = 0.03;
+  spec.weight_decay = true;
+  spec.row_type = type;
+  return spec;
+}
+
+Frame Filled(size_t count, float value) {
+  Buffer buffer(count * sizeof(float));
+  std::fill_n(buffer.as<float>(), count, value);
+  return Frame(buffer);
+}
+
+/// Even random tokens.
+Contribution Batch(std::mt19937& rng) {
+  Contribution c;
+  c.step = 1;
+  c.tokens = kTokens;
+  c.buckets = Buffer(kPairs * sizeof(uint32_t));
+  for (size_t i = 0; i < kPairs; ++i) {
+    c.buckets.as<uint32_t>()[i] = static_cast<uint32_t>(rng() % kRows);
+  }
+  c.weights = Filled(kPairs, 0.25f);
+  c.dy = Filled(kTokens * kColumns, 1e-3f);
+  return c;
+}
+
+struct Times {
+  double contribute = kNever, contribute_last = kNever, prepare = kNever, apply = kNever;
+};
+
+/// Steps of two micro-batches, the second of which ends the step.
+void MeasureStep(const TrainConfig& config, RowType type, const std::string& name,
+                 const Options& options, ThreadPool& pool, Report& report) {
+  const Optimizer optimizer(config);
+  const ChangeClock clock;
+  RequestScratch scratch;
+  PageArena arena;
+  UpdateHistory history(config.weight_decay);
+  TensorShard shard(LayoutOf(Spec(type), 0, 0, 1), {.micro_batches = 2}, optimizer, clock, pool,
+                    arena, scratch);
+  // As much as the update moves: three planes read and written, the gradient read.
+  const Floats state = NewFloats(3 * kTables * kRows * kColumns);
+  const Floats gradients = NewFloats(kTables * kRows * kColumns);
+  double sweep = kNever;
+  Times times;
+  std::mt19937 rng(5);
+  const Contribution batch = Batch(rng), other = Batch(rng);
+  std::vector<uint64_t> rows;
+  for (const Contribution* c : {&batch, &other}) {
+    for (size_t i = 0; i < kPairs; ++i) {
+      rows.push_back(i / kTokens * kRows + c->buckets.as<uint32_t>()[i]);
+    }
+  }
+  std::sort(rows.begin(), rows.end());
+  rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+  std::vector<float*> state_rows;
+  for (const uint64_t row : rows) state_rows.push_back(state.get() + row * kColumns);
+  for (int i = 0; i <= options.repeats; ++i) {
+    std::vector<double> squares;
+    const double first = SecondsOf([&] { shard.Contribute(0, batch); });
+    const double last = SecondsOf([&] { shard.Contribute(1, other); });
+    const double prepare = SecondsOf([&] { shard.Prepare(&squares); });
+    const double apply = SecondsOf([&] { shard.Apply(history, 1e-3, 1.0f); });
+    history.Append(1e-3);
+    const double swept = SecondsOf([&] {
+      SweepRows(pool, state_rows, kTables * kRows * kColumns, gradients.get(), kColumns);
+    });
+    if (i == 0) continue;  // the first one touches new memory
+    times.contribute = std::min(times.contribute, first);
+    times.contribute_last = std::min(times.contribute_last, last);
+    times.prepare = std::min(times.prepare, prepare);
+    times.apply = std::min(times.apply, apply);
+    sweep = std::min(sweep, swept);
+  }
+  constexpr double kMilli = 1e3;
+  report.Line("commit: first micro-batch, " + name, times.contribute * kMilli, "ms");
+  report.Line("commit: last micro-batch and norm, " + name, times.contribute_last * kMilli, "ms");
+  report.Line("commit: prepare, " + name, times.prepare * kMilli, "ms");
+  const double planes = optimizer.planes();
+  const double bytes = static_cast<double>(rows.size() * kColumns * sizeof(float));
+  report.Line("commit: apply, " + name, (2 * planes + 1) * bytes / times.apply / kGiga, "GB/s",
+              {{"a sweep's rate", sweep * (2 * planes + 1) / 7 / times.apply}},
+              std::to_string(rows.size()) + " rows");
+}
+
+/// The forward by type of rows, and counting the hits of the same pairs.
+void MeasureCounting(const Options& options, ThreadPool& pool, Report& report) {
+  const Optimizer optimizer{TrainConfig()};
+  const ChangeClock clock;
+  RequestScratch scratch;
+  PageArena arena;
+  const UpdateHistory history(0.1);
+  TensorShard wide(LayoutOf(Spec(RowType::kF32), 0, 0, 1), {}, optimizer, clock, pool, arena,
+                   scratch);
+  TensorShard narrow(LayoutOf(Spec(RowType::kBf16), 0, 0, 1), {}, optimizer, clock, pool, arena,
+                     scratch);
+  std::mt19937 rng(5);
+  const Contribution batch = Batch(rng);
+  const std::span<const uint32_t> buckets(batch.buckets.as<const uint32_t>(), kPairs);
+  Floats y = NewFloats(kTokens * kColumns);
+  std::vector<BucketCounts> counts(kTables, BucketCounts(kRows));
+  std::vector<RowGroups> groups(kTables);
+  for (size_t k = 0; k < kTables; ++k) {
+    GroupByRow(buckets.data() + k * kTokens, batch.weights.data(), kTokens, 1, kRows, groups[k]);
+  }
+  double forward = kNever, forward_narrow = kNever, count = kNever, summarise = kNever;
+  uint64_t step = 0;
+  const auto gather = [&](TensorShard& shard) {
+    return FastestOfBurst(
+        [&] { shard.Forward(buckets, batch.weights.data(), kTokens, true, history, y.get()); });
+  };
+  for (int i = 0; i < options.repeats; ++i) {
+    forward = std::min(forward, gather(wide));
+    forward_narrow = std::min(forward_narrow, gather(narrow));
+    count = std::min(count, FastestOfBurst([&] {
+                       ++step;
+                       pool.ParallelFor(
+                           kTables, [&](size_t k, int) { counts[k].AddGroups(groups[k], step); });
+                     }));
+    summarise =
+        std::min(summarise, FastestOfBurst([&] {
+                   pool.ParallelFor(kTables, [&](size_t k, int) { counts[k].Summarise(step); });
+                 }));
+  }
+  const double tokens = static_cast<double>(kTokens);
+  report.Line("tensor: forward, f32 rows", tokens / forward, "tokens/s");
+  report.Line("tensor: forward, bf16 rows", tokens / forward_narrow, "tokens/s",
+              {{"f32 rows", forward / forward_narrow}});
+  report.Line("buckets: hits of a micro-batch counted", 1e3 * count, "ms",
+              {{"the gather's time", count / forward}});
+  report.Line("buckets: summary of all tables", 1e3 * summarise, "ms", {}, "524288 rows");
+}
+
+Options Parse(int argc, char** argv) {
+  const std::string usage = "commit_bench [--threads N] [--repeats N] [--json FILE]";
+  Options options;
+  ParseFlags(argc, argv, usage,
+             {{"--threads", &options.threads},
+              {"--repeats", &options.repeats},
+              {"--json", &options.json}});
+  if (options.threads < 1 || options.repeats < 1) EndWithUsage(usage);
+  return options;
+}
+
+}  // namespace
+}  // namespace mf
+
+int main(int argc, char** argv) {
+  const mf::Options options = mf::Parse(argc, argv);
+  mf::ThreadPool pool(options.threads);
+  mf::Report report(options.json);
+  mf::MeasureCounting(options, pool, report);
+  mf::TrainConfig config;
+  mf::MeasureStep(config, mf::RowType::kF32, "Adam", options, pool, report);
+  mf::MeasureStep(config, mf::RowType::kBf16, "Adam, bf16 rows", options, pool, report);
+  config.optimizer = mf::OptimizerKind::kAdagrad;
+  mf::MeasureStep(config, mf::RowType::kF32, "Adagrad", options, pool, report);
+  config.optimizer = mf::OptimizerKind::kSgd;
+  mf::MeasureStep(config, mf::RowType::kF32, "SGD", options, pool, report);
+  return 0;
+}
