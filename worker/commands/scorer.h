@@ -18,7 +18,8 @@ namespace mf {
 class Scorer {
  public:
   /// All outlive the scorer. A pass is as large as a micro-batch: servers take no more, and as the
-  /// last bits of a row may depend on how many there are in a pass, all programs tell the same loss.
+  /// last bits of a row may depend on how many there are in a pass, all programs tell the same
+  /// loss.
   Scorer(const Config& config, const std::vector<TensorSpec>& tensors, const DenseTensors& dense,
          Exchange& exchange, ThreadPool& pool)
       : config_(config),
