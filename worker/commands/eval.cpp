@@ -63,8 +63,7 @@ Status EvalSnapshots(const EvalFlags& flags) {
   std::lock_guard computing(gate);
   RemoteExchange exchange(model->tables(), model->config(), pool, gate, model->at(),
                           Access::kReading, /*micro_batch=*/0);
-  Scorer scorer(model->config(), model->tensors(), dense, exchange, pool,
-                model->config().tokens_per_micro_batch());
+  Scorer scorer(model->config(), model->tensors(), dense, exchange, pool);
   return EvalWith(scorer, model->config(), flags);
 }
 

@@ -17,15 +17,16 @@ namespace mf {
 
 class Scorer {
  public:
-  /// All outlive the scorer. `tokens_per_pass`: enough to keep all threads busy, few enough for
-  /// small activations, and for servers not more than a micro-batch.
+  /// All outlive the scorer. A pass is as large as a micro-batch: servers take no more, and as the
+  /// last bits of a row may depend on how many there are in a pass, all programs tell the same
+  /// loss.
   Scorer(const Config& config, const std::vector<TensorSpec>& tensors, const DenseTensors& dense,
-         Exchange& exchange, ThreadPool& pool, int64_t tokens_per_pass = 4096)
+         Exchange& exchange, ThreadPool& pool)
       : config_(config),
         dense_(dense),
         exchange_(exchange),
         model_(config, tensors, pool),
-        tokens_per_pass_(tokens_per_pass) {}
+        tokens_per_pass_(config.tokens_per_micro_batch()) {}
 
   /// Scores tokens 1..size-1 exactly once, in windows of model.sequence tokens; a window knows
   /// nothing of the one before it but the token it begins with. `read(begin, count, ids)` copies
