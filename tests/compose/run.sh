@@ -51,7 +51,9 @@ tear_down() {
   if [ -n "$daemon" ]; then
     kill "$daemon" 2> /dev/null || true
     wait "$daemon" 2> /dev/null || true
-    umount "$work"/docker/* 2> /dev/null || true
+    # What it leaves mounted: network namespaces, layers.
+    awk -v under="$work/" 'index($5, under) == 1 { print $5 }' /proc/self/mountinfo | sort -r |
+      while IFS= read -r place; do umount "$place" || true; done
   fi
   rm -rf "$work"
   exit "$code"
@@ -78,9 +80,8 @@ fi
 
 if ! docker image inspect "$base" > /dev/null 2>&1 && ! timeout 60 docker pull -q "$base" > /dev/null 2>&1; then
   echo "making $base with debootstrap"
-  mirror=$(awk '$1 == "deb" { for (i = 2; i <= NF; ++i) if ($i ~ /^https?:/) { print $i; exit } }
-                /^URIs:/ { print $2; exit }' \
-    /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null | head -n 1)
+  mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null |
+    grep -oE '^[^#]*https?://[^ ]*/debian/?( |$)' | grep -oE 'https?://[^ ]*' | head -n 1 || true)
   debootstrap --variant=minbase bookworm "$work/root" "${mirror:-http://deb.debian.org/debian}" \
     > "$work/debootstrap.log" 2>&1 || { tail -n 5 "$work/debootstrap.log"; exit 1; }
   # Where this machine gets its packages, the image does, too.
