@@ -2,6 +2,7 @@
 // index: every index writes its own output.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
@@ -28,6 +29,15 @@ class ThreadPool {
     Run(count, {&body, [](const void* b, size_t i, int thread) {
                   (*static_cast<const Body*>(b))(i, thread);
                 }});
+  }
+
+  /// Runs body(begin, end) for ranges that cover [0, count): one a thread, but none of fewer than
+  /// `least` where there are more than that; so a body that chooses how to work sees as much as
+  /// there is.
+  template <class Body>
+  void ParallelRanges(size_t count, size_t least, const Body& body) {
+    const size_t ranges = std::clamp<size_t>(count / least, 1, static_cast<size_t>(threads()));
+    ParallelFor(ranges, [&](size_t i, int) { body(i * count / ranges, (i + 1) * count / ranges); });
   }
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }

@@ -49,17 +49,6 @@ Frame ToF32(const Frame& frame, size_t count, Wire wire) {
   return buffer;
 }
 
-/// Indices of type T as u32; returns the bits that are set in any.
-template <class T>
-uint32_t Widen(const std::byte* indices, size_t count, uint32_t* out) {
-  uint32_t any = 0;
-  for (size_t i = 0; i < count; ++i) {
-    out[i] = LoadUnaligned<T>(indices, i);
-    any |= out[i];
-  }
-  return any;
-}
-
 Frame FromF32(const Buffer& values, size_t count, Wire wire) {
   if (wire == Wire::kF32) return values;
   Buffer buffer(count * sizeof(uint16_t));
@@ -98,14 +87,12 @@ Status Shard::ReadBuckets(const Request& request, const TensorShard& tensor, Buf
                " are allowed");
   }
   const size_t count = tensor.pairs() * request.tokens;
-  const size_t index_bytes = static_cast<size_t>(spec.index_bytes());
-  MF_RETURN_IF_ERROR(CheckFrame(request, 0, count * index_bytes, "index"));
+  const int index_bytes = spec.index_bytes();
+  MF_RETURN_IF_ERROR(CheckFrame(request, 0, count * static_cast<size_t>(index_bytes), "index"));
   MF_RETURN_IF_ERROR(CheckFrame(request, 1, count * sizeof(float), "weight"));
   *buckets = Buffer(count * sizeof(uint32_t));
-  const std::byte* data = request.payload[0].data();
-  const uint32_t any = index_bytes == 1   ? Widen<uint8_t>(data, count, buckets->as<uint32_t>())
-                       : index_bytes == 2 ? Widen<uint16_t>(data, count, buckets->as<uint32_t>())
-                                          : Widen<uint32_t>(data, count, buckets->as<uint32_t>());
+  const uint32_t any =
+      WidenIndices(request.payload[0].data(), index_bytes, count, buckets->as<uint32_t>());
   // rows is a power of two: one bit beyond it in any index is one index out of range.
   if (any >= static_cast<uint64_t>(spec.rows))
     return Bad("a bucket index of " + spec.name + " is out of range");

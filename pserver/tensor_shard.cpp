@@ -63,10 +63,8 @@ void TensorShard::Forward(std::span<const uint32_t> buckets, const void* weights
   const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights,
                         layout_.spec.row_type};
   const size_t width = layout_.width();
-  const size_t jobs =
-      std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool_.threads()));
-  pool_.ParallelFor(jobs, [&](size_t job, int) {
-    GatherReduce(batch, job * tokens / jobs, (job + 1) * tokens / jobs, width, y, width);
+  pool_.ParallelRanges(tokens, kTokensPerJob, [&](size_t begin, size_t end) {
+    GatherReduce(batch, begin, end, width, y, width);
   });
 }
 
@@ -76,11 +74,8 @@ void TensorShard::Dots(std::span<const uint32_t> buckets, const void* weights, s
   Resolve(buckets, tokens, /*training=*/true, history);
   const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights,
                         layout_.spec.row_type};
-  const size_t jobs =
-      std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool_.threads()));
-  pool_.ParallelFor(jobs, [&](size_t job, int) {
-    PairDots(batch, job * tokens / jobs, (job + 1) * tokens / jobs, layout_.blocks, dy,
-             layout_.width(), exponents, dots);
+  pool_.ParallelRanges(tokens, kTokensPerJob, [&](size_t begin, size_t end) {
+    PairDots(batch, begin, end, layout_.blocks, dy, layout_.width(), exponents, dots);
   });
 }
 

@@ -10,33 +10,6 @@ namespace {
 
 constexpr size_t kTokensPerJob = 64;  // at least
 
-template <class T>
-void Widen(const Hashes& hashes, size_t begin, size_t count, uint32_t* out) {
-  for (size_t i = 0; i < count; ++i) out[i] = hashes.indices.as<T>()[begin + i];
-}
-
-/// `count` bucket indices as u32.
-void WidenBuckets(const Hashes& hashes, size_t begin, size_t count, uint32_t* out) {
-  switch (hashes.index_bytes) {
-    case 1:
-      return Widen<uint8_t>(hashes, begin, count, out);
-    case 2:
-      return Widen<uint16_t>(hashes, begin, count, out);
-    default:
-      return Widen<uint32_t>(hashes, begin, count, out);
-  }
-}
-
-/// body(begin, end) for ranges of tokens: one a thread, so that a kernel's choice of its loop order
-/// sees as many tokens as there are.
-template <class Body>
-void ForTokenRanges(size_t tokens, ThreadPool& pool, const Body& body) {
-  const size_t jobs =
-      std::clamp<size_t>(tokens / kTokensPerJob, 1, static_cast<size_t>(pool.threads()));
-  pool.ParallelFor(jobs,
-                   [&](size_t job, int) { body(job * tokens / jobs, (job + 1) * tokens / jobs); });
-}
-
 }  // namespace
 
 Status RemoteExchange::WaitOutside(Pending pending) {
@@ -69,7 +42,8 @@ void RemoteExchange::FindDistinct(const TensorSpec& tensor, const Hashes& hashes
   pulled->groups.resize(tables);
   pool_.ParallelFor(tables, [&](size_t k, int) {
     uint32_t* buckets = pulled->buckets.as<uint32_t>() + k * per_table;
-    WidenBuckets(hashes, k * per_table, per_table, buckets);
+    WidenIndices(hashes.indices.data() + k * per_table * static_cast<size_t>(hashes.index_bytes),
+                 hashes.index_bytes, per_table, buckets);
     GroupByRow(buckets, hashes.weights.as<float>() + k * per_table, hashes.tokens, hashes.probes,
                rows_per_table, pulled->groups[k]);
   });
@@ -124,7 +98,7 @@ Status RemoteExchange::ForwardPull(const TensorSpec& tensor, const Hashes& hashe
   MF_RETURN_IF_ERROR(WaitOutside(std::move(pull)));
   const PairBatch batch{hashes.tokens, hashes.pairs, pulled.row_pointers.as<const void*>(),
                         hashes.weights.data()};
-  ForTokenRanges(hashes.tokens, pool_, [&](size_t begin, size_t end) {
+  pool_.ParallelRanges(hashes.tokens, kTokensPerJob, [&](size_t begin, size_t end) {
     GatherReduce(batch, begin, end, columns, y, columns);
   });
   if (access_ == Access::kReading) pulled_.erase(tensor.id);
@@ -145,7 +119,7 @@ Status RemoteExchange::BackwardPull(const TensorSpec& tensor, const Hashes& hash
   const std::vector<ColumnRange> blocks = ColumnBlocks(tensor.columns, config_.model.column_blocks);
   const PairBatch batch{tokens, hashes.pairs, pulled.row_pointers.as<const void*>(),
                         hashes.weights.data()};
-  ForTokenRanges(tokens, pool_, [&](size_t begin, size_t end) {
+  pool_.ParallelRanges(tokens, kTokensPerJob, [&](size_t begin, size_t end) {
     int8_t* e = exponents.as<int8_t>();
     for (size_t t = begin; t < end; ++t) e[t] = DotExponent(gradient + t * columns, columns);
     PairDots(batch, begin, end, blocks, gradient, columns, e, dots.as<int64_t>());

@@ -113,6 +113,29 @@ HWY_EXPORT(PackVectors);
 HWY_EXPORT(UnpackVectors);
 HWY_EXPORT(DotVectors);
 
+namespace {
+template <class T>
+uint32_t Widen(const void* src, size_t count, uint32_t* dst) {
+  uint32_t any = 0;
+  for (size_t i = 0; i < count; ++i) {
+    dst[i] = LoadUnaligned<T>(src, i);
+    any |= dst[i];
+  }
+  return any;
+}
+}  // namespace
+
+uint32_t WidenIndices(const void* src, int index_bytes, size_t count, uint32_t* dst) {
+  switch (index_bytes) {
+    case 1:
+      return Widen<uint8_t>(src, count, dst);
+    case 2:
+      return Widen<uint16_t>(src, count, dst);
+    default:
+      return Widen<uint32_t>(src, count, dst);
+  }
+}
+
 void PackBf16(void* dst, const float* src, size_t count) {
   size_t i = HWY_DYNAMIC_DISPATCH(PackVectors)(static_cast<uint16_t*>(dst), src, count);
   for (; i < count; ++i) {
