@@ -10,7 +10,7 @@ usage() {
   cat <<'EOF'
 usage: install_packages.sh [--list] GROUP...
   Groups: build (compile), quickstart (its text and helper), test (tests and checks), run (run only),
-  compose (a Docker engine for tests/compose/run.sh).
+  compose (a Docker engine for tests/compose/run.sh), picture (its --picture).
   Without a group: build. Installs as root or through sudo. --list only prints the names.
 EOF
 }
@@ -24,6 +24,7 @@ for argument in "$@"; do
     quickstart) wanted+=("${MF_QUICKSTART_PACKAGES[@]}") ;;
     test) wanted+=("${MF_TEST_PACKAGES[@]}") ;;
     compose) wanted+=("${MF_COMPOSE_PACKAGES[@]}") ;;
+    picture) wanted+=("${MF_PICTURE_PACKAGES[@]}") ;;
     run) wanted+=("${MF_RUN_PACKAGES[@]}") ;;
     --list) list_only=yes; continue ;;
     -h | --help) usage; exit 0 ;;

@@ -29,6 +29,9 @@ MF_TEST_PACKAGES=(
 # A Docker engine, and what stands in for images where no registry can be reached: tests/compose/run.sh.
 MF_COMPOSE_PACKAGES=(docker.io docker-compose iptables debootstrap prometheus python3 ca-certificates)
 
+# Draws the dashboards: tests/compose/picture.py.
+MF_PICTURE_PACKAGES=(python3-matplotlib)
+
 # What the finished programs load; for images without a compiler.
 MF_RUN_PACKAGES=(
   libzmq5 libcapnp-0.9.2

@@ -117,8 +117,9 @@ void AddServeCommand(CLI::App& app, Status* status) {
   command->add_option("--data", flags->data, "Folder of this server's state")->required();
   command->add_option("--threads", flags->threads, "Of the kernels; 0: one per core")
       ->check(CLI::Range(0, 1024));
-  command->add_option("--memory", flags->memory,
-                      "Bytes for tables addressed directly; 0: 70% of the machine's or container's");
+  command->add_option(
+      "--memory", flags->memory,
+      "Bytes for tables addressed directly; 0: 70% of the machine's or container's");
   command->add_option("--metrics", flags->metrics, "Serve /metrics on HOST:PORT; port 0: any");
   command->add_option("--keys", flags->keys, "Folder with server.key and clients: who may connect");
   command->add_flag("--insecure", flags->insecure, "Listen beyond loopback without keys");

@@ -3,8 +3,8 @@
 #include <atomic>
 #include <chrono>
 
-#include "common/snapshot_plan.h"
 #include "common/memory_limit.h"
+#include "common/snapshot_plan.h"
 #include "pserver/read_only_store.h"
 #include "pserver/server.h"
 #include "pserver/snapshot_folders.h"

@@ -26,9 +26,7 @@ namespace {
 
 std::atomic<bool> g_stop{false};
 
-uint64_t MemoryBudget(uint64_t asked) {
-  return asked != 0 ? asked : MemoryLimitBytes() / 10 * 7;
-}
+uint64_t MemoryBudget(uint64_t asked) { return asked != 0 ? asked : MemoryLimitBytes() / 10 * 7; }
 
 /// --out can be written, and holds no run if it must not.
 Status CheckOut(const TrainOptions& options) {

@@ -2,18 +2,27 @@
 # Runs docker-compose.yml on a real Docker engine and looks at it through a real Prometheus: training,
 # scaling, killed containers, every dashboard query, every alert rule. Starts dockerd if none answers and
 # stops that one; makes the base image with debootstrap where none can be pulled. Everything is torn down.
-# Exit codes: 0 all of it ran and holds, 1 something does not, 77 no engine can run here.
-#   tests/compose/run.sh [--keep-images]
+# Exit codes: 0 all of it ran and holds, 1 something does not, 77 no engine can run here, or none of its
+# containers gets packages.
+#   tests/compose/run.sh [--keep-images] [--picture FOLDER]
+#                        --picture: trains nano on the quickstart's text, and draws the dashboards after a while
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-keep_images=no
-case "${1:-}" in
-  '') ;;
-  --keep-images) keep_images=yes ;;
-  -h | --help) sed -n '2,6s/^# *//p' "$0"; exit 0 ;;
-  *) echo "tests/compose/run.sh: $1 is unknown (--help)" >&2; exit 2 ;;
-esac
+keep_images=no picture=''
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --keep-images) keep_images=yes ;;
+    --picture)
+      [ $# -ge 2 ] || { echo "tests/compose/run.sh: --picture needs a folder" >&2; exit 2; }
+      picture=$2
+      shift
+      ;;
+    -h | --help) sed -n '2,8s/^# *//p' "$0"; exit 0 ;;
+    *) echo "tests/compose/run.sh: $1 is unknown (--help)" >&2; exit 2 ;;
+  esac
+  shift
+done
 
 skip() {
   echo "tests/compose/run.sh: SKIPPED: $*" >&2
@@ -22,6 +31,7 @@ skip() {
 
 [ "$(id -u)" -eq 0 ] || docker info > /dev/null 2>&1 || skip "no Docker engine answers, and only root can start one"
 ./deploy/install_packages.sh compose || skip "the packages of a Docker engine can not be installed"
+[ -z "$picture" ] || ./deploy/install_packages.sh picture quickstart
 promtool check config deploy/prometheus/prometheus.yml
 promtool test rules tests/compose/alerts_test.yml
 
@@ -83,7 +93,7 @@ if ! docker image inspect "$base" > /dev/null 2>&1 && ! timeout 60 docker pull -
   mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null |
     grep -oE '^[^#]*https?://[^ ]*/debian/?( |$)' | grep -oE 'https?://[^ ]*' | head -n 1 || true)
   debootstrap --variant=minbase bookworm "$work/root" "${mirror:-http://deb.debian.org/debian}" \
-    > "$work/debootstrap.log" 2>&1 || { tail -n 5 "$work/debootstrap.log"; exit 1; }
+    > "$work/debootstrap.log" 2>&1 || skip "no base image: $(tail -n 1 "$work/debootstrap.log")"
   # Where this machine gets its packages, the image does, too.
   rm -rf "$work/root/etc/apt/sources.list"* "$work/root/etc/apt/sources.list.d"
   cp -r /etc/apt/sources.list* /etc/apt/apt.conf.d /etc/apt/trusted.gpg.d "$work/root/etc/apt/" 2> /dev/null || true
@@ -95,6 +105,8 @@ if ! docker image inspect "$base" > /dev/null 2>&1 && ! timeout 60 docker pull -
   made_base=yes
 fi
 
+docker run --rm --network=host "$base" apt-get -q update > "$work/update.log" 2>&1 ||
+  skip "containers reach no packages: $(tail -n 1 "$work/update.log")"
 echo "building the images"
 build() {
   docker build --network=host -q "$@" > /dev/null || { echo "the image does not build" >&2; exit 1; }
@@ -102,10 +114,16 @@ build() {
 build -t "$project-program" -f deploy/Dockerfile .
 build -t "$project-prometheus" -f tests/compose/prometheus.Dockerfile tests/compose
 
-
-for _ in $(seq 400); do
-  echo "the river runs under old stones and never stops for rain or wind, and the stones never move."
-done > "$work/data/text.txt"
+config=./tests/compose/run.toml cpus=0.5 watch=()
+if [ -n "$picture" ]; then
+  (cd "$work" && bible -f gen1:1-rev22:21 < /dev/null) | sed 's/^[^ ]* //' > "$work/data/text.txt"
+  config=$work/nano.toml cpus=2 watch=(--picture "$picture")
+  sed 's/^steps = .*/steps = 20000/; $a [snapshot]\nevery_steps = 50' deploy/configs/nano.toml > "$config"
+else
+  for _ in $(seq 400); do
+    echo "the river runs under old stones and never stops for rain or wind, and the stones never move."
+  done > "$work/data/text.txt"
+fi
 port=$(/usr/bin/python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 cat > "$work/env" <<END
 PSERVERS=2
@@ -113,18 +131,19 @@ COMPOSE_PROFILES=servers-2
 MF_IMAGE=$project-program
 MF_UID=$(id -u)
 MF_GID=$(id -g)
-MF_CONFIG=./tests/compose/run.toml
+MF_CONFIG=$config
 MF_DATA=$work/data
 MF_OUT=$work/out
 MF_KEYS=$work/keys
 PSERVER_MEMORY=2g
 WORKER_MEMORY=2g
-PSERVER_CPUS=0.5
-WORKER_CPUS=0.5
+PSERVER_CPUS=$cpus
+WORKER_CPUS=$cpus
 PROMETHEUS_IMAGE=$project-prometheus
 PROMETHEUS_PORT=$port
 END
 compose run --rm --no-deps keygen
 compose up -d pserver-0 pserver-1 worker prometheus
-/usr/bin/python3 -B tests/compose/watch.py --project "$project" --env-file "$work/env" --prometheus "http://127.0.0.1:$port"
+/usr/bin/python3 -B tests/compose/watch.py --project "$project" --env-file "$work/env" --prometheus "http://127.0.0.1:$port" \
+  "${watch[@]}"
 echo "tests/compose/run.sh: everything holds, in $((SECONDS / 60)) min $((SECONDS % 60)) s"

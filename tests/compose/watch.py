@@ -4,7 +4,6 @@ it, seen through its own Prometheus."""
 import argparse
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,9 +11,10 @@ import time
 import urllib.parse
 import urllib.request
 
+import dashboards
+
 DEADLINE = 240  # seconds for any one thing to happen
-HERE = os.path.dirname(os.path.abspath(__file__))
-DASHBOARDS = os.path.join(HERE, "..", "..", "deploy", "grafana", "dashboards")
+LAYER = "blocks.0.qkv"  # that the bars of the buckets' dashboard are asked for
 
 
 class Cluster:
@@ -82,25 +82,14 @@ def step_goes_on(cluster: Cluster, what: str, steps: int = 5) -> None:
 
 def check_dashboards(cluster: Cluster) -> int:
     """Every query of every panel returns data, NaN included. Returns how many there are."""
-    queries = 0
-    uids, empty = set(), []
-    for name in sorted(os.listdir(DASHBOARDS)):
-        with open(os.path.join(DASHBOARDS, name), encoding="utf-8") as file:
-            board = json.load(file)
-        uids.add(board["uid"])
-        for panel in board["panels"]:
-            if panel["type"] == "row":
-                continue
-            for key in ("title", "description"):
-                assert panel[key], f"{name}: panel {panel['id']} has no {key}"
-            assert panel["fieldConfig"]["defaults"]["unit"], f"{name}: {panel['title']} has no unit"
+    queries, empty = 0, []
+    for name, board in dashboards.boards().items():
+        for panel in dashboards.panels(board):
             for target in panel["targets"]:
-                expr = target["expr"].replace("$layer", "blocks.0.qkv").replace("$__range", "1h")
-                assert "$" not in re.sub(r"\{\{.*?\}\}", "", expr), expr
+                expr = dashboards.fill_in(target["expr"], LAYER, "1h")
                 queries += 1
                 if not cluster.series(expr):
                     empty.append(f"{name}: {panel['title']}: {expr}")
-    assert len(uids) == len(os.listdir(DASHBOARDS)), "dashboards share a uid"
     for line in empty:
         print(f"NO DATA: {line}")
     if empty:
@@ -120,6 +109,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for flag in ("--project", "--env-file", "--prometheus"):
         parser.add_argument(flag, required=True)
+    parser.add_argument("--picture", help="afterwards, draw the dashboards into this folder")
+    parser.add_argument("--minutes", type=float, default=8, help="of more training before that")
     flags = parser.parse_args()
     cluster = Cluster(flags.project, flags.env_file, flags.prometheus)
 
@@ -144,7 +135,16 @@ def main() -> None:
     time.sleep(12)
     print(f"{check_dashboards(cluster)} dashboard queries return data")
     print(f"{check_rules(cluster)} alert rules are evaluated")
-    print("alerts raised:", sorted({a["labels"]["alertname"] for a in cluster.api("alerts")["alerts"]}) or "none")
+    firing = {a["labels"]["alertname"] for a in cluster.api("alerts")["alerts"] if a["state"] == "firing"}
+    print("alerts that fire:", sorted(firing) or "none")
+    if flags.picture:
+        begin = time.monotonic()
+        while time.monotonic() - begin < 60 * flags.minutes:
+            print(f"  until the picture {flags.minutes - (time.monotonic() - begin) / 60:.1f} min, step "
+                  f"{cluster.value('max(mf_step)'):.0f}", flush=True)
+            time.sleep(20)
+        import picture  # needs matplotlib, which only this does
+        picture.draw(cluster, flags.picture, LAYER)
 
 
 if __name__ == "__main__":

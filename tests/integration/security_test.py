@@ -184,6 +184,24 @@ class Security(ClusterCase):
         self.assert_refused("client.key: No such file", *command, *where)
         self.assert_refused("--keys requires --pservers", *command, "--keys", self.keys)
 
+    def test_libzmq_without_curve(self) -> None:
+        """Keys that can not be used are refused; without keys such a library serves as any other."""
+        environment = {**os.environ, "LD_PRELOAD": os.environ["MF_NO_CURVE"]}
+        server, client = os.path.join(self.keys, "server"), os.path.join(self.keys, "client")
+        serve = [self.PSERVER, "serve", "--shard", "0/1", "--data", os.path.join(self.folder, "state"), "--listen"]
+        ask = ["--pservers", "tcp://127.0.0.1:1", "--keys", client]
+        train = [self.WORKER, "train", "--config", self.config, "--data", self.data, "--out",
+                 os.path.join(self.folder, "refused"), *ask]
+        for command in ([*serve, "tcp://127.0.0.1:0", "--keys", server], [self.WORKER, "buckets", *ask], train,
+                        [self.PSERVER, "keygen", "--out", os.path.join(self.folder, "new")]):
+            with self.subTest(command=command[:2]):
+                done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False,
+                                      env=environment)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertIn("built without CURVE", done.stderr)
+                self.assertEqual(done.stdout, "")
+        self.assertFalse(os.path.exists(os.path.join(self.folder, "new")))
+
     def test_keygen_replaces_nothing(self) -> None:
         self.assert_refused("is there already", self.PSERVER, "keygen", "--out", self.keys)
         self.keygen("keys", "--add-client", "second")

@@ -14,6 +14,8 @@ foreach(name cluster chaos overload buckets recovery resume disk security)
             $<TARGET_FILE:pserver>)
   set_tests_properties(${name} PROPERTIES LABELS integration RUN_SERIAL ON)
 endforeach()
+add_library(no_curve MODULE ${CMAKE_CURRENT_LIST_DIR}/no_curve.cpp)
+set_tests_properties(security PROPERTIES ENVIRONMENT "MF_NO_CURVE=$<TARGET_FILE:no_curve>")
 # Exits with 77 where nobody may mount a small disk.
 set_tests_properties(disk PROPERTIES SKIP_RETURN_CODE 77)
 add_executable(hostile_peer ${CMAKE_CURRENT_LIST_DIR}/hostile_peer.cpp)

@@ -92,8 +92,9 @@ void AddTrainCommand(CLI::App& app, int* exit_code) {
       ->add_option("--server-threads", flags->server_threads,
                    "Of each embedded server; 0: the cores shared between them")
       ->check(CLI::Range(0, 1024));
-  command->add_option("--memory", flags->memory,
-                      "Bytes for tables addressed directly; 0: 70% of the machine's or container's");
+  command->add_option(
+      "--memory", flags->memory,
+      "Bytes for tables addressed directly; 0: 70% of the machine's or container's");
   command->add_option("--metrics", flags->metrics, "Serve /metrics on HOST:PORT");
   command->add_flag("--fresh", flags->fresh, "Refuse an --out that holds a run");
   command->add_option("--export", flags->export_path, "Write the trained model: FILE.safetensors");
