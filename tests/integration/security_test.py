@@ -185,7 +185,7 @@ class Security(ClusterCase):
         self.assert_refused("--keys requires --pservers", *command, "--keys", self.keys)
 
     def test_libzmq_without_curve(self) -> None:
-        """Keys that can not be used are refused; without keys such a library serves as any other."""
+        """Keys that can not be used are refused, and nothing is left behind."""
         environment = {**os.environ, "LD_PRELOAD": os.environ["MF_NO_CURVE"]}
         server, client = os.path.join(self.keys, "server"), os.path.join(self.keys, "client")
         serve = [self.PSERVER, "serve", "--shard", "0/1", "--data", os.path.join(self.folder, "state"), "--listen"]
