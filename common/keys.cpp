@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 #include <vector>
 
@@ -20,13 +21,13 @@ namespace fs = std::filesystem;
 constexpr size_t kKeyCharacters = 40;
 constexpr const char* kMakeThem = "; pserver keygen --out DIR makes all files";
 
-/// The words of each line that is neither empty nor a comment. A key may hold a '#'.
+/// The words of each line that is neither empty nor a comment.
 Result<std::vector<std::vector<std::string>>> ReadLines(const std::string& file) {
   std::ifstream in(file);
   if (!in) return Status::Invalid(file + ": " + std::strerror(errno) + kMakeThem);
   std::vector<std::vector<std::string>> lines;
   for (std::string line; std::getline(in, line);) {
-    if (line.starts_with("# ")) continue;
+    if (line.starts_with('#')) continue;
     std::istringstream words(line);
     std::vector<std::string> split;
     for (std::string word; words >> word;) split.push_back(word);
@@ -56,6 +57,13 @@ Result<std::string> ReadKey(const std::string& file, const std::string& kind) {
   return Malformed(file, "a line \"" + kind + " KEY\" with a key of 40 characters");
 }
 
+/// Who may write this file says whom to trust.
+Status CheckNotWritable(const std::string& file) {
+  struct stat info;
+  if (stat(file.c_str(), &info) != 0 || (info.st_mode & S_IWOTH) == 0) return Status::Ok();
+  return Status::Invalid(file + ": everybody on this machine may write it; chmod 644 " + file);
+}
+
 Result<KeyPair> ReadPair(const std::string& file) {
   struct stat info;
   if (stat(file.c_str(), &info) == 0 && (info.st_mode & S_IRWXO) != 0) {
@@ -71,11 +79,6 @@ Result<KeyPair> ReadPair(const std::string& file) {
 /// Makes a file that was not there, with `mode` from its first moment, and syncs it.
 Status WriteNewFile(const std::string& file, mode_t mode, const std::string& text) {
   const int fd = open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
-  if (fd < 0 && errno == EEXIST) {
-    return Status::Invalid(file +
-                           " is there already, and is not replaced; give another --out, or "
-                           "delete the old keys");
-  }
   if (fd < 0) return Status::Invalid(file + ": " + std::strerror(errno));
   const bool written = write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
   const bool good = written && fsync(fd) == 0;
@@ -100,11 +103,51 @@ std::string PairText(const std::string& whose, const KeyPair& pair) {
          pair.public_key + "\nsecret " + pair.secret_key + "\n";
 }
 
+std::vector<std::string> FilesOfClient(const std::string& folder) {
+  return {folder + "/client.key", folder + "/server.pub"};
+}
+
 Status WriteClientFolder(const std::string& folder, const std::string& server_public_key,
                          const KeyPair& client) {
   MF_RETURN_IF_ERROR(MakeFolder(folder));
   MF_RETURN_IF_ERROR(WriteNewFile(folder + "/client.key", 0600, PairText("a worker", client)));
   return WriteNewFile(folder + "/server.pub", 0644, "public " + server_public_key + "\n");
+}
+
+/// What could not be finished is taken away again, so that the next try meets nothing.
+Status RemoveIfFailed(const Status& status, const std::vector<std::string>& files) {
+  if (!status.ok()) {
+    for (const std::string& file : files) unlink(file.c_str());
+  }
+  return status;
+}
+
+/// Those of them that are there: keys of an earlier time, which are not replaced.
+Status CheckAbsent(const std::vector<std::string>& files) {
+  for (const std::string& file : files) {
+    if (!fs::exists(fs::symlink_status(file))) continue;
+    return Status::Invalid(file +
+                           " is there already, and is not replaced; give another --out, or delete "
+                           "the old keys");
+  }
+  return Status::Ok();
+}
+
+/// Appends a line, also where the last one has no end, and syncs the file.
+Status AppendLine(const std::string& file, const std::string& line) {
+  std::string text;
+  {
+    std::ifstream in(file);
+    text.assign(std::istreambuf_iterator<char>(in), {});
+  }
+  const std::string more = (text.empty() || text.ends_with('\n') ? "" : "\n") + line;
+  const int fd = open(file.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  const bool good = fd >= 0 &&
+                    write(fd, more.data(), more.size()) == static_cast<ssize_t>(more.size()) &&
+                    fsync(fd) == 0;
+  const std::string why = std::strerror(errno);
+  if (fd >= 0) close(fd);
+  return good ? Status::Ok() : Status::Failed(file + ": " + why);
 }
 
 std::string ClientLine(const KeyPair& client, const std::string& name) {
@@ -129,6 +172,7 @@ Result<ServerKeys> LoadServerKeys(const std::string& folder) {
   ServerKeys keys;
   MF_ASSIGN_OR_RETURN(keys.own, ReadPair(folder + "/server.key"));
   keys.clients_file = folder + "/clients";
+  MF_RETURN_IF_ERROR(CheckNotWritable(keys.clients_file));
   MF_ASSIGN_OR_RETURN(const auto clients, ReadClients(keys.clients_file));
   if (clients.empty()) {
     return Status::Invalid(keys.clients_file +
@@ -140,18 +184,25 @@ Result<ServerKeys> LoadServerKeys(const std::string& folder) {
 Result<ClientKeys> LoadClientKeys(const std::string& folder) {
   ClientKeys keys;
   MF_ASSIGN_OR_RETURN(keys.own, ReadPair(folder + "/client.key"));
+  MF_RETURN_IF_ERROR(CheckNotWritable(folder + "/server.pub"));
   MF_ASSIGN_OR_RETURN(keys.server_public_key, ReadKey(folder + "/server.pub", "public"));
   return keys;
 }
 
 Status WriteClusterKeys(const std::string& folder, const KeyPair& server, const KeyPair& client) {
-  MF_RETURN_IF_ERROR(MakeFolder(folder + "/server"));
-  MF_RETURN_IF_ERROR(
-      WriteNewFile(folder + "/server/server.key", 0600, PairText("the servers", server)));
-  MF_RETURN_IF_ERROR(WriteNewFile(
-      folder + "/server/clients", 0644,
-      "# Who is admitted. Read for every new connection.\n" + ClientLine(client, "client")));
-  return WriteClientFolder(folder + "/client", server.public_key, client);
+  const std::string secret = folder + "/server/server.key", clients = folder + "/server/clients";
+  std::vector<std::string> files = FilesOfClient(folder + "/client");
+  files.insert(files.end(), {secret, clients});
+  MF_RETURN_IF_ERROR(CheckAbsent(files));
+  const auto write_all = [&]() -> Status {
+    MF_RETURN_IF_ERROR(MakeFolder(folder + "/server"));
+    MF_RETURN_IF_ERROR(WriteNewFile(secret, 0600, PairText("the servers", server)));
+    MF_RETURN_IF_ERROR(WriteNewFile(
+        clients, 0644,
+        "# Who is admitted. Read for every new connection.\n" + ClientLine(client, "client")));
+    return WriteClientFolder(folder + "/client", server.public_key, client);
+  };
+  return RemoveIfFailed(write_all(), files);
 }
 
 Status AddClientKeys(const std::string& folder, const std::string& name, const KeyPair& client) {
@@ -170,12 +221,14 @@ Status AddClientKeys(const std::string& folder, const std::string& name, const K
       return Status::Invalid(server.clients_file + " admits a " + name + " already");
     }
   }
-  MF_RETURN_IF_ERROR(WriteClientFolder(folder + "/" + name, server.own.public_key, client));
-  // Last, so that a key which is admitted has been handed out.
-  std::ofstream out(server.clients_file, std::ios::app);
-  out << ClientLine(client, name) << std::flush;
-  if (!out) return Status::Failed(server.clients_file + ": can not be written");
-  return Status::Ok();
+  const std::vector<std::string> files = FilesOfClient(folder + "/" + name);
+  MF_RETURN_IF_ERROR(CheckAbsent(files));
+  const auto write_all = [&]() -> Status {
+    MF_RETURN_IF_ERROR(WriteClientFolder(folder + "/" + name, server.own.public_key, client));
+    // Last, so that a key which is admitted has been handed out.
+    return AppendLine(server.clients_file, ClientLine(client, name));
+  };
+  return RemoveIfFailed(write_all(), files);
 }
 
 }  // namespace mf

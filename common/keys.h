@@ -5,7 +5,7 @@
 // and for a worker,
 //   client.key   its key pair; secret
 //   server.pub   "public KEY": the only servers it talks to
-// Lines that begin with "# " are comments. All servers of a cluster have one key pair.
+// Lines that begin with # are comments. All servers of a cluster have one key pair.
 #pragma once
 
 #include <map>
@@ -30,8 +30,8 @@ struct ClientKeys {
 };
 
 /// The keys in `folder`. kInvalid, with the file and what to do, where a file is missing,
-/// unreadable or malformed, where others than owner and group may read a secret, and where nobody
-/// is admitted.
+/// unreadable or malformed, where others than owner and group may read a secret or write the rest,
+/// and where nobody is admitted.
 Result<ServerKeys> LoadServerKeys(const std::string& folder);
 Result<ClientKeys> LoadClientKeys(const std::string& folder);
 
@@ -39,7 +39,8 @@ Result<ClientKeys> LoadClientKeys(const std::string& folder);
 Result<std::map<std::string, std::string>> ReadClients(const std::string& file);
 
 /// Writes the files of a new cluster, DIR/server and DIR/client, for a fresh pair each; refuses to
-/// replace a key. Secrets can be read by their owner only from the start.
+/// replace a key, and leaves nothing where it fails. Secrets can be read by their owner only from
+/// the start.
 Status WriteClusterKeys(const std::string& folder, const KeyPair& server, const KeyPair& client);
 /// One more client for the cluster whose files WriteClusterKeys() made in `folder`: DIR/NAME, and a
 /// line in DIR/server/clients.

@@ -17,6 +17,11 @@ namespace {
 
 constexpr const char* kZapAddress = "inproc://zeromq.zap.01";  // where libzmq asks, RFC 27
 constexpr const char* kZapDomain = "memoryformer";
+// Answers to libzmq. A client that is refused does not come back; one that shall try again does, so
+// a list that is being edited costs nobody his place.
+constexpr const char *kAdmit = "200", *kTryAgain = "300", *kRefuse = "400";
+constexpr int kHandshakeMs =
+    5000;  // less than libzmq's 30 s: strangers hold descriptors and memory
 constexpr size_t kRawKeyBytes = 32;
 constexpr size_t kZ85KeyBytes = 41;  // with the terminating zero
 constexpr size_t kFrameBytesMax = 255;
@@ -37,7 +42,8 @@ Status ZmqError(const std::string& what) {
 
 Status SetKey(void* socket, int option, const std::string& key) {
   if (zmq_setsockopt(socket, option, key.c_str(), kZ85KeyBytes) == 0) return Status::Ok();
-  return Status::Invalid("\"" + key + "\" is no CURVE key");
+  return Status::Invalid(
+      "keys: what stands where a key is due is none (Z85 of 32 bytes)");  // may be a secret
 }
 
 /// All frames of one message that has arrived; false if there is none. Long frames are cut.
@@ -99,6 +105,7 @@ Result<std::unique_ptr<CurveDoor>> CurveDoor::Open(TransportContext& context, vo
   }
   MF_RETURN_IF_ERROR(SetKey(socket, ZMQ_CURVE_SECRETKEY, keys.own.secret_key));
   if (zmq_setsockopt(socket, ZMQ_CURVE_SERVER, &one, sizeof one) != 0 ||
+      zmq_setsockopt(socket, ZMQ_HANDSHAKE_IVL, &kHandshakeMs, sizeof kHandshakeMs) != 0 ||
       zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, kZapDomain, std::strlen(kZapDomain)) != 0) {
     return ZmqError("cannot use keys");
   }
@@ -133,23 +140,24 @@ void CurveDoor::Run() {
 void CurveDoor::AnswerZap() {
   std::vector<std::string> question;
   if (!ReceiveAll(zap_, &question)) return;
-  const bool admitted = question.size() == 7 && question[0] == "1.0" && question[2] == kZapDomain &&
-                        question[5] == "CURVE" && Admits(question[6]);
+  const bool sound = question.size() == 7 && question[0] == "1.0" && question[2] == kZapDomain &&
+                     question[5] == "CURVE";
   const std::string id = question.size() > 1 ? question[1] : "";
+  const char* verdict = sound ? Judge(question[6]) : kRefuse;
   const std::array<std::string, 6> answer = {
-      "1.0", id, admitted ? "200" : "400", admitted ? "" : "not on the list of clients", "", ""};
+      "1.0", id, verdict, verdict == kAdmit ? "" : "not on the list of clients", "", ""};
   for (size_t i = 0; i < answer.size(); ++i) {
     zmq_send(zap_, answer[i].data(), answer[i].size(), i + 1 < answer.size() ? ZMQ_SNDMORE : 0);
   }
 }
 
-bool CurveDoor::Admits(std::string_view raw_key) {
-  if (raw_key.size() != kRawKeyBytes) return false;
+const char* CurveDoor::Judge(std::string_view raw_key) {
+  if (raw_key.size() != kRawKeyBytes) return kRefuse;
   std::array<char, kZ85KeyBytes> key;
   zmq_z85_encode(key.data(), reinterpret_cast<const uint8_t*>(raw_key.data()), kRawKeyBytes);
   auto clients = ReadClients(clients_file_);
-  if (clients.ok() && clients->contains(key.data())) return true;
-  // Who knocks again and again must not fill the disk with log lines.
+  if (clients.ok() && clients->contains(key.data())) return kAdmit;
+  // Not more than one line in a while, however many knock.
   if (const auto now = std::chrono::steady_clock::now(); now >= quiet_until_) {
     quiet_until_ = now + kQuiet;
     if (clients.ok()) {
@@ -158,7 +166,7 @@ bool CurveDoor::Admits(std::string_view raw_key) {
       spdlog::error("nobody is admitted: {}", clients.status().message());
     }
   }
-  return false;
+  return clients.ok() ? kRefuse : kTryAgain;
 }
 
 void CurveDoor::TakeEvents() {

@@ -30,7 +30,7 @@ class CurveDoor {
   void AnswerZap();
   void TakeEvents();
   void TakeEvent(uint16_t event, uint32_t descriptor);
-  bool Admits(std::string_view raw_key);
+  const char* Judge(std::string_view raw_key);  // the answer's status code
 
   std::string clients_file_;
   OnRefused on_refused_;

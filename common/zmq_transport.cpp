@@ -326,7 +326,7 @@ class ConnectionCount {
       ++count_;
       return;
     }
-    // ZeroMQ tries again and again: once is enough for the log, and the deadline ends it.
+    // Once is enough for the log; the deadline ends it.
     if (said_) return;
     said_ = true;
     if (kind == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) {

@@ -26,8 +26,10 @@ MF_TEST_PACKAGES=(
   iproute2
 )
 
-# A Docker engine, and what stands in for images where no registry can be reached: tests/compose/run.sh.
-MF_COMPOSE_PACKAGES=(docker.io docker-compose iptables debootstrap prometheus python3 ca-certificates)
+# A Docker engine, for those who have none.
+MF_ENGINE_PACKAGES=(docker.io docker-compose iptables iproute2)
+# For tests/compose/run.sh: promtool, and what stands in for images where no registry can be reached.
+MF_COMPOSE_PACKAGES=(prometheus debootstrap python3 ca-certificates)
 
 # Draws the dashboards: tests/compose/picture.py.
 MF_PICTURE_PACKAGES=(python3-matplotlib)

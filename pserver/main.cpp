@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "common/logging.h"
-#include "common/memory_limit.h"
+#include "common/machine_limits.h"
 #include "common/metrics.h"
 #include "pserver/commands.h"
 #include "pserver/server.h"
@@ -89,9 +89,7 @@ Status Serve(const ServeFlags& flags) {
                                 metrics.Count(Metric::kConnectionsRefused, {reason});
                               }));
   const std::string address = transport->address();
-  const int threads = flags.threads > 0
-                          ? flags.threads
-                          : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int threads = flags.threads > 0 ? flags.threads : CpuLimit();
   Server server(std::move(transport), options, threads, &metrics);
   std::printf("listening %s\n", address.c_str());
   if (!flags.metrics.empty()) std::printf("metrics %s\n", metrics.address().c_str());

@@ -7,7 +7,7 @@
 #include <new>
 #include <numeric>
 
-#include "common/memory_limit.h"
+#include "common/machine_limits.h"
 #include "pserver/shard_run.h"
 
 namespace mf {
@@ -152,7 +152,7 @@ Status Shard::Hello(const Request& request, Reply* reply) {
     if (run_ == nullptr) {
       return {Code::kUnavailable, "no training has begun on this server"};
     }
-    reply->session = observers_.New();
+    reply->session = observers_.Renew(request.session);
     return DoStatus(request, reply);
   }
   if (run_ == nullptr) {
@@ -162,7 +162,7 @@ Status Shard::Hello(const Request& request, Reply* reply) {
             "this server runs another training: " + WhatDiffers(run_->config, request.text) +
                 "; use the same --config, --set and --data, or servers of your own"};
   }
-  reply->session = workers_.New();
+  reply->session = workers_.Renew(request.session);
   return DoStatus(request, reply);
 }
 
@@ -382,8 +382,10 @@ void Shard::Tick(double now) {
     constexpr double kBetweenLooks = 5;  // seconds; the disk may be far away
     look_at_disk_ = now + kBetweenLooks;
     const DataDirectory::Space disk = options_.folder->DiskSpace();
-    options_.metrics->Set(Metric::kDataFree, static_cast<double>(disk.free));
-    options_.metrics->Set(Metric::kDataSize, static_cast<double>(disk.size));
+    if (disk.size > 0) {  // else it did not answer, and is neither empty nor full
+      options_.metrics->Set(Metric::kDataFree, static_cast<double>(disk.free));
+      options_.metrics->Set(Metric::kDataSize, static_cast<double>(disk.size));
+    }
   }
 }
 

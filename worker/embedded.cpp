@@ -3,7 +3,7 @@
 #include <atomic>
 #include <chrono>
 
-#include "common/memory_limit.h"
+#include "common/machine_limits.h"
 #include "common/snapshot_plan.h"
 #include "pserver/read_only_store.h"
 #include "pserver/server.h"

@@ -14,7 +14,7 @@
 
 #include "common/digest.h"
 #include "common/logging.h"
-#include "common/memory_limit.h"
+#include "common/machine_limits.h"
 #include "common/metrics.h"
 #include "worker/data.h"
 #include "worker/embedded.h"

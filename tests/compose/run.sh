@@ -30,20 +30,24 @@ skip() {
 }
 
 [ "$(id -u)" -eq 0 ] || docker info > /dev/null 2>&1 || skip "no Docker engine answers, and only root can start one"
-./deploy/install_packages.sh compose || skip "the packages of a Docker engine can not be installed"
+# An engine that is there stays as it is: Debian's would replace Docker's own.
+command -v docker > /dev/null || ./deploy/install_packages.sh engine || skip "no Docker engine can be installed"
+./deploy/install_packages.sh compose || skip "promtool and debootstrap can not be installed"
 [ -z "$picture" ] || ./deploy/install_packages.sh picture quickstart
 promtool check config deploy/prometheus/prometheus.yml
 promtool test rules tests/compose/alerts_test.yml
 
 work=$(mktemp -d)
-base=debian:bookworm-slim
 project=mf-test-$$
+base=debian:bookworm-slim
 daemon=''
-made_base=no
 mkdir -p "$work/data" "$work/out" "$work/keys"
 
+# Compose v2 where it is there, as README.md writes its commands; else docker-compose 1.29, which Debian 12 has.
+compose_command=(docker compose)
+docker compose version > /dev/null 2>&1 || compose_command=(docker-compose)
 compose() {
-  docker-compose -p "$project" --env-file "$work/env" "$@"
+  "${compose_command[@]}" -p "$project" --env-file "$work/env" "$@"
 }
 
 # shellcheck disable=SC2317  # called by the trap
@@ -55,15 +59,17 @@ tear_down() {
   fi
   compose --profile servers-4 --profile tools down --volumes --timeout 10 > "$work/down.log" 2>&1 || true
   if [ "$keep_images" = no ] && docker info > /dev/null 2>&1; then
-    docker image rm -f "$project-prometheus" "$project-program" > /dev/null 2>&1 || true
-    [ "$made_base" = no ] || docker image rm -f "$base" > /dev/null 2>&1 || true
+    docker image rm -f "$project-prometheus" "$project-program" "$project-build" "$project-base" > /dev/null 2>&1 || true
   fi
   if [ -n "$daemon" ]; then
     kill "$daemon" 2> /dev/null || true
     wait "$daemon" 2> /dev/null || true
-    # What it leaves mounted: network namespaces, layers.
+    # What it leaves: mounted namespaces and layers, a bridge, rules and forwarding.
     awk -v under="$work/" 'index($5, under) == 1 { print $5 }' /proc/self/mountinfo | sort -r |
       while IFS= read -r place; do umount "$place" || true; done
+    [ "$had_bridge" = yes ] || ip link delete docker0 2> /dev/null || true
+    iptables-restore < "$work/iptables" || true
+    echo "$forwarding" > /proc/sys/net/ipv4/ip_forward || true
   fi
   rm -rf "$work"
   exit "$code"
@@ -72,6 +78,10 @@ trap tear_down EXIT
 
 if ! docker info > /dev/null 2>&1; then
   echo "starting dockerd"
+  iptables-save > "$work/iptables" || skip "no packet filter here, which an engine needs"
+  forwarding=$(cat /proc/sys/net/ipv4/ip_forward)
+  had_bridge=no
+  ! ip link show docker0 > /dev/null 2>&1 || had_bridge=yes
   export DOCKER_HOST=unix://$work/docker.sock
   dockerd --host "$DOCKER_HOST" --data-root "$work/docker" --exec-root "$work/exec" \
     --pidfile "$work/docker.pid" > "$work/dockerd.log" 2>&1 &
@@ -89,7 +99,7 @@ if ! docker info > /dev/null 2>&1; then
 fi
 
 if ! docker image inspect "$base" > /dev/null 2>&1 && ! timeout 60 docker pull -q "$base" > /dev/null 2>&1; then
-  echo "making $base with debootstrap"
+  echo "$base can not be pulled: making one with debootstrap"
   mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null |
     grep -oE '^[^#]*https?://[^ ]*/debian/?( |$)' | grep -oE 'https?://[^ ]*' | head -n 1 || true)
   debootstrap --variant=minbase bookworm "$work/root" "${mirror:-http://deb.debian.org/debian}" \
@@ -100,17 +110,18 @@ if ! docker image inspect "$base" > /dev/null 2>&1 && ! timeout 60 docker pull -
   mkdir -p "$work/root/usr/share/keyrings" "$work/root/etc/ssl"
   cp -r /usr/share/keyrings/. "$work/root/usr/share/keyrings/"
   cp -rL /etc/ssl/certs "$work/root/etc/ssl/" 2> /dev/null || true
+  base=$project-base
   tar -C "$work/root" -c . | docker import - "$base" > /dev/null
   rm -rf "$work/root"
-  made_base=yes
 fi
 
 docker run --rm --network=host "$base" apt-get -q update > "$work/update.log" 2>&1 ||
   skip "containers reach no packages: $(tail -n 1 "$work/update.log")"
 echo "building the images"
 build() {
-  docker build --network=host -q "$@" > /dev/null || { echo "the image does not build" >&2; exit 1; }
+  docker build --network=host --build-arg "BASE=$base" -q "$@" > /dev/null || { echo "the image does not build" >&2; exit 1; }
 }
+build -t "$project-build" --target build -f deploy/Dockerfile .  # named, so that it can be removed
 build -t "$project-program" -f deploy/Dockerfile .
 build -t "$project-prometheus" -f tests/compose/prometheus.Dockerfile tests/compose
 
@@ -124,13 +135,20 @@ else
     echo "the river runs under old stones and never stops for rain or wind, and the stones never move."
   done > "$work/data/text.txt"
 fi
+# As people run it: not as root.
+user=$(id -u) group=$(id -g)
+if [ "$user" -eq 0 ]; then
+  user=1000 group=1000
+  chown -R "$user:$group" "$work/data" "$work/out" "$work/keys"
+  chmod 755 "$work"
+fi
 port=$(/usr/bin/python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 cat > "$work/env" <<END
 PSERVERS=2
 COMPOSE_PROFILES=servers-2
 MF_IMAGE=$project-program
-MF_UID=$(id -u)
-MF_GID=$(id -g)
+MF_UID=$user
+MF_GID=$group
 MF_CONFIG=$config
 MF_DATA=$work/data
 MF_OUT=$work/out
@@ -144,6 +162,7 @@ PROMETHEUS_PORT=$port
 END
 compose run --rm --no-deps keygen
 compose up -d pserver-0 pserver-1 worker prometheus
-/usr/bin/python3 -B tests/compose/watch.py --project "$project" --env-file "$work/env" --prometheus "http://127.0.0.1:$port" \
+/usr/bin/python3 -B tests/compose/watch.py --compose "${compose_command[*]}" --project "$project" \
+  --env-file "$work/env" --prometheus "http://127.0.0.1:$port" \
   "${watch[@]}"
-echo "tests/compose/run.sh: everything holds, in $((SECONDS / 60)) min $((SECONDS % 60)) s"
+echo "tests/compose/run.sh: everything holds with $("${compose_command[@]}" version | head -n 1), in $((SECONDS / 60)) min $((SECONDS % 60)) s"

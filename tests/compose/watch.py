@@ -18,8 +18,8 @@ LAYER = "blocks.0.qkv"  # that the bars of the buckets' dashboard are asked for
 
 
 class Cluster:
-    def __init__(self, project: str, env_file: str, prometheus: str) -> None:
-        self.compose = ["docker-compose", "-p", project, "--env-file", env_file]
+    def __init__(self, compose: str, project: str, env_file: str, prometheus: str) -> None:
+        self.compose = [*compose.split(), "-p", project, "--env-file", env_file]
         self.prometheus = prometheus
 
     def api(self, path: str, **query: str) -> dict:
@@ -44,17 +44,28 @@ class Cluster:
         done = subprocess.run([*self.compose, *command], capture_output=True, text=True, check=False,
                               timeout=DEADLINE)
         if done.returncode != 0:
-            raise SystemExit(f"docker-compose {' '.join(command)}: {done.stderr}")
+            raise SystemExit(f"{' '.join(self.compose + list(command))}: {done.stderr}")
         return done.stdout
 
     def containers(self, service: str) -> list[str]:
         return self.run("ps", "-q", service).split()
 
+    def state(self, container: str) -> dict:
+        shown = subprocess.run(["docker", "inspect", container], capture_output=True, text=True, check=True).stdout
+        return json.loads(shown)[0]
+
     def kill(self, container: str) -> None:
         """The process inside, as a crash would: what `docker kill` ends is not started again."""
-        pid = subprocess.run(["docker", "inspect", "-f", "{{.State.Pid}}", container], capture_output=True,
-                             text=True, check=True).stdout
-        os.kill(int(pid), signal.SIGKILL)
+        state = self.state(container)
+        pid = state["State"]["Pid"]
+        try:
+            with open(f"/proc/{pid}/cgroup", encoding="ascii") as file:
+                here = state["Id"] in file.read()
+        except OSError:
+            here = False
+        if pid <= 1 or not here:
+            raise SystemExit(f"FAILED: the engine's process {pid} is not one of this machine; run this beside the engine")
+        os.kill(pid, signal.SIGKILL)
 
 
 def wait_for(what: str, reached) -> None:
@@ -107,12 +118,12 @@ def check_rules(cluster: Cluster) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for flag in ("--project", "--env-file", "--prometheus"):
+    for flag in ("--compose", "--project", "--env-file", "--prometheus"):
         parser.add_argument(flag, required=True)
     parser.add_argument("--picture", help="afterwards, draw the dashboards into this folder")
     parser.add_argument("--minutes", type=float, default=8, help="of more training before that")
     flags = parser.parse_args()
-    cluster = Cluster(flags.project, flags.env_file, flags.prometheus)
+    cluster = Cluster(flags.compose, flags.project, flags.env_file, flags.prometheus)
 
     wait_for("both servers are scraped", lambda: cluster.value('sum(up{job="pserver"})') == 2)
     wait_for("training makes progress", lambda: cluster.value("max(mf_step)") >= 10)
@@ -125,9 +136,14 @@ def main() -> None:
     wait_for("a killed server is back and all went back to a common snapshot",
              lambda: cluster.value('min(mf_recoveries_total{job="pserver",instance="pserver-0"})') > before)
     step_goes_on(cluster, "training goes on after that")
-    cluster.kill(cluster.containers("worker")[0])
+    worker = cluster.containers("worker")[0]
+    started = cluster.state(worker)["State"]["StartedAt"]
+    cluster.kill(worker)
     step_goes_on(cluster, "a worker was killed, and training goes on")
-    wait_for("three workers are live again", lambda: cluster.value("max(mf_workers_live)") == 3)
+    wait_for("it is back", lambda: cluster.state(worker)["State"]["Running"] and
+             cluster.state(worker)["State"]["StartedAt"] != started)
+    wait_for("three workers are live, and scraped", lambda: cluster.value("max(mf_workers_live)") == 3 and
+             cluster.value('sum(up{job="worker"})') == 3)
     # Rates need two samples, snapshots and evaluations a few steps.
     wait_for("something was evaluated and saved since",
              lambda: bool(cluster.series("mf_train_val_loss") and
@@ -136,7 +152,9 @@ def main() -> None:
     print(f"{check_dashboards(cluster)} dashboard queries return data")
     print(f"{check_rules(cluster)} alert rules are evaluated")
     firing = {a["labels"]["alertname"] for a in cluster.api("alerts")["alerts"] if a["state"] == "firing"}
-    print("alerts that fire:", sorted(firing) or "none")
+    if firing:
+        raise SystemExit(f"FAILED: alerts on a healthy run: {sorted(firing)}")
+    print("no alert fires")
     if flags.picture:
         begin = time.monotonic()
         while time.monotonic() - begin < 60 * flags.minutes:

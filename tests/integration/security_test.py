@@ -17,8 +17,13 @@ ClusterCase.WORKER = sys.argv.pop(1)
 
 # ZMTP 3.1 (ZeroMQ RFC 37), by hand: a greeting that asks for no security, then a READY command of a
 # DEALER and one message of two frames.
-GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
+def greeting(mechanism: bytes) -> bytes:
+    return b"\xff" + bytes(8) + b"\x7f\x03\x01" + mechanism.ljust(20, b"\0") + b"\0" + bytes(31)
+
+
 READY = b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+PLAIN_HELLO = b"\x04\x13\x05HELLO\x05admin\x06secret"
+HUGE_COMMAND = b"\x06" + (1 << 30).to_bytes(8, "big")  # and then its bytes, for as long as one listens
 MESSAGE = b"\x01\x04head\x00\x04body"
 
 
@@ -55,9 +60,9 @@ class Security(ClusterCase):
         return sum(value for name, value in series.items()
                    if name.startswith(("mf_request_seconds_count", "mf_requests_rejected_total")))
 
-    def ask(self, address: str, keys: str = "") -> subprocess.Popen:
+    def ask(self, address: str, keys: str = "", log: str = "ask") -> subprocess.Popen:
         command = [self.WORKER, "buckets", "--pservers", address]
-        return self.start(command + (["--keys", keys] if keys else []), "ask.log")
+        return self.start(command + (["--keys", keys] if keys else []), f"{log}.log")
 
     def wait_for(self, what: str, reached) -> None:
         end = time.monotonic() + DEADLINE
@@ -88,26 +93,35 @@ class Security(ClusterCase):
         before = self.delivered()
         self.assertGreater(before, 0)
 
-        # All at once, as each of them tries until its deadline of 10 s.
-        strangers = [("handshake", self.ask(addresses[0])),
-                     ("handshake", self.ask(addresses[0], self.mixed("wrong-server", "keys", "other")))]
-        self.wait_for("no key, another server's key", lambda: self.refused("handshake") >= 2)
-        self.assertEqual(self.refused("unknown_key"), 0)
-        unlisted = self.mixed("unlisted", "other", "keys")
-        strangers.append(("unknown_key", self.ask(addresses[0], unlisted)))
-        self.wait_for("a client that is not on the list", lambda: self.refused("unknown_key") >= 1)
-        for _, process in strangers:
+        # One after the other, as each of them tries again and again until its deadline of 10 s.
+        unlisted, wrong = self.mixed("unlisted", "other", "keys"), self.mixed("wrong-server", "keys", "other")
+        strangers = {"no-key": ("handshake", "", "is --keys given on both sides"),
+                     "wrong-server": ("handshake", wrong, "is --keys given on both sides"),
+                     "unlisted": ("unknown_key", unlisted, "does not admit this key")}
+        for name, (reason, keys, _) in strangers.items():
+            count = self.refused(reason)
+            process = self.ask(addresses[0], keys, name)
+            self.wait_for(f"{name} is counted as {reason}", lambda: self.refused(reason) > count)
+            process.kill()
+            process.wait(DEADLINE)
+        self.assertEqual(self.refused("unknown_key"), 1)
+        processes = [self.ask(addresses[0], keys, f"{name}-2") for name, (_, keys, _) in strangers.items()]
+        for process, (name, (_, _, words)) in zip(processes, strangers.items()):
             self.assertEqual(process.wait(DEADLINE), 1)
-        log = self.log("ask")
-        self.assertIn("is --keys given on both sides", log)
-        self.assertIn("does not admit this key", log)
+            self.assertIn(words, self.log(f"{name}-2"))
 
         for said in ([bytes(range(256)) * 8], [b"GET / HTTP/1.1\r\n\r\n"], [b"\xff" * 64, b"\0" * 64], [b"\x01"],
-                     [GREETING, READY, MESSAGE]):
+                     [greeting(b"NULL"), READY, MESSAGE], [greeting(b"PLAIN"), PLAIN_HELLO, READY, MESSAGE]):
             count = self.refused("handshake")
             heard = self.speak(addresses[0], *said)
-            self.assertNotIn(b"READY", heard)
+            for word in (b"READY", b"WELCOME"):
+                self.assertNotIn(word, heard)
             self.wait_for(f"{said[0][:16]!r} is counted", lambda: self.refused("handshake") > count)
+
+        # Who announces a gigabyte before he has shown a key is heard for seconds, not for as long as he likes.
+        count = self.refused("handshake")
+        self.speak(addresses[0], greeting(b"CURVE"), HUGE_COMMAND, bytes(1 << 20))
+        self.wait_for("a handshake without end is counted", lambda: self.refused("handshake") > count)
         self.assertEqual(self.delivered(), before)
 
         # The server goes on: with those that it knows, and with a new one without being started again.
@@ -166,12 +180,33 @@ class Security(ClusterCase):
         self.assert_does_not_serve("server.key: not a file of keys", *with_keys)
         os.remove(secret)
         self.assert_does_not_serve("server.key: No such file", *with_keys)
-        if os.geteuid() != 0:  # nothing is unreadable for root
-            with open(secret, "w", encoding="ascii") as file:
-                file.write(pair)
-            os.chmod(secret, 0)
-            self.assert_does_not_serve("server.key: Permission denied", *with_keys)
+        with open(secret, "w", encoding="ascii") as file:
+            file.write(pair)
+        os.chmod(secret, 0o600)
+        os.chmod(clients, 0o646)
+        self.assert_does_not_serve("clients: everybody on this machine may write it", *with_keys)
         self.assert_does_not_serve("reachable from other machines without keys", listen="tcp://0.0.0.0:0")
+
+    @unittest.skipIf(os.geteuid() == 0, "nothing is unreadable for root")
+    def test_unreadable_key(self) -> None:
+        folder = os.path.join(self.keys, "server")
+        os.chmod(os.path.join(folder, "server.key"), 0)
+        self.assert_does_not_serve("server.key: Permission denied", "--keys", folder)
+
+    def test_list_that_is_being_edited(self) -> None:
+        """Nobody is admitted meanwhile, and who came meanwhile is as soon as it is whole again."""
+        address = self.serve_with_keys()
+        clients = os.path.join(self.keys, "server", "clients")
+        with open(clients, encoding="ascii") as file:
+            good = file.read()
+        with open(clients, "w", encoding="ascii") as file:
+            file.write(good[:-20])
+        process = self.train("run", [address], "--keys", os.path.join(self.keys, "client"))
+        self.wait_for("the list can not be read", lambda: self.refused("handshake") + self.refused("unknown_key") > 0)
+        self.assertEqual(self.delivered(), 0)
+        with open(clients, "w", encoding="ascii") as file:
+            file.write("#client taken off the list\n" + good)
+        self.finish("run", process)
 
     def test_worker_keys(self) -> None:
         command = (self.WORKER, "train", "--config", self.config, "--data", self.data, "--out",
@@ -180,6 +215,9 @@ class Security(ClusterCase):
         os.chmod(secret, 0o604)
         where = ("--pservers", "tcp://127.0.0.1:1", "--keys", os.path.join(self.keys, "client"))
         self.assert_refused("client.key: a secret that everybody on this machine may open", *command, *where)
+        os.chmod(secret, 0o600)
+        os.chmod(os.path.join(self.keys, "client", "server.pub"), 0o646)
+        self.assert_refused("server.pub: everybody on this machine may write it", *command, *where)
         os.remove(secret)
         self.assert_refused("client.key: No such file", *command, *where)
         self.assert_refused("--keys requires --pservers", *command, "--keys", self.keys)
@@ -204,7 +242,22 @@ class Security(ClusterCase):
 
     def test_keygen_replaces_nothing(self) -> None:
         self.assert_refused("is there already", self.PSERVER, "keygen", "--out", self.keys)
+        # Half of a cluster's files are not completed: whose they are is not known.
+        half = os.path.join(self.folder, "half")
+        shutil.copytree(os.path.join(self.keys, "client"), os.path.join(half, "client"))
+        self.assert_refused("is there already", self.PSERVER, "keygen", "--out", half)
+        self.assertFalse(os.path.exists(os.path.join(half, "server")))
+        # A line that an editor left without its end stays a line.
+        clients = os.path.join(self.keys, "server", "clients")
+        with open(clients, encoding="ascii") as file:
+            old = file.read()
+        with open(clients, "w", encoding="ascii") as file:
+            file.write(old.rstrip("\n"))
         self.keygen("keys", "--add-client", "second")
+        with open(clients, encoding="ascii") as file:
+            lines = file.read().splitlines()
+        self.assertEqual(lines[:-1], old.splitlines())
+        self.assertTrue(lines[-1].endswith(" second"))
         for name in ("second", "server", "../up", ""):
             with self.subTest(name):
                 self.assert_refused("second already" if name == "second" else "--add-client", self.PSERVER,
