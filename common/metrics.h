@@ -15,12 +15,18 @@ namespace mf {
 
 enum class Metric {
   kStep,
+  kRunSteps,
+  kServers,
   kTrainLoss,
+  kTrainValLoss,
+  kTrainLearningRate,
+  kTrainGradNorm,
   kTrainTokens,
   kStepSeconds,
   kRequestSeconds,
   kWireBytes,
   kRequestsRejected,
+  kConnectionsRefused,
   kRepliesUnsent,
   kTableRows,
   kTableBytes,
@@ -38,8 +44,11 @@ enum class Metric {
   kSnapshotBytes,
   kSnapshotLastStep,
   kSnapshotFailures,
+  kSnapshotAge,
+  kDataFree,
+  kDataSize,
 };
-inline constexpr int kMetricCount = 24;
+inline constexpr int kMetricCount = 33;
 
 enum class Direction { kSent, kReceived };
 

@@ -22,11 +22,13 @@ enum class Code {
   kDamaged,      // what is on disk is not what was written there
 };
 
+inline constexpr int kCodeCount = static_cast<int>(Code::kDamaged) + 1;
+
 /// The code as metrics label it.
 inline const char* CodeName(Code code) {
-  constexpr const char* kNames[] = {"ok",          "invalid",     "failed",    "stale",
-                                    "not_yet",     "wrong_epoch", "wrong_run", "not_joined",
-                                    "unavailable", "damaged"};
+  constexpr const char* kNames[kCodeCount] = {
+      "ok",          "invalid",   "failed",     "stale",       "not_yet",
+      "wrong_epoch", "wrong_run", "not_joined", "unavailable", "damaged"};
   return kNames[static_cast<int>(code)];
 }
 

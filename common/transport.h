@@ -5,11 +5,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/buffer.h"
+#include "common/keys.h"
 #include "common/status.h"
 
 namespace mf {
@@ -70,11 +73,24 @@ class ClientTransport {
   virtual uint64_t Connections(size_t server) = 0;
 };
 
+/// Called, from a thread of the transport's, for every connection that was not admitted. `reason`:
+/// "unknown_key" (a client that is not on the list) or "handshake" (no keys, the key of another
+/// server, no ZeroMQ at all).
+using OnRefused = std::function<void(std::string_view reason)>;
+
 /// `address`: "tcp://host:port" (port 0: any) or "inproc://name". kFailed if it can not be bound.
+/// With `keys`, everything is encrypted and only the clients that they list are admitted; one such
+/// server per context. kInvalid for keys that are none, kFailed where this libzmq has no CURVE.
 Result<std::unique_ptr<ServerTransport>> BindZmq(TransportContext& context,
-                                                 const std::string& address);
-/// Connects lazily, as ZeroMQ does: a server may come later (tcp).
+                                                 const std::string& address,
+                                                 const ServerKeys* keys = nullptr,
+                                                 OnRefused on_refused = {});
+/// Connects lazily, as ZeroMQ does: a server may come later (tcp). With `keys`, only to servers
+/// that have the key pair named there; the same errors.
 Result<std::unique_ptr<ClientTransport>> ConnectZmq(TransportContext& context,
-                                                    const std::vector<std::string>& addresses);
+                                                    const std::vector<std::string>& addresses,
+                                                    const ClientKeys* keys = nullptr);
+/// A fresh pair from the system's randomness. kFailed where this libzmq has no CURVE.
+Result<KeyPair> NewKeyPair();
 
 }  // namespace mf

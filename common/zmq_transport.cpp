@@ -1,4 +1,4 @@
-// The only file that knows ZeroMQ.
+// Sockets of ZeroMQ; beside it only zmq_curve.cpp knows the library.
 #include <malloc.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -11,7 +11,9 @@
 #include <new>
 
 #include "common/buffer_pool.h"
+#include "common/logging.h"
 #include "common/transport.h"
+#include "common/zmq_curve.h"
 
 #if defined(__SANITIZE_THREAD__)
 extern "C" {
@@ -94,11 +96,12 @@ Status ZmqError(const std::string& what) {
 class Socket {
  public:
   Socket() = default;
-  ~Socket() {
-    if (handle_ != nullptr) zmq_close(handle_);
-  }
+  ~Socket() { Close(); }
   Socket(Socket&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
   Socket& operator=(Socket&&) = delete;
+  void Close() {
+    if (handle_ != nullptr) zmq_close(std::exchange(handle_, nullptr));
+  }
 
   Status Open(TransportContext& context, int type) {
     handle_ = zmq_socket(context.handle(), type);
@@ -221,8 +224,15 @@ bool TakeWithin(int timeout_ms, std::vector<pollfd>& sockets_and_wake, WakeSigna
 
 class ZmqServer final : public ServerTransport {
  public:
-  Status Bind(TransportContext& context, const std::string& address) {
+  ~ZmqServer() override { socket_.Close(); }  // before its door
+
+  Status Bind(TransportContext& context, const std::string& address, const ServerKeys* keys,
+              OnRefused on_refused) {
     MF_RETURN_IF_ERROR(socket_.Open(context, ZMQ_ROUTER));
+    if (keys != nullptr) {
+      MF_ASSIGN_OR_RETURN(door_,
+                          CurveDoor::Open(context, socket_.handle(), *keys, std::move(on_refused)));
+    }
     if (zmq_bind(socket_.handle(), address.c_str()) != 0)
       return ZmqError("cannot listen on " + address);
     char last[256];
@@ -253,13 +263,15 @@ class ZmqServer final : public ServerTransport {
     return true;
   }
 
+  std::unique_ptr<CurveDoor> door_;  // with keys
   Socket socket_;
   WakeSignal wake_;
   std::vector<pollfd> polls_;  // of socket_ and wake_
   std::string address_;
 };
 
-/// Counts the connections that a socket makes, by ZeroMQ's own events.
+/// Counts the connections that a socket makes, by ZeroMQ's own events, and tells the log of those
+/// that come to nothing.
 class ConnectionCount {
  public:
   ConnectionCount() = default;
@@ -267,46 +279,83 @@ class ConnectionCount {
     if (events_ != nullptr) zmq_close(events_);
   }
   ConnectionCount(ConnectionCount&& other) noexcept
-      : events_(std::exchange(other.events_, nullptr)), count_(other.count_) {}
+      : events_(std::exchange(other.events_, nullptr)),
+        count_(other.count_),
+        address_(std::move(other.address_)) {}
   ConnectionCount& operator=(ConnectionCount&&) = delete;
 
-  Status Watch(TransportContext& context, void* socket) {
+  Status Watch(TransportContext& context, void* socket, const std::string& address) {
     static std::atomic<uint64_t> made{0};
     const std::string name = "inproc://connections-" + std::to_string(made.fetch_add(1));
+    address_ = address;
     events_ = zmq_socket(context.handle(), ZMQ_PAIR);
     const int linger = 0;
     if (events_ == nullptr || zmq_setsockopt(events_, ZMQ_LINGER, &linger, sizeof linger) != 0 ||
-        zmq_socket_monitor(socket, name.c_str(), ZMQ_EVENT_HANDSHAKE_SUCCEEDED) != 0 ||
+        zmq_socket_monitor(socket, name.c_str(), kEvents) != 0 ||
         zmq_connect(events_, name.c_str()) != 0) {
       return ZmqError("cannot watch a connection");
     }
     return Status::Ok();
   }
   uint64_t count() {
-    // An event is two messages: what happened, and the address.
+    // An event is two messages: what happened with a number of 4 bytes, and the address.
     char event[256];
-    while (zmq_recv(events_, event, sizeof event, ZMQ_DONTWAIT) >= 0) {
+    bool first = true;
+    int size = 0;
+    while ((size = zmq_recv(events_, event, sizeof event, ZMQ_DONTWAIT)) >= 0) {
+      uint16_t kind = 0;
+      if (first && size >= static_cast<int>(sizeof kind)) {
+        std::memcpy(&kind, event, sizeof kind);
+        Take(kind);
+      }
       int more = 0;
-      size_t size = sizeof more;
-      zmq_getsockopt(events_, ZMQ_RCVMORE, &more, &size);
-      if (more == 0) ++count_;
+      size_t bytes = sizeof more;
+      zmq_getsockopt(events_, ZMQ_RCVMORE, &more, &bytes);
+      first = more == 0;
     }
     return count_;
   }
 
  private:
+  static constexpr int kEvents =
+      ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+      ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+
+  void Take(uint16_t kind) {
+    if (kind == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
+      ++count_;
+      return;
+    }
+    // Once is enough for the log; the deadline ends it.
+    if (said_) return;
+    said_ = true;
+    if (kind == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) {
+      spdlog::warn("{} does not admit this key; add its line to the server's file of clients",
+                   address_);
+    } else {
+      spdlog::warn(
+          "{} breaks off the handshake: is --keys given on both sides, and server.pub that "
+          "server's?",
+          address_);
+    }
+  }
+
   void* events_ = nullptr;
   uint64_t count_ = 0;
+  std::string address_;
+  bool said_ = false;
 };
 
 class ZmqClient final : public ClientTransport {
  public:
-  Status Connect(TransportContext& context, const std::vector<std::string>& addresses) {
+  Status Connect(TransportContext& context, const std::vector<std::string>& addresses,
+                 const ClientKeys* keys) {
     for (const std::string& address : addresses) {
       Socket socket;
       MF_RETURN_IF_ERROR(socket.Open(context, ZMQ_DEALER));
       connections_.emplace_back();
-      MF_RETURN_IF_ERROR(connections_.back().Watch(context, socket.handle()));
+      if (keys != nullptr) MF_RETURN_IF_ERROR(UseClientKeys(socket.handle(), *keys));
+      MF_RETURN_IF_ERROR(connections_.back().Watch(context, socket.handle(), address));
       if (zmq_connect(socket.handle(), address.c_str()) != 0) {
         return ZmqError("cannot connect to " + address);
       }
@@ -368,16 +417,18 @@ TransportContext::TransportContext() : handle_(zmq_ctx_new()) {
 TransportContext::~TransportContext() { zmq_ctx_term(handle_); }
 
 Result<std::unique_ptr<ServerTransport>> BindZmq(TransportContext& context,
-                                                 const std::string& address) {
+                                                 const std::string& address, const ServerKeys* keys,
+                                                 OnRefused on_refused) {
   auto server = std::make_unique<ZmqServer>();
-  MF_RETURN_IF_ERROR(server->Bind(context, address));
+  MF_RETURN_IF_ERROR(server->Bind(context, address, keys, std::move(on_refused)));
   return std::unique_ptr<ServerTransport>(std::move(server));
 }
 
 Result<std::unique_ptr<ClientTransport>> ConnectZmq(TransportContext& context,
-                                                    const std::vector<std::string>& addresses) {
+                                                    const std::vector<std::string>& addresses,
+                                                    const ClientKeys* keys) {
   auto client = std::make_unique<ZmqClient>();
-  MF_RETURN_IF_ERROR(client->Connect(context, addresses));
+  MF_RETURN_IF_ERROR(client->Connect(context, addresses, keys));
   return std::unique_ptr<ClientTransport>(std::move(client));
 }
 

@@ -9,7 +9,8 @@ source "$here/packages.sh"
 usage() {
   cat <<'EOF'
 usage: install_packages.sh [--list] GROUP...
-  Groups: build (compile), quickstart (its text and helper), test (tests and checks), run (run only).
+  Groups: build (compile), quickstart (its text and helper), test (tests and checks), run (run only),
+  engine (Docker), compose (what tests/compose/run.sh needs beside it), picture (its --picture).
   Without a group: build. Installs as root or through sudo. --list only prints the names.
 EOF
 }
@@ -22,6 +23,9 @@ for argument in "$@"; do
     build) wanted+=("${MF_BUILD_PACKAGES[@]}") ;;
     quickstart) wanted+=("${MF_QUICKSTART_PACKAGES[@]}") ;;
     test) wanted+=("${MF_TEST_PACKAGES[@]}") ;;
+    engine) wanted+=("${MF_ENGINE_PACKAGES[@]}") ;;
+    compose) wanted+=("${MF_COMPOSE_PACKAGES[@]}") ;;
+    picture) wanted+=("${MF_PICTURE_PACKAGES[@]}") ;;
     run) wanted+=("${MF_RUN_PACKAGES[@]}") ;;
     --list) list_only=yes; continue ;;
     -h | --help) usage; exit 0 ;;

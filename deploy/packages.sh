@@ -26,6 +26,14 @@ MF_TEST_PACKAGES=(
   iproute2
 )
 
+# A Docker engine, for those who have none.
+MF_ENGINE_PACKAGES=(docker.io docker-compose iptables iproute2)
+# For tests/compose/run.sh: promtool, and what stands in for images where no registry can be reached.
+MF_COMPOSE_PACKAGES=(prometheus debootstrap python3 ca-certificates)
+
+# Draws the dashboards: tests/compose/picture.py.
+MF_PICTURE_PACKAGES=(python3-matplotlib)
+
 # What the finished programs load; for images without a compiler.
 MF_RUN_PACKAGES=(
   libzmq5 libcapnp-0.9.2

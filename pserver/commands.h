@@ -10,6 +10,7 @@ class App;
 namespace mf {
 
 // `status` gets the outcome when the command was chosen.
+void AddKeygenCommand(CLI::App& app, Status* status);
 void AddInspectCommand(CLI::App& app, Status* status);
 void AddReshardCommand(CLI::App& app, Status* status);
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -65,6 +66,12 @@ Status DataDirectory::KeepCommonStep(const std::string& run_id, uint64_t step) {
   run_id_ = run_id;
   common_step_ = step;
   return Status::Ok();
+}
+
+DataDirectory::Space DataDirectory::DiskSpace() const {
+  struct statvfs disk;
+  if (statvfs(path_.c_str(), &disk) != 0) return {};
+  return {uint64_t{disk.f_bavail} * disk.f_frsize, uint64_t{disk.f_blocks} * disk.f_frsize};
 }
 
 DataDirectory::~DataDirectory() {

@@ -23,6 +23,11 @@ class DataDirectory {
   DataDirectory& operator=(const DataDirectory&) = delete;
 
   const std::string& path() const { return path_; }
+  struct Space {
+    uint64_t free = 0, size = 0;  // bytes
+  };
+  /// Of the disk that holds the folder, for those who are not root; zeros if it does not say.
+  Space DiskSpace() const;
   /// 1 at the first start.
   uint64_t boot_count() const { return boot_count_; }
   /// The newest step of run `run_id` that all servers were said to have; 0: none.

@@ -10,9 +10,9 @@
 #include <thread>
 
 #include "common/logging.h"
+#include "common/machine_limits.h"
 #include "common/metrics.h"
 #include "pserver/commands.h"
-#include "pserver/mapped_memory.h"
 #include "pserver/server.h"
 #include "pserver/storage.h"
 
@@ -20,7 +20,7 @@ namespace mf {
 namespace {
 
 struct ServeFlags {
-  std::string listen, shard, data, metrics;
+  std::string listen, shard, data, metrics, keys;
   int threads = 0;
   uint64_t memory = 0;
   bool insecure = false;
@@ -37,7 +37,7 @@ Status ParseShard(const std::string& text, uint32_t* shard, uint32_t* shards) {
 }
 
 /// Anything but loopback needs keys or the word of the user (DESIGN 5).
-Status CheckListen(const std::string& address, bool insecure) {
+Status CheckListen(const std::string& address, bool safe) {
   char host[256] = {}, rest = 0;
   unsigned port = 0;
   if (std::sscanf(address.c_str(), "tcp://%255[^:]:%u%c", host, &port, &rest) != 2 ||
@@ -45,20 +45,25 @@ Status CheckListen(const std::string& address, bool insecure) {
     return Status::Invalid("--listen " + address + ": not of the form tcp://HOST:PORT");
   }
   const std::string name = host;
-  if (insecure || name.starts_with("127.") || name == "localhost" || name == "[::1]")
+  if (safe || name.starts_with("127.") || name == "localhost" || name == "[::1]")
     return Status::Ok();
   return Status::Invalid("--listen " + address +
-                         ": reachable from other machines without keys; use a loopback address, or "
-                         "--insecure on a network you trust");
+                         ": reachable from other machines without keys; give --keys DIR (pserver "
+                         "keygen makes them), a loopback address, or --insecure on a network you "
+                         "trust");
 }
 
 Status Serve(const ServeFlags& flags) {
   Shard::Options options;
   MF_RETURN_IF_ERROR(ParseShard(flags.shard, &options.shard, &options.shards));
-  MF_RETURN_IF_ERROR(CheckListen(flags.listen, flags.insecure));
+  MF_RETURN_IF_ERROR(CheckListen(flags.listen, flags.insecure || !flags.keys.empty()));
+  ServerKeys keys;
+  if (!flags.keys.empty()) {
+    MF_ASSIGN_OR_RETURN(keys, LoadServerKeys(flags.keys));
+  }
   std::random_device random;
   options.incarnation = uint64_t{random()} << 32 | random();
-  options.memory_bytes = flags.memory != 0 ? flags.memory : PhysicalMemoryBytes() / 10 * 7;
+  options.memory_bytes = flags.memory != 0 ? flags.memory : MemoryLimitBytes() / 10 * 7;
 
   // Signals are taken by sigwait below; all threads inherit the mask.
   sigset_t signals;
@@ -72,12 +77,19 @@ Status Serve(const ServeFlags& flags) {
   Metrics metrics;
   if (!flags.metrics.empty()) MF_RETURN_IF_ERROR(metrics.Serve(flags.metrics));
   options.metrics = &metrics;
+  if (!flags.keys.empty()) {
+    for (const char* reason : {"unknown_key", "handshake"}) {
+      metrics.Count(Metric::kConnectionsRefused, {reason}, 0);
+    }
+  }
   TransportContext context;
-  MF_ASSIGN_OR_RETURN(std::unique_ptr<ServerTransport> transport, BindZmq(context, flags.listen));
+  MF_ASSIGN_OR_RETURN(std::unique_ptr<ServerTransport> transport,
+                      BindZmq(context, flags.listen, flags.keys.empty() ? nullptr : &keys,
+                              [&metrics](std::string_view reason) {
+                                metrics.Count(Metric::kConnectionsRefused, {reason});
+                              }));
   const std::string address = transport->address();
-  const int threads = flags.threads > 0
-                          ? flags.threads
-                          : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int threads = flags.threads > 0 ? flags.threads : CpuLimit();
   Server server(std::move(transport), options, threads, &metrics);
   std::printf("listening %s\n", address.c_str());
   if (!flags.metrics.empty()) std::printf("metrics %s\n", metrics.address().c_str());
@@ -103,9 +115,11 @@ void AddServeCommand(CLI::App& app, Status* status) {
   command->add_option("--data", flags->data, "Folder of this server's state")->required();
   command->add_option("--threads", flags->threads, "Of the kernels; 0: one per core")
       ->check(CLI::Range(0, 1024));
-  command->add_option("--memory", flags->memory,
-                      "Bytes for tables addressed directly; 0: 70% of the machine's");
+  command->add_option(
+      "--memory", flags->memory,
+      "Bytes for tables addressed directly; 0: 70% of the machine's or container's");
   command->add_option("--metrics", flags->metrics, "Serve /metrics on HOST:PORT; port 0: any");
+  command->add_option("--keys", flags->keys, "Folder with server.key and clients: who may connect");
   command->add_flag("--insecure", flags->insecure, "Listen beyond loopback without keys");
   command->callback([flags, status] { *status = Serve(*flags); });
 }
@@ -118,6 +132,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   mf::Status status = mf::SetUpLogging("info");  // to stderr: stdout says where it listens
   mf::AddServeCommand(app, &status);
+  mf::AddKeygenCommand(app, &status);
   mf::AddInspectCommand(app, &status);
   mf::AddReshardCommand(app, &status);
   try {

@@ -1,7 +1,6 @@
 #include "pserver/mapped_memory.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <bit>
 #include <new>
@@ -31,11 +30,6 @@ MappedMemory::MappedMemory(size_t bytes, Pages pages) {
 
 MappedMemory::~MappedMemory() {
   if (data_ != nullptr) munmap(data_, bytes_);
-}
-
-uint64_t PhysicalMemoryBytes() {
-  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-         static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
 }
 
 void* PageArena::Take(size_t bytes) {

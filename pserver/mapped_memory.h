@@ -37,9 +37,6 @@ class MappedMemory {
   size_t bytes_ = 0;
 };
 
-/// The machine's memory.
-uint64_t PhysicalMemoryBytes();
-
 /// The state of all tensors of a server: pieces cut one after the other from large mappings in huge
 /// pages, so that many small tables share them. A piece should be filled soon after it was taken.
 /// All are given back together. Any thread may take one.

@@ -32,6 +32,7 @@ Server::~Server() {
 }
 
 void Server::Run() {
+  ShowCounters();
   double last_tick = Now();
   while (!stopping_.load()) {
     const bool more = shard_.Work(Now());
@@ -50,6 +51,16 @@ void Server::Run() {
   // The last snapshot of a run is begun with its last step.
   while (shard_.writing_snapshot()) {
     if (!shard_.Work(Now())) std::this_thread::sleep_for(std::chrono::milliseconds(kWriterMs));
+  }
+}
+
+/// Counters start at 0, so that the first rejection shows as an increase.
+void Server::ShowCounters() {
+  if (metrics_ == nullptr) return;
+  metrics_->Count(Metric::kRepliesUnsent, {}, 0);
+  metrics_->Count(Metric::kRequestsRejected, {"malformed"}, 0);
+  for (int code = static_cast<int>(Code::kInvalid); code < kCodeCount; ++code) {
+    metrics_->Count(Metric::kRequestsRejected, {CodeName(static_cast<Code>(code))}, 0);
   }
 }
 

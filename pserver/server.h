@@ -34,6 +34,7 @@ class Server {
     double at = 0;
   };
   void Run();
+  void ShowCounters();
   void Drain(int idle_ms);
   void Handle(const Received& received);
   void SendReply(const std::string& peer, const Reply& reply);

@@ -14,9 +14,12 @@ class Sessions {
   explicit Sessions(size_t most) : most_(most) {}
 
   bool contains(uint64_t session) const { return known_.contains(session); }
-  uint64_t New() {
+  /// A hello's session: the one that it comes with, where that is known, so that who says hello
+  /// again (a restart of another server asks for it) stays one and the same; else a new one.
+  uint64_t Renew(uint64_t session) {
+    if (contains(session)) return session;
     std::random_device random;
-    const uint64_t session = uint64_t{random()} << 32 | random();
+    session = uint64_t{random()} << 32 | random();
     known_.insert(session);
     order_.push_back(session);
     if (order_.size() > most_) {

@@ -7,6 +7,7 @@
 #include <new>
 #include <numeric>
 
+#include "common/machine_limits.h"
 #include "pserver/shard_run.h"
 
 namespace mf {
@@ -26,7 +27,7 @@ Status CheckDenseMemory(const Config& config) {
     bytes += kPlanes * sizeof(float) * static_cast<double>(tensor.total_rows()) *
              static_cast<double>(tensor.columns);
   }
-  const double limit = static_cast<double>(PhysicalMemoryBytes());
+  const double limit = static_cast<double>(MemoryLimitBytes());
   if (bytes <= limit) return Status::Ok();
   return Bad("the dense tensors of this model need " + std::to_string(bytes / 1e9) +
              " GB, this server's machine has " + std::to_string(limit / 1e9) + " GB");
@@ -151,7 +152,7 @@ Status Shard::Hello(const Request& request, Reply* reply) {
     if (run_ == nullptr) {
       return {Code::kUnavailable, "no training has begun on this server"};
     }
-    reply->session = observers_.New();
+    reply->session = observers_.Renew(request.session);
     return DoStatus(request, reply);
   }
   if (run_ == nullptr) {
@@ -161,7 +162,7 @@ Status Shard::Hello(const Request& request, Reply* reply) {
             "this server runs another training: " + WhatDiffers(run_->config, request.text) +
                 "; use the same --config, --set and --data, or servers of your own"};
   }
-  reply->session = workers_.New();
+  reply->session = workers_.Renew(request.session);
   return DoStatus(request, reply);
 }
 
@@ -181,6 +182,10 @@ Status Shard::OpenRun(const Request& hello) {
   }
   run_ = std::make_unique<Run>(std::move(config));
   run_->id = hello.run_id;
+  if (options_.metrics != nullptr) {
+    options_.metrics->Set(Metric::kRunSteps, static_cast<double>(run_->config.train.steps));
+    options_.metrics->Set(Metric::kServers, static_cast<double>(options_.shards));
+  }
   if (options_.shard != 0) return Status::Ok();
   desk_ = std::make_unique<BoardDesk>(run_->config, options_.boot_count, options_.metrics,
                                       [this](const std::string& peer, Reply answer) {
@@ -373,6 +378,16 @@ void Shard::TakeSnapshot(const Request& request, bool applied, double now) {
 void Shard::Tick(double now) {
   if (desk_ != nullptr) desk_->Tick(now);
   if (run_ != nullptr) monitor_.Tick(run_->tensors, commit_.step(), now);
+  if (run_ != nullptr && snapshots_ != nullptr) snapshots_->TellAge(now);
+  if (options_.metrics != nullptr && options_.folder != nullptr && now >= look_at_disk_) {
+    constexpr double kBetweenLooks = 5;  // seconds; the disk may be far away
+    look_at_disk_ = now + kBetweenLooks;
+    const DataDirectory::Space disk = options_.folder->DiskSpace();
+    if (disk.size > 0) {  // else it did not answer, and is neither empty nor full
+      options_.metrics->Set(Metric::kDataFree, static_cast<double>(disk.free));
+      options_.metrics->Set(Metric::kDataSize, static_cast<double>(disk.size));
+    }
+  }
 }
 
 }  // namespace mf

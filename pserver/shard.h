@@ -90,6 +90,7 @@ class Shard {
   std::unique_ptr<Snapshots> snapshots_;
   std::unique_ptr<BoardDesk> desk_;  // shard 0 only
   TableMonitor monitor_;
+  double look_at_disk_ = 0;
   Sessions workers_;
   Sessions observers_;
 };

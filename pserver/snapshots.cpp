@@ -158,10 +158,17 @@ void Snapshots::Finish(const SnapshotWriter::Outcome& outcome, double now) {
   last_clock_ = done->clock;
   spdlog::debug("snapshot of step {}: {} rows, {} bytes in {:.3f} s", step, outcome.stats.rows,
                 outcome.stats.bytes, now - done->since);
+  saved_at_ = done->since;
   if (metrics_ == nullptr) return;
   metrics_->Observe(Metric::kSnapshotSeconds, now - done->since);
   metrics_->Set(Metric::kSnapshotBytes, static_cast<double>(outcome.stats.bytes));
   metrics_->Set(Metric::kSnapshotLastStep, static_cast<double>(step));
+}
+
+void Snapshots::TellAge(double now) {
+  if (metrics_ == nullptr) return;
+  if (!saved_at_.has_value()) saved_at_ = now;
+  metrics_->Set(Metric::kSnapshotAge, now - *saved_at_);
 }
 
 void Snapshots::GiveUp() {
@@ -220,6 +227,7 @@ Status Snapshots::Load(uint64_t step, const std::string& run_id, const Tensors& 
   last_step_ = step;
   last_applied_ = history.count();
   last_clock_ = 0;
+  saved_at_.reset();
   if (metrics_ != nullptr) {
     metrics_->Set(Metric::kSnapshotLastStep, static_cast<double>(step));
   }

@@ -45,6 +45,9 @@ class Snapshots {
   /// Of the one that is being written; 0: none.
   uint64_t writing() const;
 
+  /// Tells the metrics how old what was last saved is.
+  void TellAge(double now);
+
   /// Forgets the one that is being written.
   void GiveUp();
   void Discard(const std::vector<uint64_t>& steps);
@@ -75,7 +78,8 @@ class Snapshots {
   uint64_t last_applied_ = 0;
   int64_t last_clock_ = kNothing;  // rows changed later are not in it
   static constexpr int64_t kNothing = -1;
-  bool sick_ = false;  // the last one failed
+  bool sick_ = false;               // the last one failed
+  std::optional<double> saved_at_;  // when the state was last as on disk
 };
 
 }  // namespace mf

@@ -40,8 +40,8 @@ fence "no program includes tests/" 'tests/' "$none" common pserver worker
 
 # Libraries, each behind one file.
 boxes=(common pserver worker)
-fence "ZeroMQ is used in common/zmq_transport.cpp only" 'zmq(_addon)?\.h' \
-  'common/zmq_transport\.cpp' "${boxes[@]}"
+fence "ZeroMQ is used in common/zmq_*.cpp only" 'zmq(_addon)?\.h' \
+  'common/zmq_[a-z]+\.cpp' "${boxes[@]}"
 fence "Cap'n Proto is used in common/codec.cpp only" '(capnp|kj)/|[^">]*\.capnp\.h' \
   'common/codec\.cpp' "${boxes[@]}"
 fence "RocksDB is used in pserver/snapshot*.cpp only" 'rocksdb/' \

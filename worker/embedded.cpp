@@ -3,8 +3,8 @@
 #include <atomic>
 #include <chrono>
 
+#include "common/machine_limits.h"
 #include "common/snapshot_plan.h"
-#include "pserver/mapped_memory.h"
 #include "pserver/read_only_store.h"
 #include "pserver/server.h"
 #include "pserver/snapshot_folders.h"
@@ -94,7 +94,7 @@ Result<std::unique_ptr<EmbeddedServers>> EmbeddedServers::StartOnSnapshots(
     Shard::Options options;
     options.shard = folder.shard;
     options.shards = shards;
-    options.memory_bytes = PhysicalMemoryBytes() / 10 * 7 / shards;
+    options.memory_bytes = MemoryLimitBytes() / 10 * 7 / shards;
     options.store = embedded->running_->stores[folder.shard].get();
     embedded->running_->writers.push_back(MakeThreadedSnapshotWriter(*options.store));
     options.writer = embedded->running_->writers.back().get();

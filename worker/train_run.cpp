@@ -14,6 +14,7 @@
 
 #include "common/digest.h"
 #include "common/logging.h"
+#include "common/machine_limits.h"
 #include "common/metrics.h"
 #include "worker/data.h"
 #include "worker/embedded.h"
@@ -25,12 +26,7 @@ namespace {
 
 std::atomic<bool> g_stop{false};
 
-uint64_t MemoryBudget(uint64_t asked) {
-  if (asked != 0) return asked;
-  const uint64_t physical = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-                            static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
-  return physical / 10 * 7;
-}
+uint64_t MemoryBudget(uint64_t asked) { return asked != 0 ? asked : MemoryLimitBytes() / 10 * 7; }
 
 /// --out can be written, and holds no run if it must not.
 Status CheckOut(const TrainOptions& options) {
@@ -137,6 +133,10 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   const size_t shards =
       options.pservers.empty() ? static_cast<size_t>(options.shards) : options.pservers.size();
   MF_RETURN_IF_ERROR(CheckShards(config, tensors, static_cast<int64_t>(shards)));
+  ClientKeys keys;
+  if (!options.keys.empty()) {
+    MF_ASSIGN_OR_RETURN(keys, LoadClientKeys(options.keys));
+  }
   MF_ASSIGN_OR_RETURN(const auto data, TokenSource::Open(config, options.data, options.validation));
   // What could fail after hours is tried before anything of an earlier run is touched.
   Metrics metrics;
@@ -163,7 +163,8 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
                                                 .metrics = &metrics}));
     addresses = embedded->addresses();
   }
-  MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(context, addresses));
+  MF_ASSIGN_OR_RETURN(auto transport,
+                      ConnectZmq(context, addresses, options.keys.empty() ? nullptr : &keys));
   if (options.wrap_transport) transport = options.wrap_transport(std::move(transport));
   Client::Options client_options;
   client_options.deadline_seconds = config.exchange.deadline_seconds;
@@ -176,6 +177,8 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     return std::chrono::duration<double>(Clock::now() - start).count();
   };
   const int64_t tokens_per_step = config.train.micro_batches * config.tokens_per_micro_batch();
+  metrics.Set(Metric::kRunSteps, static_cast<double>(config.train.steps));
+  metrics.Set(Metric::kServers, static_cast<double>(shards));
   std::unique_ptr<RunReport> report;  // once joined
   uint64_t furthest = 0;
   auto last = Clock::now();
@@ -192,6 +195,9 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     last = Clock::now();
     metrics.Set(Metric::kStep, static_cast<double>(record.step));
     metrics.Set(Metric::kTrainLoss, record.loss);
+    metrics.Set(Metric::kTrainLearningRate, record.lr);
+    metrics.Set(Metric::kTrainGradNorm, record.grad_norm);
+    if (record.has_val_loss) metrics.Set(Metric::kTrainValLoss, record.val_loss);
     // After a rollback all steps are told once more.
     if (record.step > furthest) {
       metrics.Count(Metric::kTrainTokens, {}, static_cast<double>(tokens_per_step));

@@ -22,6 +22,7 @@ struct TrainOptions {
   std::string validation;  // empty: the last part of `data`
   std::string out;
   std::vector<std::string> pservers;  // addresses in shard order; empty: embedded servers
+  std::string keys;                   // folder for `pservers`; empty: none
   int shards = 1;                     // embedded servers
   int threads = 1;                    // of the worker
   int server_threads = 1;             // of each embedded server

@@ -1,6 +1,6 @@
 // What the exchange with a server process over TCP costs, one thread at each end: a remote memory
-// layer beside the same kernels called in-process by one thread, and pushdown beside the exchange
-// of rows, with what `exchange.mode = auto` chooses between them.
+// layer beside the same kernels called in-process by one thread, the same encrypted, and pushdown
+// beside the exchange of rows, with what `exchange.mode = auto` chooses between them.
 //
 //   exchange_bench --pserver PROGRAM [--repeats N] [--quick 1] [--tau N] [--json FILE]
 //                  [--listen HOST] [--wrapper PROGRAM]    as limited_link.sh sets them
@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/keys.h"
 #include "common/logging.h"
 #include "tests/bench/child.h"
 #include "tests/bench/flags.h"
@@ -40,11 +41,12 @@ struct Options {
   unsigned tau = 0;  // 0: all
 };
 
-/// A pserver process with one kernel thread and an empty folder.
+/// A pserver process with one kernel thread and an empty folder, which holds keys if it shall use
+/// some.
 class ServerProcess {
  public:
-  explicit ServerProcess(const Options& options)
-      : folder_(NewFolder()), child_(Command(options, folder_)) {
+  explicit ServerProcess(const Options& options, bool with_keys = false)
+      : folder_(NewFolder(with_keys)), child_(Command(options, folder_, with_keys)) {
     const std::optional<std::string> line = child_.Read();
     const std::string word = "listening ";
     if (!line.has_value() || line->compare(0, word.size(), word) != 0) {
@@ -55,19 +57,26 @@ class ServerProcess {
   }
   ~ServerProcess() { std::filesystem::remove_all(folder_); }
   const std::string& address() const { return address_; }
+  ClientKeys client_keys() const { return Must(LoadClientKeys(folder_ + "/client")); }
 
  private:
-  static std::string NewFolder() {
+  static std::string NewFolder(bool with_keys) {
     std::string folder = std::filesystem::temp_directory_path() / "exchange_bench-XXXXXX";
     MF_CHECK(mkdtemp(folder.data()) != nullptr);
+    if (with_keys) MustBeOk(WriteClusterKeys(folder, Must(NewKeyPair()), Must(NewKeyPair())));
     return folder;
   }
-  static std::vector<std::string> Command(const Options& options, const std::string& folder) {
+  static std::vector<std::string> Command(const Options& options, const std::string& folder,
+                                          bool with_keys) {
     std::vector<std::string> words{
         options.pserver, "serve", "--listen", "tcp://" + options.listen + ":0",
         "--shard",       "0/1",   "--data",   folder,
         "--threads",     "1",     "--memory", "1000000000000"};
-    if (options.listen != "127.0.0.1") words.push_back("--insecure");
+    if (with_keys) {
+      words.insert(words.end(), {"--keys", folder + "/server"});
+    } else if (options.listen != "127.0.0.1") {
+      words.push_back("--insecure");
+    }
     if (!options.wrapper.empty()) words.insert(words.begin(), options.wrapper);
     return words;
   }
@@ -94,10 +103,13 @@ void MeasureRemote(unsigned tau, const Options& options, Report& report) {
       .tables = kTables, .rows = size_t{1} << tau, .columns = kColumns, .tokens = kTokens};
   BenchLayer layer(shape);
   ServerProcess server(options);
+  ServerProcess locked_server(options, /*with_keys=*/true);
+  const ClientKeys keys = locked_server.client_keys();
   TransportContext context;
   ServedLayer served(context, server.address(), shape);
+  ServedLayer encrypted(context, locked_server.address(), shape, &keys);
   const WireBatch batch = served.Batch(layer, kTokens);
-  double bare = 1e9, bare_forward = 1e9, forward = 1e9, backward = 1e9, both = 1e9;
+  double bare = 1e9, bare_forward = 1e9, forward = 1e9, backward = 1e9, both = 1e9, curve = 1e9;
   for (int i = 0; i < options.repeats; ++i) {
     bare_forward = std::min(bare_forward, FastestOfBurst([&] { layer.Forward(); }));
     bare = std::min(bare, FastestOfBurst([&] {
@@ -105,6 +117,7 @@ void MeasureRemote(unsigned tau, const Options& options, Report& report) {
                       layer.Backward();
                     }));
     both = std::min(both, served.ForwardAndBackward(batch, kMicroBatches, kInFlight));
+    curve = std::min(curve, encrypted.ForwardAndBackward(batch, kMicroBatches, kInFlight));
     forward = std::min(forward, served.Forward(batch, kMicroBatches, kInFlight));
     backward = std::min(backward, served.Backward(batch, kMicroBatches, kInFlight));
   }
@@ -115,6 +128,8 @@ void MeasureRemote(unsigned tau, const Options& options, Report& report) {
               "bare kernels, 1 thread");
   report.Line("remote: forward + backward" + where, rate(both), "tokens/s",
               {{"in-process", bare / both}}, "tcp, 1 thread each, 8 in flight");
+  report.Line("remote, with keys: forward + backward" + where, rate(curve), "tokens/s",
+              {{"without keys", both / curve}}, "CURVE");
   report.Line("remote: forward" + where, rate(forward), "tokens/s",
               {{"in-process", bare_forward / forward}});
   report.Line("remote: backward" + where, rate(backward), "tokens/s",

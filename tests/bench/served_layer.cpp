@@ -50,10 +50,10 @@ void MustBeOk(const Status& status) {
 }
 
 ServedLayer::ServedLayer(TransportContext& context, const std::string& address,
-                         const LayerShape& shape)
+                         const LayerShape& shape, const ClientKeys* keys)
     : shape_(shape), config_(ConfigOf(shape)), tensors_(TensorsOf(config_)) {
-  client_ = std::make_unique<Client>(Must(ConnectZmq(context, {address})), std::vector{address},
-                                     Client::Options{});
+  client_ = std::make_unique<Client>(Must(ConnectZmq(context, {address}, keys)),
+                                     std::vector{address}, Client::Options{});
   tables_ = std::make_unique<TableClient>(*client_, config_, tensors_);
   for (const char* name : {"blocks.0.m2.tables", "blocks.0.m1.tables"}) {
     const TensorSpec* tensor = FindTensor(tensors_, name);

@@ -26,9 +26,10 @@ struct WireBatch {
 
 class ServedLayer {
  public:
-  /// The server at `address` must be fresh. `shape.tokens`: the most of a request. Ends the program
-  /// where it fails.
-  ServedLayer(TransportContext& context, const std::string& address, const LayerShape& shape);
+  /// The server at `address` must be fresh; encrypted with `keys`. `shape.tokens`: the most of a
+  /// request. Ends the program where it fails.
+  ServedLayer(TransportContext& context, const std::string& address, const LayerShape& shape,
+              const ClientKeys* keys = nullptr);
 
   /// The first `tokens` of the layer's batch.
   WireBatch Batch(const BenchLayer& layer, size_t tokens) const;

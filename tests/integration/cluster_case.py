@@ -104,15 +104,16 @@ class ClusterCase(unittest.TestCase):
         return process
 
     def serve(self, shard: int, shards: int, listen: str = "tcp://127.0.0.1:0",
-              state: str = ""):
+              state: str = "", keys: str = ""):
         """A server and the address that it says it listens on; a first one on any port begins a new cluster,
-        with folders of its own."""
+        with folders of its own. `keys`: a folder of a server's."""
         if not state:
             self.clusters += shard == 0 and listen.endswith(":0")
             state = f"state-{self.clusters}"
         process = self.start([self.PSERVER, "serve", "--listen", listen, "--shard", f"{shard}/{shards}",
                               "--data", os.path.join(self.folder, state), "--threads", "1",
-                              "--metrics", "127.0.0.1:0"], f"pserver-{shard}.log")
+                              "--metrics", "127.0.0.1:0", *(["--keys", keys] if keys else [])],
+                             f"pserver-{shard}.log")
         line = process.stdout.readline()
         self.assertRegex(line, r"^listening tcp://127\.0\.0\.1:\d+$")
         self.metrics[shard] = process.stdout.readline().removeprefix("metrics ").strip()

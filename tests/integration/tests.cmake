@@ -8,12 +8,14 @@ endforeach()
 # Measures its own peak of memory: not beside others that could take what it needs.
 set_tests_properties(memory PROPERTIES RUN_SERIAL ON)
 # These kill, hold and flood at moments that they wait for: not beside others that take the cores.
-foreach(name cluster chaos overload buckets recovery resume disk)
+foreach(name cluster chaos overload buckets recovery resume disk security)
   add_test(NAME ${name}
     COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/${name}_test.py $<TARGET_FILE:worker>
             $<TARGET_FILE:pserver>)
   set_tests_properties(${name} PROPERTIES LABELS integration RUN_SERIAL ON)
 endforeach()
+add_library(no_curve MODULE ${CMAKE_CURRENT_LIST_DIR}/no_curve.cpp)
+set_tests_properties(security PROPERTIES ENVIRONMENT "MF_NO_CURVE=$<TARGET_FILE:no_curve>")
 # Exits with 77 where nobody may mount a small disk.
 set_tests_properties(disk PROPERTIES SKIP_RETURN_CODE 77)
 add_executable(hostile_peer ${CMAKE_CURRENT_LIST_DIR}/hostile_peer.cpp)

@@ -11,25 +11,23 @@
 #include "common/client.h"
 #include "common/config.h"
 #include "common/tensors.h"
+#include "worker/buckets_plot.h"
 #include "worker/commands/commands.h"
+#include "worker/report.h"
 
 namespace mf {
 namespace {
 
 struct BucketsFlags {
   std::vector<std::string> pservers;
+  std::string keys, svg;
   bool tables = false, json = false;
-};
-
-struct Layer {
-  std::string name;
-  std::vector<TableBuckets> tables;
 };
 
 /// Everything that server 0 has counted, at one time per layer.
 struct Cluster {
   uint64_t step = 0;  // finished
-  std::vector<Layer> layers;
+  std::vector<LayerHits> layers;
 };
 
 Result<Reply> Ask(Client& client, Request request) {
@@ -38,10 +36,15 @@ Result<Reply> Ask(Client& client, Request request) {
   return std::move((*outcome)[0]);
 }
 
-Result<Cluster> AskCluster(const std::vector<std::string>& pservers) {
+Result<Cluster> AskCluster(const std::vector<std::string>& pservers, const std::string& folder) {
   constexpr double kDeadlineSeconds = 10;  // somebody waits at a terminal
   TransportContext context;
-  MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(context, {pservers[0]}));
+  ClientKeys keys;
+  if (!folder.empty()) {
+    MF_ASSIGN_OR_RETURN(keys, LoadClientKeys(folder));
+  }
+  MF_ASSIGN_OR_RETURN(auto transport,
+                      ConnectZmq(context, {pservers[0]}, folder.empty() ? nullptr : &keys));
   Client client(std::move(transport), {pservers[0]}, {.deadline_seconds = kDeadlineSeconds});
   Request hello;
   hello.op = Op::kHello;
@@ -57,7 +60,7 @@ Result<Cluster> AskCluster(const std::vector<std::string>& pservers) {
     request.op = Op::kBuckets;
     request.tensor = tensor.id;
     MF_ASSIGN_OR_RETURN(const Reply reply, Ask(client, std::move(request)));
-    Layer layer{tensor.layer(), std::vector<TableBuckets>(static_cast<size_t>(tensor.tables))};
+    LayerHits layer{tensor.layer(), std::vector<TableBuckets>(static_cast<size_t>(tensor.tables))};
     const size_t bytes = layer.tables.size() * sizeof(TableBuckets);
     if (reply.payload.size() != 1 || reply.payload[0].size() != bytes) {
       return Status::Failed("server 0 (" + pservers[0] + "): a buckets reply of the wrong size");
@@ -73,7 +76,7 @@ std::string Json(const Cluster& cluster) {
   nlohmann::ordered_json json;
   json["step"] = cluster.step;
   json["layers"] = nlohmann::ordered_json::array();
-  for (const Layer& layer : cluster.layers) {
+  for (const LayerHits& layer : cluster.layers) {
     nlohmann::ordered_json tables = nlohmann::ordered_json::array();
     for (const TableBuckets& t : layer.tables) {
       tables.push_back({{"rows", t.rows},
@@ -95,7 +98,7 @@ void PrintTable(const Cluster& cluster, bool each) {
               static_cast<unsigned long long>(kCoverageSteps));
   std::printf("%-18s %6s %10s %14s %15s %15s %15s %10s\n", "layer", "tables", "rows", "hits",
               "coverage", "entropy", "top1", "dead rows");
-  for (const Layer& layer : cluster.layers) {
+  for (const LayerHits& layer : cluster.layers) {
     const LayerBuckets s = SummariseLayer(layer.tables);
     std::printf("%-18s %6llu %10llu %14llu %7.4f/%7.4f %7.4f/%7.4f %7.4f/%7.4f %10llu\n",
                 layer.name.c_str(), static_cast<unsigned long long>(s.tables),
@@ -113,9 +116,12 @@ void PrintTable(const Cluster& cluster, bool each) {
 }
 
 Status Run(const BucketsFlags& flags) {
-  MF_ASSIGN_OR_RETURN(const Cluster cluster, AskCluster(flags.pservers));
+  MF_ASSIGN_OR_RETURN(const Cluster cluster, AskCluster(flags.pservers, flags.keys));
   if (cluster.layers.empty()) {
     return Status::Failed("this training has no memory layers (model.projection = dense)");
+  }
+  if (!flags.svg.empty()) {
+    MF_RETURN_IF_ERROR(WriteFileByRename(flags.svg, BucketsSvg(cluster.step, cluster.layers)));
   }
   if (flags.json) {
     std::printf("%s\n", Json(cluster).c_str());
@@ -136,7 +142,9 @@ void AddBucketsCommand(CLI::App& app, int* exit_code) {
                    "tcp://HOST:PORT,... of all servers in shard order; the first one is asked")
       ->delimiter(',')
       ->required();
+  command->add_option("--keys", flags->keys, "Folder with client.key and server.pub");
   command->add_flag("--tables", flags->tables, "Every table, too");
+  command->add_option("--svg", flags->svg, "Also draw hits by bucket, as the paper's figure 4");
   command->add_flag("--json", flags->json, "One JSON object with every table and its 64 bins");
   command->callback([flags, exit_code] { *exit_code = Report(Run(*flags)); });
 }

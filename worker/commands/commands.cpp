@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <thread>
+
+#include "common/machine_limits.h"
 
 namespace mf {
 namespace {
@@ -28,7 +29,7 @@ int ReportUsage(const std::string& message) {
 
 int ThreadsOrCores(int threads) {
   if (threads > 0) return threads;
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return CpuLimit();
 }
 
 }  // namespace mf

@@ -15,7 +15,7 @@ namespace mf {
 namespace {
 
 struct TrainFlags {
-  std::string config, data, validation, out, export_path, metrics, rows = "all";
+  std::string config, data, validation, out, export_path, metrics, keys, rows = "all";
   std::vector<std::string> overrides, pservers;
   int64_t steps = 0;
   std::string seed;
@@ -44,6 +44,7 @@ Status Run(const TrainFlags& flags) {
   options.validation = flags.validation;
   options.out = flags.out;
   options.pservers = flags.pservers;
+  options.keys = flags.keys;
   options.shards = flags.shards;
   options.threads = ThreadsOrCores(flags.threads);
   // The cores are shared between the servers that are asked at once.
@@ -77,6 +78,8 @@ void AddTrainCommand(CLI::App& app, int* exit_code) {
                        "the process")
           ->delimiter(',')
           ->allow_extra_args(false);
+  command->add_option("--keys", flags->keys, "Folder with client.key and server.pub")
+      ->needs(pservers);
   command->add_option("--shards", flags->shards, "Embedded servers")
       ->capture_default_str()
       ->excludes(pservers);
@@ -89,8 +92,9 @@ void AddTrainCommand(CLI::App& app, int* exit_code) {
       ->add_option("--server-threads", flags->server_threads,
                    "Of each embedded server; 0: the cores shared between them")
       ->check(CLI::Range(0, 1024));
-  command->add_option("--memory", flags->memory,
-                      "Bytes for tables addressed directly; 0: 70% of the machine's");
+  command->add_option(
+      "--memory", flags->memory,
+      "Bytes for tables addressed directly; 0: 70% of the machine's or container's");
   command->add_option("--metrics", flags->metrics, "Serve /metrics on HOST:PORT");
   command->add_flag("--fresh", flags->fresh, "Refuse an --out that holds a run");
   command->add_option("--export", flags->export_path, "Write the trained model: FILE.safetensors");
