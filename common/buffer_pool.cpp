@@ -6,13 +6,14 @@
 #include <mutex>
 #include <new>
 
+#include "common/huge_pages.h"
+
 namespace mf {
 namespace {
 
 constexpr std::align_val_t kAlignment{64};
 constexpr size_t kClassBytesMin = 64;
 constexpr int kSteps = 4;  // classes from one power of two to the next
-constexpr size_t kHugePage = size_t{2} << 20;
 constexpr int kClasses = 64 * kSteps;
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -37,19 +38,11 @@ size_t BytesOfClass(int index) {
 }
 
 /// Large blocks are mapped, so that they begin a huge page and leave no holes in malloc's memory.
-bool IsMapped(size_t bytes) { return kKeptMax > 0 && bytes >= kHugePage; }
+bool IsMapped(size_t bytes) { return kKeptMax > 0 && bytes >= kHugePageBytes; }
 
 void* FromSystem(size_t bytes) {
   if (!IsMapped(bytes)) return ::operator new(bytes, kAlignment);
-  void* mapped = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapped == MAP_FAILED) throw std::bad_alloc();
-  auto* begin = static_cast<std::byte*>(mapped);
-  const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
-  if (before > 0) munmap(begin, before);
-  munmap(begin + before + bytes, kHugePage - before);
-  madvise(begin + before, bytes, MADV_HUGEPAGE);  // a hint: small pages do, too
-  return begin + before;
+  return MapHugePages(bytes);
 }
 
 void ToSystem(void* memory, size_t bytes) {

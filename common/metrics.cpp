@@ -7,7 +7,9 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
 #include <array>
+#include <map>
 #include <mutex>
 #include <vector>
 
@@ -244,6 +246,40 @@ prometheus::Labels NamedLabels(const Description& description, Metrics::Labels v
   return labels;
 }
 
+struct LabelsLess {
+  using is_transparent = void;
+  template <class A, class B>
+  bool operator()(const A& a, const B& b) const {
+    return std::lexicographical_compare(a.begin(), a.end(), b.begin(), b.end());
+  }
+};
+
+/// A metric's series by the values of their labels. The library makes labels and a series anew
+/// before it looks for one, which takes memory for every number told; here they are found first.
+template <class T>
+class SeriesOf {
+ public:
+  void Register(prometheus::Family<T>& family) { family_ = &family; }
+  /// Made by the first call. A family without a series is not exported, so each program shows only
+  /// what it has.
+  template <class... Args>
+  T& Get(const Description& description, Metrics::Labels labels, const Args&... args) {
+    MF_CHECK(family_ != nullptr);
+    const std::lock_guard lock(mutex_);
+    auto known = known_.find(labels);
+    if (known == known_.end()) {
+      T& series = family_->Add(NamedLabels(description, labels), args...);
+      known = known_.emplace(std::vector<std::string>(labels.begin(), labels.end()), &series).first;
+    }
+    return *known->second;
+  }
+
+ private:
+  prometheus::Family<T>* family_ = nullptr;
+  std::mutex mutex_;
+  std::map<std::vector<std::string>, T*, LabelsLess> known_;
+};
+
 }  // namespace
 
 struct Metrics::State {
@@ -252,55 +288,32 @@ struct Metrics::State {
       const auto& [metric, kind, name, labels, who, help] = kMetrics[i];
       switch (kind) {
         case Kind::kCounter:
-          counters[i] = &prometheus::BuildCounter().Name(name).Help(help).Register(*registry);
+          counters[i].Register(prometheus::BuildCounter().Name(name).Help(help).Register(registry));
           break;
         case Kind::kGauge:
-          gauges[i] = &prometheus::BuildGauge().Name(name).Help(help).Register(*registry);
+          gauges[i].Register(prometheus::BuildGauge().Name(name).Help(help).Register(registry));
           break;
         case Kind::kHistogram:
-          histograms[i] = &prometheus::BuildHistogram().Name(name).Help(help).Register(*registry);
+          histograms[i].Register(
+              prometheus::BuildHistogram().Name(name).Help(help).Register(registry));
       }
     }
   }
-  // A family without a series is not exported, so each program shows only what it has.
-  prometheus::Counter& counter(Metric metric, Labels labels) const {
+  prometheus::Counter& counter(Metric metric, Labels labels) {
     const size_t i = static_cast<size_t>(metric);
-    MF_CHECK(counters[i] != nullptr);
-    return counters[i]->Add(NamedLabels(kMetrics[i], labels));
+    return counters[i].Get(kMetrics[i], labels);
   }
-  prometheus::Gauge& gauge(Metric metric, Labels labels) const {
+  prometheus::Gauge& gauge(Metric metric, Labels labels) {
     const size_t i = static_cast<size_t>(metric);
-    MF_CHECK(gauges[i] != nullptr);
-    return gauges[i]->Add(NamedLabels(kMetrics[i], labels));
-  }
-  prometheus::Histogram& histogram(Metric metric, Labels labels) const {
-    const size_t i = static_cast<size_t>(metric);
-    MF_CHECK(histograms[i] != nullptr);
-    return histograms[i]->Add(NamedLabels(kMetrics[i], labels), TimeBuckets());
+    return gauges[i].Get(kMetrics[i], labels);
   }
 
-  const std::unique_ptr<prometheus::Registry> registry = std::make_unique<prometheus::Registry>();
-  std::array<prometheus::Family<prometheus::Counter>*, kMetricCount> counters{};
-  std::array<prometheus::Family<prometheus::Gauge>*, kMetricCount> gauges{};
-  std::array<prometheus::Family<prometheus::Histogram>*, kMetricCount> histograms{};
+  prometheus::Registry registry;
+  std::array<SeriesOf<prometheus::Counter>, kMetricCount> counters;
+  std::array<SeriesOf<prometheus::Gauge>, kMetricCount> gauges;
+  std::array<SeriesOf<prometheus::Histogram>, kMetricCount> histograms;
+  const prometheus::Histogram::BucketBoundaries time_buckets = TimeBuckets();
   std::unique_ptr<HttpEndpoint> endpoint;
-
-  /// Series of requests, which are counted often: found without making their labels anew.
-  struct RequestSeries {
-    std::string op;
-    std::array<prometheus::Counter*, 2> bytes{};  // by Direction
-    prometheus::Histogram* seconds = nullptr;
-  };
-  std::mutex request_mutex;
-  std::vector<RequestSeries> requests;
-  /// REQUIRES: request_mutex is held.
-  RequestSeries& SeriesOf(std::string_view op) {
-    for (RequestSeries& series : requests) {
-      if (series.op == op) return series;
-    }
-    requests.push_back({.op = std::string(op)});
-    return requests.back();
-  }
 };
 
 Metrics::Metrics() : state_(std::make_unique<State>()) {}
@@ -315,24 +328,17 @@ void Metrics::Set(Metric metric, double value, Labels labels) {
 }
 
 void Metrics::Observe(Metric metric, double seconds, Labels labels) {
-  state_->histogram(metric, labels).Observe(seconds);
+  const size_t i = static_cast<size_t>(metric);
+  state_->histograms[i].Get(kMetrics[i], labels, state_->time_buckets).Observe(seconds);
 }
 
 void Metrics::AddWireBytes(std::string_view op, Direction direction, uint64_t bytes) {
-  const std::lock_guard lock(state_->request_mutex);
-  prometheus::Counter*& counter = state_->SeriesOf(op).bytes[static_cast<size_t>(direction)];
-  if (counter == nullptr) {
-    const bool sent = direction == Direction::kSent;
-    counter = &state_->counter(Metric::kWireBytes, {op, sent ? "sent" : "received"});
-  }
-  counter->Increment(static_cast<double>(bytes));
+  Count(Metric::kWireBytes, {op, direction == Direction::kSent ? "sent" : "received"},
+        static_cast<double>(bytes));
 }
 
 void Metrics::ObserveRequest(std::string_view op, double seconds) {
-  const std::lock_guard lock(state_->request_mutex);
-  prometheus::Histogram*& histogram = state_->SeriesOf(op).seconds;
-  if (histogram == nullptr) histogram = &state_->histogram(Metric::kRequestSeconds, {op});
-  histogram->Observe(seconds);
+  Observe(Metric::kRequestSeconds, seconds, {op});
 }
 
 Status Metrics::Serve(const std::string& address) {
@@ -350,13 +356,13 @@ std::string Metrics::address() const {
 }
 
 double Metrics::Value(Metric metric, Labels labels) const {
-  // Add() returns the existing series; a read may create an empty one, which reads as 0.
+  // A read may make an empty series, which reads as 0.
   const bool counts = kMetrics[static_cast<size_t>(metric)].kind == Kind::kCounter;
   return counts ? state_->counter(metric, labels).Value() : state_->gauge(metric, labels).Value();
 }
 
 std::string Metrics::Text() const {
-  return prometheus::TextSerializer().Serialize(state_->registry->Collect());
+  return prometheus::TextSerializer().Serialize(state_->registry.Collect());
 }
 
 std::string MetricsTableMarkdown() {

@@ -48,21 +48,50 @@ Board::Grants Board::Tick(double now) {
 
 Board::Grants Board::Serve(double now) {
   Grants grants;
-  std::deque<Parked> still;
-  for (const Parked& parked : parked_) {
-    Grant grant;
-    grant.ticket = parked.ticket;
-    grant.epoch = epoch_;
-    grant.step = step_;
-    if (!Serve(parked, now, &grant) && parked.until > now) {
-      still.push_back(parked);
-      continue;
-    }
-    grant.records = RecordsAfter(parked.known_step);
-    grants.push_back(std::move(grant));
+  for (Parked& parked : parked_) parked.held = LeasesOf(parked.session);
+  while (ServeNext(now, &grants)) {
   }
-  parked_ = std::move(still);
+  std::erase_if(parked_, [&](const Parked& parked) {
+    if (parked.until > now) return false;
+    Answer(parked, {}, &grants);
+    return true;
+  });
   return grants;
+}
+
+/// Serves one of the parked asks, if there is something for any. Fewest leases first: the lanes of
+/// a worker all ask when a step opens, and must not take it from a worker that asked after them.
+bool Board::ServeNext(double now, Grants* grants) {
+  std::sort(parked_.begin(), parked_.end(), [](const Parked& a, const Parked& b) {
+    return std::pair(a.held, a.ticket) < std::pair(b.held, b.ticket);
+  });
+  for (auto parked = parked_.begin(); parked != parked_.end(); ++parked) {
+    Grant grant;
+    if (!Serve(*parked, now, &grant)) continue;
+    Answer(*parked, std::move(grant), grants);
+    for (Parked& other : parked_) other.held += other.session == parked->session ? 1 : 0;
+    parked_.erase(parked);
+    return true;
+  }
+  return false;
+}
+
+void Board::Answer(const Parked& parked, Grant grant, Grants* grants) const {
+  grant.ticket = parked.ticket;
+  grant.epoch = epoch_;
+  grant.step = step_;
+  grant.records = RecordsAfter(parked.known_step);
+  grants->push_back(std::move(grant));
+}
+
+size_t Board::LeasesOf(uint64_t session) const {
+  size_t count = 0;
+  for (const MicroBatch& micro_batch : micro_batches_) {
+    count += static_cast<size_t>(
+        std::count_if(micro_batch.leases.begin(), micro_batch.leases.end(),
+                      [session](const Lease& lease) { return lease.session == session; }));
+  }
+  return count;
 }
 
 bool Board::Serve(const Parked& parked, double now, Grant* grant) {
@@ -95,7 +124,6 @@ bool Board::GrantSingle(const Parked& parked, Work work, double now, Grant* gran
   if (work == Work::kRecover) {
     // Every recovery has an epoch of its own, so that a holder whose lease ended is fenced off.
     epoch_ = boot_count_ << 32 | ++epoch_counter_;
-    grant->epoch = epoch_;
   }
   single_ = NewLease(parked.session, now);
   grant->work = work;

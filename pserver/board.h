@@ -43,7 +43,8 @@ class Board {
   using Grants = std::vector<Grant>;
 
   /// `session` asks for work; the ask is parked until there is some, but at most kParkSeconds (then
-  /// kWait). `known_step`: the last step whose record the asker has.
+  /// kWait). Of those that are parked the session with the fewest leases is served first, then the
+  /// lowest ticket; tickets rise. `known_step`: the last step whose record the asker has.
   Grants Ask(uint64_t ticket, uint64_t session, uint64_t known_step, double now);
   /// Extends a lease; kStale if it is not held any more.
   Status Renew(uint64_t lease, double now);
@@ -96,6 +97,7 @@ class Board {
   struct Parked {
     uint64_t ticket, session, known_step;
     double until;
+    size_t held = 0;  // leases of the session, while asks are served
   };
   struct Lease {
     uint64_t id = 0;
@@ -111,9 +113,13 @@ class Board {
   };
 
   Grants Serve(double now);
+  bool ServeNext(double now, Grants* grants);
   bool Serve(const Parked& parked, double now, Grant* grant);
+  void Answer(const Parked& parked, Grant grant, Grants* grants) const;
   bool GrantMicroBatch(const Parked& parked, double now, Grant* grant);
   bool GrantSingle(const Parked& parked, Work work, double now, Grant* grant);
+  /// Of micro-batches.
+  size_t LeasesOf(uint64_t session) const;
   Lease NewLease(uint64_t session, double now);
   Status CheckStep(uint64_t epoch, uint64_t step, Phase phase) const;
   void Expire(double now);
@@ -137,7 +143,7 @@ class Board {
   uint64_t epoch_ = 0;  // of the last recovery leased
   uint64_t step_ = 0;   // the open step
   uint64_t next_lease_ = 1;
-  std::deque<Parked> parked_;
+  std::vector<Parked> parked_;
   std::vector<MicroBatch> micro_batches_;
   std::optional<Lease> single_;  // commit, evaluate, recover: one holder at a time
   double step_lr_ = 0;

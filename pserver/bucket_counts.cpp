@@ -9,7 +9,7 @@
 
 namespace mf {
 namespace {
-constexpr uint64_t kDirectRowsMax = 65'536;  // 1 MiB of counts a table
+constexpr uint64_t kDirectRowsMax = 65'536;  // 512 KiB of counts a table
 constexpr size_t kFewHits = 1024;
 }  // namespace
 
@@ -29,6 +29,38 @@ size_t BucketCounts::Slot(uint64_t row) {
   return slot;
 }
 
+void BucketCounts::Carry(size_t slot, uint64_t times) { carried_[slot] += times; }
+
+void BucketCounts::AddGroups(const RowGroups& groups, uint64_t step) {
+  constexpr size_t kAhead = 16;
+  const size_t count = groups.rows.size();
+  const uint32_t* const rows = groups.rows.data();
+  const uint32_t* const begin = groups.begin.data();
+  if (sparse_) {
+    for (size_t g = 0; g < count; ++g) {
+      if (g + kAhead < count) index_.Prefetch(rows[g + kAhead]);
+      Add(rows[g], begin[g + 1] - begin[g], step);
+    }
+    return;
+  }
+  Count* const counts = counts_.data();
+  const size_t ahead = count - std::min(count, kAhead);
+  size_t g = 0;
+  for (; g < ahead; ++g) {
+    __builtin_prefetch(&counts[rows[g + kAhead]], 1);
+    AddTo(counts, rows[g], begin[g + 1] - begin[g], static_cast<uint32_t>(step));
+  }
+  for (; g < count; ++g) {
+    AddTo(counts, rows[g], begin[g + 1] - begin[g], static_cast<uint32_t>(step));
+  }
+}
+
+uint64_t BucketCounts::HitsAt(size_t slot) const {
+  const uint64_t hits = counts_[slot].hits;
+  const auto carried = carried_.find(slot);
+  return carried == carried_.end() ? hits : hits | carried->second << 32;
+}
+
 TableBuckets BucketCounts::Summarise(uint64_t step) const {
   TableBuckets table;
   table.rows = rows_;
@@ -38,13 +70,15 @@ TableBuckets BucketCounts::Summarise(uint64_t step) const {
   std::array<uint64_t, kFewHits> rows_of{};  // by hits
   __extension__ using Wide = unsigned __int128;
   Wide fixed = 0;  // in units of 2^-40
+  const bool carried = !carried_.empty();
   for (size_t slot = 0; slot < counts_.size(); ++slot) {
-    const auto [hits, last_step] = counts_[slot];
+    const auto [low_hits, last_step] = counts_[slot];
+    const uint64_t hits = carried ? HitsAt(slot) : low_hits;
     if (hits == 0) continue;
     ++alive;
     table.hits += hits;
     table.top1 = std::max(table.top1, hits);
-    table.covered += last_step + kCoverageSteps > step ? 1 : 0;
+    table.covered += uint64_t{last_step} + kCoverageSteps > step ? 1 : 0;
     table.bins[(sparse_ ? index_.rows()[slot] : slot) >> bin_shift_] += hits;
     if (hits < kFewHits) {
       ++rows_of[hits];

@@ -5,10 +5,11 @@
 #include <bit>
 #include <new>
 
+#include "common/huge_pages.h"
+
 namespace mf {
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kFirstBlock = size_t{256} << 10;  // of small pages: a small server stays small
 constexpr size_t kBlock = size_t{64} << 20;        // untouched pages of it cost nothing
 constexpr size_t kOwnMapping = kBlock / 8;         // pieces from here on leave no remains of blocks
@@ -19,19 +20,12 @@ size_t RoundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * u
 }  // namespace
 
 MappedMemory::MappedMemory(size_t bytes, Pages pages) {
-  const bool huge = pages == Pages::kHuge && bytes >= kHugePage;
-  bytes_ = huge ? RoundUp(bytes, kHugePage) : bytes;
-  const size_t mapped = huge ? bytes_ + kHugePage : bytes_;
-  void* const begin = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (begin == MAP_FAILED) throw std::bad_alloc();
-  data_ = begin;
-  if (!huge) return;
-  const size_t before = -reinterpret_cast<uintptr_t>(begin) % kHugePage;
-  data_ = static_cast<std::byte*>(begin) + before;
-  if (before > 0) munmap(begin, before);
-  if (before < kHugePage) munmap(as<std::byte>() + bytes_, kHugePage - before);
-  (void)madvise(data_, bytes_, MADV_HUGEPAGE);  // without them it is slower, that is all
+  const bool huge = pages == Pages::kHuge && bytes >= kHugePageBytes;
+  bytes_ = huge ? RoundUp(bytes, kHugePageBytes) : bytes;
+  data_ = huge ? MapHugePages(bytes_)
+               : mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data_ == MAP_FAILED) throw std::bad_alloc();
 }
 
 MappedMemory::~MappedMemory() {

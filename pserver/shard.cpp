@@ -302,7 +302,8 @@ Status Shard::Prepare(const Request& request, Reply* reply) {
                       commit_.Prepare(request.epoch, request.step, run_->AllIn()));
   if (action == CommitState::Action::kDo) {
     run_->prepared = Reply();
-    std::vector<double> squares;
+    std::vector<double>& squares = run_->squares;
+    squares.clear();
     for (const auto& tensor : run_->tensors) {
       tensor->Prepare(&squares);
       if (!tensor->finite() && run_->prepared.text.empty()) {

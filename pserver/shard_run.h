@@ -42,7 +42,8 @@ struct Shard::Run {
   RequestScratch scratch;
   std::unique_ptr<PageArena> arena = std::make_unique<PageArena>();  // of the tensors' state
   std::vector<std::unique_ptr<TensorShard>> tensors;
-  Reply prepared;  // kept until the next step is prepared
+  std::vector<double> squares;  // of the step that is being prepared
+  Reply prepared;               // kept until the next step is prepared
 };
 
 }  // namespace mf

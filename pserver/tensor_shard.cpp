@@ -269,10 +269,8 @@ void TensorShard::Prepare(std::vector<double>* squares) {
 void TensorShard::Apply(const UpdateHistory& history, double lr, float scale) {
   pool_.ParallelFor(tables_.size(),
                     [&](size_t k, int) { tables_[k]->Materialise(gradients_[k]->hits()); });
-  struct Job {
-    size_t table, begin, end;
-  };
-  std::vector<Job> jobs;
+  std::vector<RequestScratch::Hits>& jobs = scratch_.hits;
+  jobs.clear();
   for (size_t k = 0; k < tables_.size(); ++k) {
     const size_t rows = gradients_[k]->hits().size();
     for (size_t begin = 0; begin < rows; begin += kFillRows) {
@@ -280,7 +278,7 @@ void TensorShard::Apply(const UpdateHistory& history, double lr, float scale) {
     }
   }
   pool_.ParallelFor(jobs.size(), [&](size_t i, int) {
-    const Job& job = jobs[i];
+    const RequestScratch::Hits& job = jobs[i];
     tables_[job.table]->Update(*gradients_[job.table], job.begin, job.end, history, lr, scale);
   });
   ForgetStep();

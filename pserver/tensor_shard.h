@@ -48,6 +48,10 @@ struct RequestScratch {
   std::vector<uint64_t> all_rows;         // 0, 1, ...: of a push of a whole tensor
   std::vector<std::vector<uint64_t>> local_rows;  // per pool thread: of one table
   std::vector<size_t> begins;                     // of tables in a request's rows
+  struct Hits {
+    size_t table, begin, end;
+  };
+  std::vector<Hits> hits;  // of a step's gradient, cut into jobs
 };
 
 class TensorShard {

@@ -1,17 +1,26 @@
-// Goal: a server that is warm takes no memory for the requests of training: every `operator new` in
-// its thread is counted, kernels included, and there is none; a client takes the same few small
-// pieces a call, however many tokens it is about. Not counted: what ZeroMQ takes from malloc for
-// the messages that arrive, which malloc keeps (common/zmq_transport.cpp).
+// Goal: a server that is warm takes no memory for the requests of training, forward to apply: every
+// `operator new` in its thread is counted, kernels, metrics and the ticks of board and monitor
+// included, and there is none; a client takes the same few small pieces a call, however many tokens
+// it is about. Not in it, because it is what there is to keep: rows and hits never met before, and
+// lists with an entry for every finished step, which double at powers of two. Not counted: what
+// ZeroMQ takes from malloc for the messages that arrive, which malloc keeps
+// (common/zmq_transport.cpp).
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <new>
 #include <random>
+#include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
+#include "common/buffer_pool.h"
 #include "common/client.h"
 #include "common/table_client.h"
 #include "pserver/server.h"
@@ -88,27 +97,48 @@ T Must(Result<T> result) {
   return std::move(result).value();
 }
 
-/// A server with one kernel thread behind TCP, as a pserver process has it, and a client.
-class AllocationTest : public testing::TestWithParam<Wire> {
+/// How many blocks are in use at once depends on when ZeroMQ's thread gives back what it has sent:
+/// the pool gets more than enough of all sizes, so that it need not grow while one counts.
+void FillPool() {
+  constexpr size_t kLargest = size_t{2} << 20;
+  std::vector<PoolBlock> blocks;
+  for (size_t bytes = 1; bytes <= kLargest; bytes = ClassBytes(bytes) + 1) {
+    for (int i = 0; i < (bytes < 8192 ? 64 : 16); ++i) blocks.push_back(TakeBlock(bytes));
+  }
+  for (const PoolBlock& block : blocks) GiveBlock(block);
+}
+
+struct Case {
+  const char* name;
+  Wire wire;
+  uint64_t memory_bytes;  // 0: sparse tables
+  RowType rows;
+  OptimizerKind optimizer;
+};
+
+/// A server with one kernel thread behind TCP, as a pserver process has it, and a client that sends
+/// one request after the other.
+class AllocationTest : public testing::TestWithParam<Case> {
  protected:
   static constexpr size_t kTokens = 256;
-  static constexpr uint32_t kMicroBatches = 80;
+  // A step has two micro-batches: pushdown's, and one of rows that were pulled and are pushed.
+  static constexpr uint32_t kByPairs = 0, kByRows = 1, kMicroBatches = 2;
   // Lists and books of the two calls, forward and backward.
   static constexpr uint64_t kCallAllocations = 16, kCallBytes = 4096;
 
   AllocationTest() {
     config_.model.layers = 1;
     config_.model.sequence = kTokens;
+    config_.model.table_dtype = GetParam().rows;
     config_.train.batch = 1;
     config_.train.micro_batches = kMicroBatches;
-    config_.train.optimizer = OptimizerKind::kSgd;
-    config_.exchange.mode = ExchangeMode::kPushdown;
-    config_.exchange.wire = GetParam();
+    config_.train.optimizer = GetParam().optimizer;
+    config_.exchange.wire = GetParam().wire;
     tensors_ = TensorsOf(config_);
     auto transport =
         std::make_unique<MarkingTransport>(Must(BindZmq(context_, "tcp://127.0.0.1:0")));
     Shard::Options options;
-    options.memory_bytes = 1 << 30;
+    options.memory_bytes = GetParam().memory_bytes;
     options.metrics = &metrics_;
     server_ = std::make_unique<Server>(std::move(transport), options, 1, &metrics_);
     const std::vector<std::string> addresses{server_->address()};
@@ -125,59 +155,119 @@ class AllocationTest : public testing::TestWithParam<Wire> {
     rollback.op = Op::kRollback;
     rollback.epoch = at_.epoch;
     EXPECT_TRUE(client_->Call(0, rollback).get().ok());
+    FillPool();
   }
 
-  /// Forward and backward of all memory layers, pull and push of all other tensors.
-  void MicroBatch(uint32_t number, size_t tokens) {
-    std::mt19937_64 random(1);  // the same rows every time: a new one takes memory for its gradient
-    std::vector<std::vector<float>> out;
-    std::vector<Buffer> in;
-    std::vector<Pending> calls;
+  /// Does `call` and adds what the server took for it to taken_[what].
+  template <class Call>
+  void Counted(const char* what, Call call) {
+    const uint64_t before = g_server_allocations;
+    EXPECT_TRUE(call().ok()) << what;
+    // The server works behind a reply, too: this one is answered after that.
+    float row[kColumnsMax];
+    EXPECT_TRUE(tables_->PullRange(Finished(), Dense(), 0, 1, row).Wait().ok());
+    taken_[what] += g_server_allocations - before;
+  }
+
+  /// A step from its first forward to its apply: the same rows every time.
+  void Step() {
     for (const TensorSpec& tensor : tensors_) {
-      const size_t columns = static_cast<size_t>(tensor.columns);
       if (tensor.kind == TensorKind::kDense) {
-        out.emplace_back(tensor.total_rows() * columns);
-        calls.push_back(tables_->PullRange({at_.epoch, at_.step - 1}, tensor, 0,
-                                           tensor.total_rows(), out.back().data()));
-        calls.push_back(tables_->PushWhole(at_, number, tensor, out.back().data()));
-        continue;
+        PullAndPush(tensor);
+      } else {
+        ReadAndTrain(tensor, kTokens);
+        PullAndPushRows(tensor);
       }
-      const size_t pairs = static_cast<size_t>(tensor.tables);
-      Buffer indices(pairs * tokens * static_cast<size_t>(tensor.index_bytes()));
-      for (size_t i = 0; i < pairs * tokens; ++i) {
-        const uint64_t bucket = random() % static_cast<uint64_t>(tensor.rows);
-        std::memcpy(indices.data() + i * static_cast<size_t>(tensor.index_bytes()), &bucket,
-                    static_cast<size_t>(tensor.index_bytes()));
-      }
-      const Buffer weights = BufferOf(std::vector<float>(pairs * tokens, 0.5f));
-      const Buffer dy = BufferOf(std::vector<float>(tokens * columns, 0.25f));
-      out.emplace_back(tokens * columns);
-      const uint64_t before = g_caller_allocations, bytes = g_caller_bytes;
-      t_thread = Thread::kCaller;
-      Pending forward = tables_->Forward(at_, Access::kTraining, tensor, tokens, indices, weights,
-                                         out.back().data());
-      EXPECT_TRUE(forward.Wait().ok());
-      t_thread = Thread::kOther;
-      out.emplace_back(pairs * tokens);
-      t_thread = Thread::kCaller;
-      Pending backward =
-          tables_->Backward(at_, number, tensor, tokens, indices, weights, dy, out.back().data());
-      EXPECT_TRUE(backward.Wait().ok());
-      t_thread = Thread::kOther;
-      caller_allocations_ = std::min(caller_allocations_, g_caller_allocations - before);
-      caller_bytes_ = std::min(caller_bytes_, g_caller_bytes - bytes);
     }
-    for (Pending& call : calls) EXPECT_TRUE(call.Wait().ok());
-    AwaitIdle();
+    StepEnd end{.apply = true, .lr = 1e-3, .scale = 1};
+    Counted("prepare", [&] { return tables_->Prepare(at_).status(); });
+    const StepRef ended = std::exchange(at_, {at_.epoch, at_.step + 1});
+    Counted("apply", [&] { return tables_->Finish(ended, end).status(); });
   }
 
-  /// `status` is answered after what the server does behind its last reply.
-  void AwaitIdle() {
-    Request status;
-    status.op = Op::kStatus;
-    EXPECT_TRUE(client_->Call(0, status).get().ok());
+  void PullAndPush(const TensorSpec& tensor) {
+    std::vector<float> values(tensor.total_rows() * static_cast<size_t>(tensor.columns));
+    Counted("pull", [&] {
+      return tables_->PullRange(Finished(), tensor, 0, tensor.total_rows(), values.data()).Wait();
+    });
+    for (uint32_t number = 0; number < kMicroBatches; ++number) {
+      Counted("push",
+              [&] { return tables_->PushWhole(at_, number, tensor, values.data()).Wait(); });
+    }
   }
 
+  /// Evaluation's forward of rows of which many are never updated, then a training's.
+  void ReadAndTrain(const TensorSpec& tensor, size_t tokens) {
+    Pairs pairs = Draw(tensor, tokens, /*seed=*/2);
+    Counted("forward of an evaluation", [&] {
+      return tables_
+          ->Forward(Finished(), Access::kReading, tensor, tokens, pairs.indices, pairs.weights,
+                    pairs.y.data())
+          .Wait();
+    });
+    pairs = Draw(tensor, tokens, /*seed=*/1);
+    const uint64_t before = g_caller_allocations, bytes = g_caller_bytes;
+    Counted("forward", [&] {
+      t_thread = Thread::kCaller;
+      const Status status = tables_
+                                ->Forward(at_, Access::kTraining, tensor, tokens, pairs.indices,
+                                          pairs.weights, pairs.y.data())
+                                .Wait();
+      t_thread = Thread::kOther;
+      return status;
+    });
+    Counted("backward", [&] {
+      t_thread = Thread::kCaller;
+      const Status status = tables_
+                                ->Backward(at_, kByPairs, tensor, tokens, pairs.indices,
+                                           pairs.weights, pairs.dy, pairs.dots.data())
+                                .Wait();
+      t_thread = Thread::kOther;
+      return status;
+    });
+    caller_allocations_ = std::min(caller_allocations_, g_caller_allocations - before);
+    caller_bytes_ = std::min(caller_bytes_, g_caller_bytes - bytes);
+  }
+
+  /// The other way of exchange, with every third row.
+  void PullAndPushRows(const TensorSpec& tensor) {
+    std::vector<uint64_t> rows;
+    for (uint64_t row = 0; row < tensor.total_rows(); row += 3) rows.push_back(row);
+    std::vector<float> values(rows.size() * static_cast<size_t>(tensor.columns));
+    Counted("pull of rows", [&] {
+      return tables_->Pull(at_, Access::kTraining, tensor, rows, values.data()).Wait();
+    });
+    const std::vector<uint32_t> hits(rows.size(), 2);
+    Counted("push of rows",
+            [&] { return tables_->Push(at_, kByRows, tensor, rows, hits, values.data()).Wait(); });
+  }
+
+  struct Pairs {
+    Buffer indices, weights, dy;
+    std::vector<float> y, dots;
+  };
+  static Pairs Draw(const TensorSpec& tensor, size_t tokens, uint64_t seed) {
+    std::mt19937_64 random(seed);
+    const size_t columns = static_cast<size_t>(tensor.columns);
+    const size_t count = static_cast<size_t>(tensor.tables) * tokens;
+    const size_t bytes = static_cast<size_t>(tensor.index_bytes());
+    Buffer indices(count * bytes);
+    for (size_t i = 0; i < count; ++i) {
+      const uint64_t bucket = random() % static_cast<uint64_t>(tensor.rows);
+      std::memcpy(indices.data() + i * bytes, &bucket, bytes);
+    }
+    return {indices, BufferOf(std::vector<float>(count, 0.5f)),
+            BufferOf(std::vector<float>(tokens * columns, 0.25f)),
+            std::vector<float>(tokens * columns), std::vector<float>(count)};
+  }
+
+  StepRef Finished() const { return {at_.epoch, at_.step - 1}; }
+  const TensorSpec& Dense() const {
+    return *std::find_if(tensors_.begin(), tensors_.end(),
+                         [](const TensorSpec& t) { return t.kind == TensorKind::kDense; });
+  }
+
+  static constexpr size_t kColumnsMax = 1024;
   Config config_;
   std::vector<TensorSpec> tensors_;
   TransportContext context_;
@@ -185,53 +275,63 @@ class AllocationTest : public testing::TestWithParam<Wire> {
   std::unique_ptr<Server> server_;
   std::unique_ptr<Client> client_;
   std::unique_ptr<TableClient> tables_;
-  const StepRef at_{uint64_t{1} << 32 | 1, 1};
+  StepRef at_{uint64_t{1} << 32 | 1, 1};
+  std::map<std::string, uint64_t> taken_;
   // The least of a forward and a backward: more where the pool grows.
   uint64_t caller_allocations_ = UINT64_MAX, caller_bytes_ = UINT64_MAX;
 };
 
 TEST_P(AllocationTest, WarmServerTakesNone) {
   if (!kPoolKeeps) GTEST_SKIP() << "under a sanitizer the pool keeps nothing";
-  for (uint32_t i = 0; i < 10; ++i) MicroBatch(i, kTokens);
-  EXPECT_GT(g_server_allocations, 0u);  // or nothing is counted
-  // `status`, which ends a micro-batch here, answers with the configuration.
-  const uint64_t warm = g_server_allocations;
-  AwaitIdle();
-  const uint64_t a_status = g_server_allocations - warm;
-  // The work board looks at its leases 20 times a second and tells the metrics, which takes memory
-  // in the micro-batch that it happens to fall into.
   using Clock = std::chrono::steady_clock;
-  const auto start = Clock::now();
-  int64_t taking = 0;
-  for (uint32_t i = 10; i < kMicroBatches; ++i) {
-    const uint64_t before = g_server_allocations;
-    MicroBatch(i, kTokens);
-    if (g_server_allocations - before > a_status) ++taking;
+  // Lists of finished steps are as long as they can be without growing while one counts.
+  constexpr uint64_t kFirst = 34, kLast = 63;
+  const auto give_up = Clock::now() + std::chrono::minutes(2);
+  while (at_.step < kFirst) Step();
+  // The monitor looks at one tensor a tick, and tells of the dense ones when it was at all.
+  while (metrics_.Value(Metric::kTableRows, {"dense"}) == 0 && Clock::now() < give_up) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
-  // So it does where more requests are on their way at once than ever before, as the pool grows.
-  // What a request of any kind takes shows in all of them.
-  const auto ticks = (Clock::now() - start) / std::chrono::milliseconds(50);
-  EXPECT_LT(taking, ticks + (int64_t{kMicroBatches} - 10) / 2);
+  EXPECT_GT(metrics_.Value(Metric::kTableRows, {"dense"}), 0);
+  EXPECT_GT(taken_["apply"], 0u);  // those lists did grow; or nothing is counted
+  taken_.clear();
+  const auto start = Clock::now();
+  while (at_.step < kLast) Step();
+  while (Clock::now() < start + std::chrono::milliseconds(300)) {  // some ticks, whatever happens
+    Counted("tick", [&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(60));
+      return Status::Ok();
+    });
+  }
+  EXPECT_EQ(taken_.size(), 9u);
+  for (const auto& [what, count] : taken_) EXPECT_EQ(count, 0u) << what;
 }
 
 // Goal: what a call takes in the client is small and does not grow with what it is about.
 TEST_P(AllocationTest, CallsTakeAFewSmallPieces) {
   if (!kPoolKeeps) GTEST_SKIP() << "under a sanitizer the pool keeps nothing";
-  for (uint32_t i = 0; i < 10; ++i) MicroBatch(i, kTokens);
-  caller_allocations_ = caller_bytes_ = UINT64_MAX;
-  for (uint32_t i = 10; i < 20; ++i) MicroBatch(i, kTokens);
-  const uint64_t allocations = caller_allocations_, bytes = caller_bytes_;
-  caller_allocations_ = UINT64_MAX;
+  const auto memory = std::find_if(tensors_.begin(), tensors_.end(), [](const TensorSpec& t) {
+    return t.kind == TensorKind::kMemory;
+  });
+  const auto least = [&](size_t tokens) {
+    for (int i = 0; i < 10; ++i) ReadAndTrain(*memory, tokens);
+    caller_allocations_ = caller_bytes_ = UINT64_MAX;
+    for (int i = 0; i < 10; ++i) ReadAndTrain(*memory, tokens);
+    return caller_allocations_;
+  };
+  const uint64_t allocations = least(kTokens);
   EXPECT_LE(allocations, kCallAllocations);
-  EXPECT_LE(bytes, kCallBytes);
-  for (uint32_t i = 20; i < 30; ++i) MicroBatch(i, 8);
-  EXPECT_EQ(caller_allocations_, allocations);
+  EXPECT_LE(caller_bytes_, kCallBytes);
+  EXPECT_EQ(least(8), allocations);
 }
 
-INSTANTIATE_TEST_SUITE_P(Wires, AllocationTest, testing::Values(Wire::kF32, Wire::kBf16),
-                         [](const auto& wire) {
-                           return wire.param == Wire::kF32 ? "f32" : "bf16";
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Cases, AllocationTest,
+    testing::Values(Case{"f32", Wire::kF32, 1 << 30, RowType::kF32, OptimizerKind::kAdam},
+                    Case{"bf16", Wire::kBf16, 1 << 30, RowType::kBf16, OptimizerKind::kAdagrad},
+                    Case{"sparse_f32", Wire::kF32, 0, RowType::kF32, OptimizerKind::kSgd},
+                    Case{"sparse_bf16", Wire::kBf16, 0, RowType::kBf16, OptimizerKind::kAdam}),
+    [](const auto& c) { return std::string(c.param.name); });
 
 }  // namespace
 }  // namespace mf

@@ -89,6 +89,27 @@ TEST(BucketCounts, EndsOfTheScale) {
   EXPECT_EQ(BucketCounts(256).Summarise(3).top1_ratio(), 0);
 }
 
+// Goal: counts go on beyond 32 bits, also where they come to a multiple of 2^32.
+TEST(BucketCounts, OfMoreThan32Bits) {
+  for (const uint64_t rows : {1ull << 4, 1ull << 20}) {
+    BucketCounts counts(rows);
+    Naive naive;
+    const auto add = [&](uint64_t row, uint64_t hits, uint64_t step) {
+      counts.Add(row, hits, step);
+      naive.hits[row] += hits;
+      naive.last[row] = step;
+    };
+    for (uint64_t step = 1; step <= 9; ++step) add(5, 1'000'000'007, step);
+    add(7, UINT32_MAX, 3);
+    ExpectSame(counts.Summarise(9), naive.Summarise(rows, 9));
+    add(7, 1, 4);
+    ExpectSame(counts.Summarise(9), naive.Summarise(rows, 9));
+    add(7, uint64_t{5} << 32, 5);
+    add(6, 3, 5);
+    ExpectSame(counts.Summarise(9), naive.Summarise(rows, 9));
+  }
+}
+
 TEST(BucketSummary, MeanAndWorstTable) {
   std::vector<TableBuckets> tables(2);
   tables[0] = {.rows = 4, .hits = 10, .covered = 4, .dead = 0, .top1 = 5, .entropy = std::log(4)};
