@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# What the servers of docker-compose.yml have saved, out of their volumes into a folder and back. Stops the cluster;
+# docker compose up -d goes on afterwards.
+#   deploy/cluster_state.sh save FOLDER      FOLDER/shard-<i>-of-<S> of every server; FOLDER must not hold any yet
+#   deploy/cluster_state.sh restore FOLDER   and nothing else: what the volumes hold is deleted
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() {
+  echo "cluster_state.sh: $*" >&2
+  exit 1
+}
+
+case "${1:-}:$#" in
+  save:2 | restore:2) ;;
+  *) sed -n '2,6s/^# *//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+esac
+compose=(docker compose)
+docker compose version > /dev/null 2>&1 || compose=(docker-compose)
+servers=$(sed -n 's/^PSERVERS=\([0-9]*\)$/\1/p' .env)
+[ -n "$servers" ] || fail "no PSERVERS=N in .env"
+mkdir -p "$2"
+folder=$(cd "$2" && pwd)
+names=() parts=()
+for i in $(seq 0 $((servers - 1))); do
+  names+=("pserver-$i")
+  parts+=("shard-$i-of-$servers")
+done
+
+if [ "$1" = save ]; then
+  for part in "${parts[@]}"; do
+    [ ! -e "$folder/$part" ] || fail "$folder/$part is there already"
+  done
+else
+  for part in "${parts[@]}"; do
+    [ -d "$folder/$part" ] || fail "$folder/$part is missing; PSERVERS in .env is $servers (pserver reshard makes another number)"
+  done
+fi
+
+"${compose[@]}" stop
+"${compose[@]}" up --no-start "${names[@]}"  # so that they and their volumes are there
+for i in "${!names[@]}"; do
+  container=$("${compose[@]}" ps -aq "${names[$i]}")
+  if [ "$1" = save ]; then
+    docker cp "$container:/state/${parts[$i]}" "$folder/"
+  else
+    # As the servers' own user, which docker cp does not know.
+    user=$(docker inspect -f '{{.Config.User}}' "$container")
+    image=$(docker inspect -f '{{.Config.Image}}' "$container")
+    docker run --rm --user "$user" --volumes-from "$container" -v "$folder:/from:ro" "$image" \
+      sh -c "rm -rf /state/* && cp -r '/from/${parts[$i]}' /state/"
+  fi
+done
+echo "$1: ${parts[*]}; docker compose up -d goes on"
