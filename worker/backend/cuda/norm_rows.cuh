@@ -1,0 +1,40 @@
+// The statistics and the value of a norm, as every kernel computes them: a number that is normed
+// again in a backward pass has the bits it had in the forward pass, so a hash chooses the same sign.
+#pragma once
+
+#include "worker/backend/cuda/device_code.h"
+#include "worker/backend/norm.h"
+
+namespace mf::cuda {
+
+struct RowStatistics {
+  float mean;  // 0 for RMSNorm
+  float rstd;  // 1 / sqrt(mean of squares about `mean` + eps)
+};
+
+/// Of the row at `x`, by one warp; the same in all lanes.
+__device__ inline RowStatistics StatisticsOfRow(NormKind kind, const float* x, size_t width) {
+  const float inverse_width = 1.0f / static_cast<float>(width);
+  float mean = 0;
+  if (kind == NormKind::kLayerNorm) {
+    float sum = 0;
+    for (size_t i = Lane(); i < width; i += kWarp) sum += x[i];
+    mean = WarpSum(sum) * inverse_width;
+  }
+  float squares = 0;
+  for (size_t i = Lane(); i < width; i += kWarp) {
+    const float from_mean = x[i] - mean;
+    squares += from_mean * from_mean;
+  }
+  return {mean, 1.0f / sqrtf(WarpSum(squares) * inverse_width + kNormEps)};
+}
+
+/// The intrinsics keep the compiler from fusing this differently in different kernels.
+__device__ inline float Standardised(float x, const RowStatistics& row) {
+  return __fmul_rn(__fsub_rn(x, row.mean), row.rstd);
+}
+__device__ inline float Normed(float x, const RowStatistics& row, float gain, float bias) {
+  return __fadd_rn(__fmul_rn(Standardised(x, row), gain), bias);
+}
+
+}  // namespace mf::cuda
