@@ -19,7 +19,7 @@ MF_QUICKSTART_PACKAGES=(bible-kjv python3)
 
 # Tests, benchmarks, formatting, the PyTorch reference.
 MF_TEST_PACKAGES=(
-  libgtest-dev
+  libgtest-dev libboost-context-dev
   python3 python3-numpy python3-torch
   mount util-linux  # a small disk for the test of a full one
   clang-format shellcheck

@@ -1,0 +1,39 @@
+# The emulated GPU, and the CUDA backend compiled for it: kernels run in ordinary tests.
+pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
+find_package(Boost REQUIRED COMPONENTS context)
+
+file(GLOB MF_EMULATED_GPU_SOURCES CONFIGURE_DEPENDS emulated_gpu/*.cpp)
+list(FILTER MF_EMULATED_GPU_SOURCES EXCLUDE REGEX "(_test|sort_pairs)\\.cpp$")
+add_library(mf_emulated_gpu STATIC ${MF_EMULATED_GPU_SOURCES})
+target_include_directories(mf_emulated_gpu BEFORE PUBLIC
+  ${CMAKE_CURRENT_SOURCE_DIR}/emulated_gpu/include)
+target_compile_definitions(mf_emulated_gpu PUBLIC MF_EMULATED_GPU)
+target_link_libraries(mf_emulated_gpu PUBLIC Boost::context PRIVATE PkgConfig::OPENBLAS)
+
+# The backend: its .cu files are C++ here. What wraps a library for GPUs has a stand-in.
+file(GLOB MF_CUDA_EMULATED_SOURCES CONFIGURE_DEPENDS
+  ${CMAKE_SOURCE_DIR}/worker/backend/cuda/*.cu ${CMAKE_SOURCE_DIR}/worker/backend/cuda/*.cpp)
+list(FILTER MF_CUDA_EMULATED_SOURCES EXCLUDE REGEX "/sort_pairs\\.cu$")
+if(EXISTS ${CMAKE_SOURCE_DIR}/worker/backend/cuda/sort_pairs.h)
+  list(APPEND MF_CUDA_EMULATED_SOURCES emulated_gpu/sort_pairs.cpp)
+endif()
+set(MF_CUDA_KERNELS ${MF_CUDA_EMULATED_SOURCES})
+list(FILTER MF_CUDA_KERNELS INCLUDE REGEX "\\.cu$")
+# CMake adds -x c++ by itself for a source whose language is set. The pragma is "#pragma unroll".
+set_source_files_properties(${MF_CUDA_KERNELS} PROPERTIES LANGUAGE CXX
+  COMPILE_OPTIONS "-x;c++;-Wno-unknown-pragmas")
+add_library(mf_cuda_emulated STATIC ${MF_CUDA_EMULATED_SOURCES})
+target_link_libraries(mf_cuda_emulated PUBLIC mf_emulated_gpu mf_worker mf_common)
+
+add_executable(emulated_gpu_test emulated_gpu/emulated_gpu_test.cpp)
+target_link_libraries(emulated_gpu_test PRIVATE mf_emulated_gpu GTest::gtest GTest::gtest_main)
+add_test(NAME emulated_gpu_test COMMAND emulated_gpu_test)
+set_tests_properties(emulated_gpu_test PROPERTIES LABELS unit)
+
+# The tests of single operations that GPUs run, too (tests/gpu/ops).
+file(GLOB MF_GPU_OPS_SOURCES CONFIGURE_DEPENDS gpu/ops/*.cpp)
+add_executable(emulated_gpu_ops_test ${MF_GPU_OPS_SOURCES}
+  support/oracle_ops.cpp support/oracle_hash.cpp support/oracle_attention.cpp)
+target_link_libraries(emulated_gpu_ops_test PRIVATE mf_cuda_emulated)
+add_test(NAME emulated_gpu_ops_test COMMAND emulated_gpu_ops_test)
+set_tests_properties(emulated_gpu_ops_test PROPERTIES LABELS unit)
