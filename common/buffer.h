@@ -20,6 +20,9 @@ class Buffer {
   Buffer() = default;
   /// Uninitialised. std::bad_alloc when the system refuses it.
   explicit Buffer(size_t bytes);
+  /// Memory of another kind than the pool's, such as a GPU's copies need: `memory` holds `bytes`.
+  Buffer(std::shared_ptr<std::byte> memory, size_t bytes)
+      : data_(std::move(memory)), size_(bytes) {}
 
   std::byte* data() const { return data_.get(); }
   size_t size() const { return size_; }

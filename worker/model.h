@@ -63,8 +63,9 @@ class Model {
   Status LastLogits(const DenseTensors& parameters, const TokenBatch& batch, Exchange& exchange,
                     Workspace& workspace, std::vector<float>* logits) const;
 
+  struct Plan;  // tensor ids by role, rotary tables: worker/model_state.h
+
  private:
-  struct Plan;  // tensor ids by role, rotary tables
   friend class Pass;
 
   const Config& config_;

@@ -147,6 +147,12 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   if (!options.export_path.empty()) {
     MF_RETURN_IF_ERROR(CheckExportPlace("--export", options.export_path));
   }
+  ThreadPool pool(options.threads);
+  MF_ASSIGN_OR_RETURN(const std::unique_ptr<Compute> compute,
+                      options.make_compute
+                          ? options.make_compute(config, tensors)
+                          : MakeCompute(options.backend, config, tensors, pool));
+  spdlog::info("computes on: {}", compute->Describe());
   const std::string run_id = Sha256Hex(IdentityJson(config) + data->Digest());
   MF_RETURN_IF_ERROR(CheckOut(options));
   LogRowGaps(config, tensors);
@@ -205,8 +211,8 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     furthest = std::max(furthest, record.step);
     return report->Step(line);
   };
-  Trainer trainer(config, tensors, *data, client,
-                  {.run_id = run_id, .threads = options.threads, .on_step = on_step});
+  Trainer trainer(config, tensors, *data, client, *compute, pool,
+                  {.run_id = run_id, .on_step = on_step});
   MF_RETURN_IF_ERROR(trainer.Join());
   MF_RETURN_IF_ERROR(TakeOverOut(options, run_id));
   MF_ASSIGN_OR_RETURN(

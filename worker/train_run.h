@@ -12,6 +12,7 @@
 #include "common/status.h"
 #include "common/transport.h"
 #include "worker/batch_source.h"
+#include "worker/compute.h"
 #include "worker/export.h"
 
 namespace mf {
@@ -25,6 +26,7 @@ struct TrainOptions {
   std::string keys;                   // folder for `pservers`; empty: none
   int shards = 1;                     // embedded servers
   int threads = 1;                    // of the worker
+  Backend backend = Backend::kAuto;
   int server_threads = 1;             // of each embedded server
   uint64_t memory_bytes = 0;          // of all embedded servers; 0: 70% of the machine's
   bool fresh = false;                 // refuse an `out` that holds a run
@@ -35,6 +37,9 @@ struct TrainOptions {
   double resend_seconds = 0;  // first repeat of an unanswered request; 0: the client's default
   /// Tests put a misbehaving transport around the real one here.
   std::function<std::unique_ptr<ClientTransport>(std::unique_ptr<ClientTransport>)> wrap_transport;
+  /// Tests put another backend here, instead of `backend`.
+  std::function<Result<std::unique_ptr<Compute>>(const Config&, const std::vector<TensorSpec>&)>
+      make_compute;
 };
 
 /// What went over the wire, for tests and benchmarks.

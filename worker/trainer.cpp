@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <thread>
 
 #include "common/lease_work.h"
 #include "common/logging.h"
+#include "worker/backend/embedding.h"
 
 namespace mf {
 namespace {
@@ -20,33 +20,29 @@ std::chrono::steady_clock::time_point After(std::chrono::duration<double> wait) 
          std::chrono::duration_cast<std::chrono::steady_clock::duration>(wait);
 }
 
-/// The rows of `tokens` that occur, rising.
-std::vector<uint64_t> DistinctTokens(const std::vector<uint32_t>& tokens) {
-  std::vector<uint64_t> distinct(tokens.begin(), tokens.end());
-  std::sort(distinct.begin(), distinct.end());
-  distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
-  return distinct;
-}
-
 }  // namespace
 
 struct Trainer::Lane {
-  Model::Workspace workspace;
+  std::unique_ptr<Compute::Workspace> workspace;
+  ComputeGate gate;  // its own, where lanes need not take turns
   TokenBatch batch;
-  DenseTensors gradients;
+  Compute::Gradients gradients;
   std::vector<float> logprobs;
 };
 
+ComputeGate& Trainer::Gate(Lane& lane) { return compute_.one_at_a_time() ? gate_ : lane.gate; }
+
 Trainer::Trainer(const Config& config, const std::vector<TensorSpec>& tensors,
-                 const BatchSource& data, Client& client, Options options)
+                 const BatchSource& data, Client& client, Compute& compute, ThreadPool& pool,
+                 Options options)
     : config_(config),
       tensors_(tensors),
       data_(data),
       client_(client),
       options_(std::move(options)),
       tables_(client, config, tensors),
-      pool_(options_.threads),
-      model_(config, tensors, pool_) {}
+      compute_(compute),
+      pool_(pool) {}
 
 Trainer::~Trainer() = default;
 
@@ -116,6 +112,9 @@ Result<Reply> Trainer::AskForWork() {
 
 void Trainer::RunLane() {
   Lane lane;
+  Result<std::unique_ptr<Compute::Workspace>> workspace = compute_.NewWorkspace();
+  if (!workspace.ok()) return Fail(workspace.status());
+  lane.workspace = std::move(*workspace);
   while (!stopping_.load()) {
     Result<Reply> lease = AskForWork();
     bool news = false;
@@ -216,22 +215,15 @@ Result<std::shared_ptr<const DenseTensors>> Trainer::Parameters(StepRef at) {
 }
 
 void Trainer::PushDense(StepRef at, const Reply& lease, const TokenBatch& batch,
-                        const DenseTensors& gradients, std::vector<Pending>* pending) {
+                        const Compute::Gradients& gradients, std::vector<Pending>* pending) {
   for (const TensorSpec& tensor : tensors_) {
     if (tensor.kind != TensorKind::kDense) continue;
-    const std::vector<float>& gradient = gradients[tensor.id];
-    if (tensor.name != "embed.weight") {
-      pending->push_back(tables_.PushWhole(at, lease.micro_batch, tensor, gradient.data()));
-      continue;
-    }
+    const float* gradient = gradients[tensor.id].data();
     // Of the embedding only the rows that occur have a gradient.
-    const std::vector<uint64_t> rows = DistinctTokens(batch.inputs);
-    const size_t columns = static_cast<size_t>(tensor.columns);
-    std::vector<float> values(rows.size() * columns);
-    for (size_t i = 0; i < rows.size(); ++i) {
-      std::memcpy(&values[i * columns], &gradient[rows[i] * columns], columns * sizeof(float));
-    }
-    pending->push_back(tables_.Push(at, lease.micro_batch, tensor, rows, {}, values.data()));
+    pending->push_back(
+        tensor.name == "embed.weight"
+            ? tables_.Push(at, lease.micro_batch, tensor, DistinctTokens(batch.inputs), {}, gradient)
+            : tables_.PushWhole(at, lease.micro_batch, tensor, gradient));
   }
 }
 
@@ -245,14 +237,15 @@ Status Trainer::TrainMicroBatch(const Reply& lease, Lane& lane) {
   double loss_sum = 0;
   std::vector<Pending> pushes;
   {
-    std::lock_guard computing(gate_);
-    RemoteExchange exchange(tables_, config_, pool_, gate_, at, Access::kTraining,
+    ComputeGate& gate = Gate(lane);
+    std::lock_guard computing(gate);
+    RemoteExchange exchange(tables_, config_, pool_, gate, at, Access::kTraining,
                             lease.micro_batch);
     std::unique_ptr<Exchange> wrapped;
     if (options_.wrap_exchange) wrapped = options_.wrap_exchange(exchange, at, lease.micro_batch);
-    MF_RETURN_IF_ERROR(model_.Train(*parameters, lane.batch, 1.0 / tokens_per_step,
-                                    wrapped ? *wrapped : exchange, lane.workspace, &loss_sum,
-                                    &lane.gradients));
+    MF_RETURN_IF_ERROR(compute_.Train(parameters, lane.batch, 1.0 / tokens_per_step,
+                                      wrapped ? *wrapped : exchange, *lane.workspace, &loss_sum,
+                                      &lane.gradients));
     PushDense(at, lease, lane.batch, lane.gradients, &pushes);
     MF_RETURN_IF_ERROR(exchange.Finish());
   }
@@ -281,10 +274,11 @@ Status Trainer::Evaluate(const Reply& lease, Lane& lane) {
   for (int64_t begin = 0; begin < sequences; begin += config_.train.batch) {
     const int64_t count = std::min(config_.train.batch, sequences - begin);
     MF_RETURN_IF_ERROR(data_.EvalBatch(begin, count, &lane.batch));
-    std::lock_guard computing(gate_);
-    RemoteExchange exchange(tables_, config_, pool_, gate_, at, Access::kReading, 0);
+    ComputeGate& gate = Gate(lane);
+    std::lock_guard computing(gate);
+    RemoteExchange exchange(tables_, config_, pool_, gate, at, Access::kReading, 0);
     MF_RETURN_IF_ERROR(
-        model_.Score(*parameters, lane.batch, exchange, lane.workspace, &lane.logprobs));
+        compute_.Score(parameters, lane.batch, exchange, *lane.workspace, &lane.logprobs));
     for (const float logprob : lane.logprobs) nll -= static_cast<double>(logprob);
     tokens += lane.logprobs.size();
   }

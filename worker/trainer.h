@@ -1,8 +1,9 @@
 // The training loop of one worker (DESIGN 2.5-2.7): asks the board for work and does it. Nothing
 // here decides what happens next; the board does, and any worker could do any piece of work.
 //
-// Threads: `exchange.in_flight` lanes, each with one piece of work at a time. One lane computes
-// while the others wait for servers (ComputeGate). One more thread renews the leases.
+// Threads: `exchange.in_flight` lanes, each with one piece of work at a time. Where lanes share the
+// cores one computes while the others wait for servers (ComputeGate); a GPU takes them side by side.
+// One more thread renews the leases.
 #pragma once
 
 #include <atomic>
@@ -21,7 +22,7 @@
 #include "common/table_client.h"
 #include "common/thread_pool.h"
 #include "worker/batch_source.h"
-#include "worker/model.h"
+#include "worker/compute.h"
 #include "worker/remote_exchange.h"
 
 namespace mf {
@@ -30,7 +31,6 @@ class Trainer {
  public:
   struct Options {
     std::string run_id;
-    int threads = 1;
     std::function<Status(const StepRecord&)>
         on_step;  // called in step order, by one thread at a time
     /// Tests look at what goes through the exchange of a training micro-batch by wrapping it.
@@ -38,9 +38,9 @@ class Trainer {
     std::function<std::unique_ptr<Exchange>(Exchange& inner, StepRef at, uint32_t micro_batch)>
         wrap_exchange = {};
   };
-  /// All references outlive the trainer.
+  /// All references outlive the trainer. `pool` does what the exchange computes.
   Trainer(const Config& config, const std::vector<TensorSpec>& tensors, const BatchSource& data,
-          Client& client, Options options);
+          Client& client, Compute& compute, ThreadPool& pool, Options options);
   ~Trainer();
 
   /// Joins the run at all servers.
@@ -57,6 +57,7 @@ class Trainer {
 
  private:
   struct Lane;
+  ComputeGate& Gate(Lane& lane);
   struct HeldLease {
     std::chrono::duration<double> between;  // renewals
     std::chrono::steady_clock::time_point next;
@@ -69,7 +70,7 @@ class Trainer {
   Status Evaluate(const Reply& lease, Lane& lane);
   Status Recover(const Reply& lease);
   void PushDense(StepRef at, const Reply& lease, const TokenBatch& batch,
-                 const DenseTensors& gradients, std::vector<Pending>* pending);
+                 const Compute::Gradients& gradients, std::vector<Pending>* pending);
   Result<std::shared_ptr<const DenseTensors>> Parameters(StepRef at);
   Status TakeRecords(const Reply& lease, bool* news);
   Result<Reply> AskForWork();
@@ -83,9 +84,9 @@ class Trainer {
   Client& client_;
   const Options options_;
   TableClient tables_;
-  ThreadPool pool_;
-  Model model_;
-  ComputeGate gate_;
+  Compute& compute_;
+  ThreadPool& pool_;
+  ComputeGate gate_;  // of lanes that compute one at a time
   std::atomic<bool> stopping_{false};
   std::atomic<int64_t> micro_batches_done_{0};
 

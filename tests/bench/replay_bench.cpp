@@ -26,6 +26,7 @@
 #include "worker/data.h"
 #include "worker/embedded.h"
 #include "worker/remote_exchange.h"
+#include "worker/cpu_compute.h"
 #include "worker/trainer.h"
 
 namespace mf {
@@ -89,9 +90,10 @@ std::vector<Requests> Record(const Options& options, const Config& config,
   const auto data = Must(TokenSource::Open(config, options.data));
   Client client(Must(ConnectZmq(context, servers->addresses())), servers->addresses(), {});
   std::vector<Requests> recorded(static_cast<size_t>(micro_batches));
-  Trainer trainer(config, tensors, *data, client,
+  ThreadPool pool(1);
+  CpuCompute compute(config, tensors, pool);
+  Trainer trainer(config, tensors, *data, client, compute, pool,
                   {.run_id = "record",
-                   .threads = 1,
                    .on_step = {},
                    .wrap_exchange = [&](Exchange& inner, StepRef at,
                                         uint32_t number) -> std::unique_ptr<Exchange> {

@@ -31,6 +31,7 @@
 #include "worker/export.h"
 #include "worker/model_state.h"
 #include "worker/remote_exchange.h"
+#include "worker/cpu_compute.h"
 #include "worker/trainer.h"
 
 namespace mf {
@@ -139,7 +140,8 @@ struct System {
                                               Client::Options{config.exchange.deadline_seconds});
     trainer_options.run_id = "reference";
     system->trainer = std::make_unique<Trainer>(system->config, system->tensors, *system->data,
-                                                *system->client, std::move(trainer_options));
+                                                *system->client, system->compute, system->pool,
+                                                std::move(trainer_options));
     MF_RETURN_IF_ERROR(system->trainer->Join());
     return system;
   }
@@ -156,6 +158,8 @@ struct System {
   TransportContext context;
   std::unique_ptr<EmbeddedServers> servers;
   std::unique_ptr<Client> client;
+  ThreadPool pool{1};
+  CpuCompute compute{config, tensors, pool};
   std::unique_ptr<Trainer> trainer;
 };
 

@@ -38,4 +38,11 @@ void EmbeddingBackward(const EmbeddingShape& shape, const uint32_t* ids, const f
   });
 }
 
+std::vector<uint64_t> DistinctTokens(const std::vector<uint32_t>& tokens) {
+  std::vector<uint64_t> distinct(tokens.begin(), tokens.end());
+  std::sort(distinct.begin(), distinct.end());
+  distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
+  return distinct;
+}
+
 }  // namespace mf

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "common/thread_pool.h"
 
@@ -22,5 +23,8 @@ void EmbeddingForward(const EmbeddingShape& shape, const float* matrix, const ui
 /// for tokens that do not occur.
 void EmbeddingBackward(const EmbeddingShape& shape, const uint32_t* ids, const float* dx,
                        ThreadPool& pool, float* dmatrix);
+
+/// The tokens that occur, rising: the rows of the matrix that have a gradient.
+std::vector<uint64_t> DistinctTokens(const std::vector<uint32_t>& tokens);
 
 }  // namespace mf

@@ -13,6 +13,10 @@ class Rotary {
   /// For positions [0, length). pairs = floor(head_dim * rotary_pct / 2).
   Rotary(size_t head_dim, double rotary_pct, size_t length);
 
+  size_t pairs() const { return pairs_; }
+  const std::vector<float>& cosines() const { return cosines_; }  // [length][pairs]
+  const std::vector<float>& sines() const { return sines_; }
+
   /// Rotates every head of one token's vector [heads][head_dim] in place.
   void Apply(size_t position, size_t heads, float* x) const { Rotate(position, heads, 1.0f, x); }
   /// The inverse, which is also how gradients go back.

@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// Adds `count` staged entries to the thread's column.
+/// Adds `count` staged entries to the thread's column. The whole warp takes part.
 __device__ inline float AddStaged(const uint32_t* tokens, const float* weights, unsigned count,
                                   const float* __restrict__ column, uint32_t width, float sum) {
   unsigned i = 0;
@@ -104,6 +104,9 @@ __device__ inline float AddStaged(const uint32_t* tokens, const float* weights, 
     for (unsigned f = 0; f < kLongFlight; ++f) {
       values[f] = column[static_cast<uint64_t>(tokens[i + f]) * width];
     }
+    // Otherwise the compiler saves registers by asking for fewer at once, and where long rows are
+    // all there is, nothing else hides the wait.
+    __syncwarp();
 #pragma unroll
     for (unsigned f = 0; f < kLongFlight; ++f) AddScaled(weights[i + f], values[f], sum);
   }
@@ -116,7 +119,7 @@ __device__ inline float AddStaged(const uint32_t* tokens, const float* weights, 
 
 /// The block's sum over entries [begin, end), for the column of each thread: kThreads entries at a
 /// time are staged in shared memory, the next ones on their way meanwhile.
-__device__ inline float SumOfLongRow(const Entries& of, uint32_t begin, uint32_t end, bool mine,
+__device__ inline float SumOfLongRow(const Entries& of, uint32_t begin, uint32_t end,
                                      const float* __restrict__ column, uint32_t width,
                                      uint32_t* tokens, float* weights) {
   float sum = 0.0f;
@@ -130,7 +133,7 @@ __device__ inline float SumOfLongRow(const Entries& of, uint32_t begin, uint32_t
     __syncthreads();
     entry = entry_at(base + kThreads);
     weight = of.weights[entry];
-    if (mine) sum = AddStaged(tokens, weights, min(kThreads, end - base), column, width, sum);
+    sum = AddStaged(tokens, weights, min(kThreads, end - base), column, width, sum);
   }
   return sum;
 }
@@ -149,6 +152,7 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t rows = *met.count;
   const uint32_t c = blockIdx.y * kThreads + threadIdx.x;
   const bool mine = c < columns;
+  const uint32_t read = min(c, columns - 1);  // the last ones read a column that is there
   for (uint64_t base = blockIdx.x; base < rows; base += uint64_t{kThreads} * gridDim.x) {
     const uint64_t looked_at = base + uint64_t{threadIdx.x} * gridDim.x;
     uint32_t begin = 0, end = 0;
@@ -165,8 +169,7 @@ __global__ void __launch_bounds__(kThreads)
     for (unsigned warp = 0; warp < kWarps; ++warp) {
       for (uint32_t bits = long_rows[warp]; bits != 0; bits &= bits - 1) {
         const unsigned i = warp * kWarp + static_cast<unsigned>(__ffs(static_cast<int>(bits))) - 1;
-        const float sum =
-            SumOfLongRow(of, begins[i], ends[i], mine, dy + c, columns, tokens, weights);
+        const float sum = SumOfLongRow(of, begins[i], ends[i], dy + read, columns, tokens, weights);
         if (mine) gradients[(base + uint64_t{i} * gridDim.x) * columns + c] = sum;
       }
     }

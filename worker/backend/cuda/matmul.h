@@ -1,0 +1,30 @@
+// Matrix products by cuBLAS, described as those of the CPU are (worker/backend/matmul.h).
+#pragma once
+
+#include <cublas_v2.h>
+#include <cuda_runtime.h>
+
+#include "worker/backend/cuda/memory.h"
+#include "worker/backend/matmul.h"
+
+namespace mf::cuda {
+
+/// cuBLAS on one stream, with scratch of its own, so that streams that run side by side do not
+/// change each other's order of sums.
+class MatrixProducts {
+ public:
+  /// Products round their inputs to TF32 (11 bits) and add in float32. Throws CudaError.
+  explicit MatrixProducts(cudaStream_t stream);
+  ~MatrixProducts();
+  MatrixProducts(const MatrixProducts&) = delete;
+  MatrixProducts& operator=(const MatrixProducts&) = delete;
+
+  /// product.c = alpha * op(a) * op(b) + beta * c, all on the GPU. Throws CudaError.
+  void Multiply(const Product& product);
+
+ private:
+  DeviceMemory scratch_;
+  cublasHandle_t handle_ = nullptr;
+};
+
+}  // namespace mf::cuda

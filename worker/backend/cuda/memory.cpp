@@ -1,0 +1,66 @@
+#include "worker/backend/cuda/memory.h"
+
+#include <algorithm>
+#include <cstdio>
+
+namespace mf::cuda {
+namespace {
+
+std::string Gib(size_t bytes) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.2f GiB", static_cast<double>(bytes) / (size_t{1} << 30));
+  return text;
+}
+
+/// Sizes are rounded up to this, so that nearly equal ones share blocks.
+constexpr size_t kPinnedStep = 4096;
+
+}  // namespace
+
+DeviceMemory::DeviceMemory(size_t bytes, const char* what) {
+  if (bytes == 0) return;
+  if (cudaMalloc(&data_, bytes) == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // it is told here
+  size_t free = 0;
+  size_t total = 0;
+  Check(cudaMemGetInfo(&free, &total), what);
+  throw CudaError(std::string("the GPU's memory: ") + what + " needs " + Gib(bytes) + ", " +
+                  Gib(free) + " of " + Gib(total) +
+                  " are free; lower train.batch, exchange.in_flight or exchange.device_bytes");
+}
+
+DeviceMemory::~DeviceMemory() {
+  if (data_ != nullptr) cudaFree(data_);
+}
+
+Buffer PinnedPool::Take(size_t bytes) {
+  const size_t size = std::max<size_t>(1, (bytes + kPinnedStep - 1) / kPinnedStep) * kPinnedStep;
+  std::byte* block = nullptr;
+  {
+    std::lock_guard lock(free_->mutex);
+    std::vector<std::byte*>& blocks = free_->blocks[size];
+    if (!blocks.empty()) {
+      block = blocks.back();
+      blocks.pop_back();
+    }
+  }
+  if (block == nullptr) {
+    void* made = nullptr;
+    Check(cudaHostAlloc(&made, size, cudaHostAllocDefault), "pinned memory of the host");
+    block = static_cast<std::byte*>(made);
+  }
+  return Buffer(std::shared_ptr<std::byte>(block,
+                                           [free = free_, size](std::byte* own) {
+                                             std::lock_guard lock(free->mutex);
+                                             free->blocks[size].push_back(own);
+                                           }),
+                bytes);
+}
+
+PinnedPool::Free::~Free() {
+  for (const auto& [size, list] : blocks) {
+    for (std::byte* block : list) cudaFreeHost(block);
+  }
+}
+
+}  // namespace mf::cuda

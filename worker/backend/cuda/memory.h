@@ -1,0 +1,73 @@
+// Memory of the GPU and memory of the host that a GPU can copy from and to by itself (pinned).
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "common/buffer.h"
+#include "worker/backend/cuda/launch.h"
+
+namespace mf::cuda {
+
+/// A block of GPU memory, uninitialised.
+class DeviceMemory {
+ public:
+  DeviceMemory() = default;
+  /// Throws CudaError, with what is free and what to change, if there is not enough. `what` is who
+  /// asks.
+  DeviceMemory(size_t bytes, const char* what);
+  ~DeviceMemory();
+  DeviceMemory(DeviceMemory&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
+  DeviceMemory& operator=(DeviceMemory&& other) noexcept {
+    std::swap(data_, other.data_);
+    return *this;
+  }
+
+  void* data() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+};
+
+/// Cuts a block of memory into arrays, each at a multiple of 256 bytes. Over no memory it only
+/// counts: a layout is run once to know its size and once to place it.
+class Layout {
+ public:
+  explicit Layout(void* memory = nullptr) : base_(static_cast<std::byte*>(memory)) {}
+
+  template <class T>
+  void Take(size_t count, T** array) {
+    *array = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += (count * sizeof(T) + 255) / 256 * 256;
+  }
+  size_t bytes() const { return used_; }
+
+ private:
+  std::byte* base_;
+  size_t used_ = 0;
+};
+
+/// Pinned buffers. Messages are made of them, so they come back when the last message that holds one
+/// has gone, and nobody writes to them until then. Thread-safe.
+class PinnedPool {
+ public:
+  PinnedPool() : free_(std::make_shared<Free>()) {}
+  /// Uninitialised. Throws CudaError.
+  Buffer Take(size_t bytes);
+
+ private:
+  struct Free {
+    std::mutex mutex;
+    std::map<size_t, std::vector<std::byte*>> blocks;  // guarded by mutex; by size
+    ~Free();
+  };
+  std::shared_ptr<Free> free_;
+};
+
+}  // namespace mf::cuda

@@ -1,0 +1,27 @@
+// The one place that knows all backends.
+#include "worker/compute.h"
+#include "worker/cpu_compute.h"
+#ifdef MF_CUDA
+#include "worker/backend/cuda/compute.h"
+#endif
+
+namespace mf {
+
+Result<std::unique_ptr<Compute>> MakeCompute(Backend backend, const Config& config,
+                                             const std::vector<TensorSpec>& tensors,
+                                             ThreadPool& pool) {
+#ifdef MF_CUDA
+  if (backend == Backend::kCuda || (backend == Backend::kAuto && cuda::DeviceCount() > 0)) {
+    return cuda::MakeCudaCompute(config, tensors);
+  }
+#else
+  if (backend == Backend::kCuda) {
+    return Status::Failed(
+        "--backend cuda: this program was built without it; build with cmake --preset cuda, or use "
+        "--backend cpu");
+  }
+#endif
+  return std::unique_ptr<Compute>(std::make_unique<CpuCompute>(config, tensors, pool));
+}
+
+}  // namespace mf
