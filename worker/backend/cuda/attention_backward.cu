@@ -4,20 +4,23 @@
 //   dV = P^T dO, dK = scale dS^T Q, dQ = scale dS K.
 //
 // No number has two writers: one kernel whose blocks have 64 keys and go over the queries that see
-// them (dK, dV), and one whose blocks have 64 queries and go over the keys they see (dQ). They do the
-// same thing with the parts exchanged: what a block has it has as rows of the scores, what passes by
-// it has as columns, so the first kernel works on transposed scores, whose half above the diagonal
-// counts. In both, the tile of scores is never reduced along a row, so its arithmetic happens in
-// fragments; log sums and products come as fragments, too, from tiles that repeat them 16 times, and
-// only P and dS go through shared memory, to become left operands.
+// them (dK, dV), and one whose blocks have 64 queries and go over the keys they see (dQ). They do
+// the same thing with the parts exchanged: what a block has it has as rows of the scores, what
+// passes by it has as columns, so the first kernel works on transposed scores, whose half above the
+// diagonal counts. In both, the tile of scores is never reduced along a row, so its arithmetic
+// happens in fragments; log sums and products come as fragments, too, from tiles that repeat them
+// 16 times, and only P and dS go through shared memory, to become left operands.
 //
 // Predicted cost, head_dim 64: 4 and 3 products of 2 * 64 * 64 * 64 flop for each pair of 64-row
-// tiles, 7 in all against the 5 of a kernel that adds up dQ with atomics: the price of the same bits
-// each time. 32 KiB pass by for 2.1 and 1.6 Mflop, 64 and 48 flop a byte from L2, so 64 rows a block
-// are enough. 32 rows pass by at a time: 52 KiB a block with them, and three blocks fit on an SM of
-// sm_80. Heads wider than 64 need so many sums that two warps share 16 rows: each makes half of P and
-// dS and adds up half of the columns; what a block has then lies in shared memory instead of in
-// registers (141 KiB for 128: one block on an SM).
+// tiles, 7 in all against the 5 of a kernel that adds up dQ with atomics: the price of the same
+// bits each time. 32 KiB pass by for 2.1 and 1.6 Mflop, 64 and 48 flop a byte from L2, so 64 rows a
+// block are enough. Shared memory is the limit again: what passes by is read both ways, as columns
+// and as rows of a right operand, so one of the two has two-way bank conflicts: 768 bytes of time
+// for each 4096 flop. 32 rows pass by at a time: 52 KiB a block with them; registers leave two
+// blocks on an SM for dK and dV and three for dQ, so that one block's loads hide behind another's
+// products. Heads wider than 64 need so many sums that two warps share 16 rows: each makes half of
+// P and dS and adds up half of the columns; what a block has then lies in shared memory instead of
+// in registers (141 KiB for 128: one block on an SM of sm_80).
 #include "worker/backend/cuda/attention.h"
 #include "worker/backend/cuda/attention_tiles.cuh"
 
@@ -34,7 +37,6 @@ struct Tiles {
   static constexpr bool kHeld = kWidth <= 64;               // own rows in registers
   static constexpr unsigned kGroups = 4;
   static constexpr unsigned kThreads = kGroups * kParts * kWarp;
-  static constexpr unsigned kBlocks = kHeld ? 3 : 1;  // on an SM at once, at least
   static constexpr unsigned kRows = kGroups * kSide;  // the block's own
   static constexpr unsigned kPassing = 32;
   static constexpr unsigned kStride = kWidth + 4;
@@ -43,8 +45,8 @@ struct Tiles {
   /// Log sums and products are those of queries, wherever these are.
   static constexpr unsigned kQueries = kOwn == Own::kKeys ? kPassing : kRows;
 
-  // Offsets in shared memory, in floats. Two passing tiles are as large as one of the own rows, which
-  // comes and goes there.
+  // Offsets in shared memory, in floats. Two passing tiles are as large as one of the own rows,
+  // which comes and goes there.
   static constexpr unsigned kSecond = kPassing * kStride;
   static constexpr unsigned kOwnTiles = 2 * kSecond;
   static constexpr unsigned kLogSums = kOwnTiles + (kHeld ? 0 : 2 * kRows * kStride);
@@ -135,8 +137,8 @@ __device__ void ScoreGradient(float scale, unsigned mask, const Sums& log_sums,
   }
 }
 
-/// 16 copies of log2 of the sum and of <dO, O> for kRows queries from `begin` on. Queries beyond the
-/// sequence's end get sums so large that their probabilities are 0.
+/// 16 copies of log2 of the sum and of <dO, O> for kRows queries from `begin` on. Queries beyond
+/// the sequence's end get sums so large that their probabilities are 0.
 template <unsigned kRows, unsigned kThreads>
 __device__ void FillRepeated(const Dimensions& dim, const float* log_sums, const float* products,
                              unsigned begin, float* log_sum_tile, float* product_tile) {
@@ -179,13 +181,13 @@ __device__ void StoreSums(const Dimensions& dim, float factor, bool active, unsi
 }
 
 template <unsigned kWidth, Own kOwn>
-__global__ void __launch_bounds__(Tiles<kWidth, kOwn>::kThreads, Tiles<kWidth, kOwn>::kBlocks)
+__global__ void __launch_bounds__(Tiles<kWidth, kOwn>::kThreads)
     BackwardKernel(Dimensions dim, Arrays arrays) {
   using T = Tiles<kWidth, kOwn>;
   constexpr bool kKeys = kOwn == Own::kKeys;
   constexpr Triangle kCounts = kKeys ? Triangle::kUpper : Triangle::kLower;
   constexpr unsigned kCount = T::kColumns / kSide;
-  float* const first = SharedTiles();  // passing queries or keys
+  float* const first = SharedTiles();        // passing queries or keys
   float* const second = first + T::kSecond;  // their dO or values
   const unsigned group = WarpOfBlock() / T::kParts;
   const unsigned part = WarpOfBlock() % T::kParts;

@@ -1,12 +1,14 @@
-// Attention, forward: online softmax (Dao et al., FlashAttention, 2022, and FlashAttention-2, 2023).
+// Attention, forward: online softmax (Dao et al., FlashAttention, 2022, and FlashAttention-2,
+// 2023).
 //
-// A block has 128 queries (64 when heads are wide) of one head and goes over the keys up to its last
-// query, 64 (32) at a time. A warp has 16 queries for itself, so that softmax needs no barrier of
-// the block. Sums of the output stay in fragments. The layout of fragments is opaque, so when a
-// row's maximum grows, its factor is written 16 times to a 16 x 16 tile, is loaded as a fragment and
-// multiplied in number by number: 1 KiB of shared memory and 8 reads a lane. Against that, the sums
-// in shared memory would be read and written for each tile of keys (8 KiB a warp for a head_dim of
-// 64), and two passes (maxima first) would compute the scores twice, half as many flops again.
+// A block has 128 queries (64 when heads are wide) of one head and goes over the keys up to its
+// last query, 64 (32) at a time. A warp has 16 queries for itself, so that softmax needs no barrier
+// of the block. Sums of the output stay in fragments. The layout of fragments is opaque, so when a
+// row's maximum grows, its factor is written 16 times to a 16 x 16 tile, is loaded as a fragment
+// and multiplied in number by number: 1 KiB of shared memory and 8 reads a lane. Against that, the
+// sums in shared memory would be read and written for each tile of keys (8 KiB a warp for a
+// head_dim of 64), and two passes (maxima first) would compute the scores twice, half as many flops
+// again.
 //
 // Predicted cost of a block and a tile of keys, head_dim 64: 2 * 2 * 128 * 64 * 64 = 2.1 Mflop; 32
 // KiB of K and V from L2 or memory, that is 64 flop a byte (32 with 64 queries: 100 TFLOP/s would
@@ -122,8 +124,7 @@ __global__ void __launch_bounds__(Tiles<kWidth>::kThreads, 2)
   Left<wmma::row_major> queries[kWidth / kDepth];
 #pragma unroll
   for (unsigned k = 0; k < kWidth / kDepth; ++k) {
-    wmma::load_matrix_sync(queries[k],
-                           keys + WarpOfBlock() * kSide * T::kKeyStride + k * kDepth,
+    wmma::load_matrix_sync(queries[k], keys + WarpOfBlock() * kSide * T::kKeyStride + k * kDepth,
                            T::kKeyStride);
   }
   Sums sums[kWidth / kSide];
@@ -203,8 +204,8 @@ __global__ void __launch_bounds__(Tiles<kWidth>::kThreads, 2)
 
 }  // namespace
 
-void AttentionForward(cudaStream_t stream, const AttentionShape& shape, const float* qkv, float* out,
-                      float* log_sums) {
+void AttentionForward(cudaStream_t stream, const AttentionShape& shape, const float* qkv,
+                      float* out, float* log_sums) {
   WithWidth(shape.head_dim, [&](auto width) {
     constexpr unsigned kWidth = decltype(width)::value;
     using T = Tiles<kWidth>;

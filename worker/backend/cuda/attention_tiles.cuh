@@ -1,8 +1,8 @@
 // What the forward and the backward kernels of attention share: how one head's rows come to shared
 // memory and go back, the fragments of the tensor cores, and products with them.
 //
-// Numbers are rounded to TF32 once, when they are written to shared memory, not each time a fragment
-// is loaded: several warps load every number, and a conversion costs as much as a load.
+// Numbers are rounded to TF32 once, when they are written to shared memory, not each time a
+// fragment is loaded: several warps load every number, and a conversion costs as much as a load.
 //
 // A tile's stride decides the bank conflicts of fragment loads, in which eight rows times four
 // numbers (or four rows times eight) are read at once: an odd multiple of 4 suits the first kind
@@ -100,9 +100,9 @@ __device__ inline Place PlaceOf(const Dimensions& dim, unsigned pair) {
   return {token * 3 * dim.width() + column, token * dim.width() + column, token * dim.heads + head};
 }
 
-/// wmma wants its tiles at multiples of 32 bytes, SharedMemory() promises 16: kernels that call this
-/// ask for kSlack bytes more. (A sum, not a rounded address, so that the compiler still sees that
-/// this is shared memory.)
+/// wmma wants its tiles at multiples of 32 bytes, SharedMemory() promises 16: kernels that call
+/// this ask for kSlack bytes more. (A sum, not a rounded address, so that the compiler still sees
+/// that this is shared memory.)
 inline constexpr size_t kSlack = 16;
 __device__ inline float* SharedTiles() {
   float* const memory = SharedMemory<float>();

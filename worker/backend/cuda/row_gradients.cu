@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads)
 
 /// Adds `count` staged entries to the thread's column. The whole warp takes part.
 __device__ inline float AddStaged(const uint32_t* tokens, const float* weights, unsigned count,
-                                  const float* __restrict__ column, uint32_t width, float sum) {
+                                  const float* column, uint32_t width, float sum) {
   unsigned i = 0;
   for (; i + kLongFlight <= count; i += kLongFlight) {
     float values[kLongFlight];
@@ -104,8 +104,9 @@ __device__ inline float AddStaged(const uint32_t* tokens, const float* weights, 
     for (unsigned f = 0; f < kLongFlight; ++f) {
       values[f] = column[static_cast<uint64_t>(tokens[i + f]) * width];
     }
-    // Otherwise the compiler saves registers by asking for fewer at once, and where long rows are
-    // all there is, nothing else hides the wait.
+    // All are asked for before the first is waited for: the compiler would rather save registers,
+    // but where long rows are all there is, nothing else hides the wait. (It may move a load from a
+    // __restrict__ pointer beyond this, so `column` is none.)
     __syncwarp();
 #pragma unroll
     for (unsigned f = 0; f < kLongFlight; ++f) AddScaled(weights[i + f], values[f], sum);
@@ -120,8 +121,8 @@ __device__ inline float AddStaged(const uint32_t* tokens, const float* weights, 
 /// The block's sum over entries [begin, end), for the column of each thread: kThreads entries at a
 /// time are staged in shared memory, the next ones on their way meanwhile.
 __device__ inline float SumOfLongRow(const Entries& of, uint32_t begin, uint32_t end,
-                                     const float* __restrict__ column, uint32_t width,
-                                     uint32_t* tokens, float* weights) {
+                                     const float* column, uint32_t width, uint32_t* tokens,
+                                     float* weights) {
   float sum = 0.0f;
   const auto entry_at = [&](uint32_t base) { return of.entries[min(base + threadIdx.x, end - 1)]; };
   uint32_t entry = entry_at(begin);
@@ -142,8 +143,7 @@ __device__ inline float SumOfLongRow(const Entries& of, uint32_t begin, uint32_t
 /// dealt to blocks one at a time, because long ones may stand side by side; a block looks at
 /// kThreads of its own at once, because most are none of its business.
 __global__ void __launch_bounds__(kThreads)
-    LongRows(Entries of, Met met, const float* __restrict__ dy, uint32_t columns,
-             float* __restrict__ gradients) {
+    LongRows(Entries of, Met met, const float* dy, uint32_t columns, float* gradients) {
   uint32_t* const begins = SharedMemory<uint32_t>();
   uint32_t* const ends = begins + kThreads;
   uint32_t* const tokens = ends + kThreads;
