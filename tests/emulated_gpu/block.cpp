@@ -26,21 +26,21 @@ namespace mf::emulated_gpu {
 namespace {
 
 struct Thread {
-  uint3 index;
-  unsigned number;
+  uint3 index = {};
+  unsigned number = 0;
   // Of a meeting of lanes that the thread waits for.
-  unsigned mask;
-  void* argument;
-  Completion complete;
-  Fiber* fiber;
+  unsigned mask = 0;
+  void* argument = nullptr;
+  Completion complete = nullptr;
+  Fiber* fiber = nullptr;
 };
 
 struct Warp {
-  uint32_t runnable;
-  uint32_t at_lanes;    // wait for other lanes
-  uint32_t at_threads;  // wait for the whole block
-  uint32_t exited;
-  const char* at;  // what the last to wait called
+  uint32_t runnable = 0;
+  uint32_t at_lanes = 0;    // wait for other lanes
+  uint32_t at_threads = 0;  // wait for the whole block
+  uint32_t exited = 0;
+  const char* at = nullptr;  // what the last to wait called
 };
 
 /// The block that runs; there is one at a time.
@@ -58,8 +58,8 @@ struct Block {
   // Which warp goes on: any, or the first of `order` that can.
   bool in_turns = true;
   uint32_t ready = 0;  // places in `order` of warps with lanes that can run
-  std::array<unsigned, kWarpLanes> order;
-  std::array<unsigned, kWarpLanes> place;
+  std::array<unsigned, kWarpLanes> order = {};
+  std::array<unsigned, kWarpLanes> place = {};
   std::array<Warp, kWarpLanes> warp;
   std::array<Thread, kMaxThreads> thread;
   Thread* current = nullptr;

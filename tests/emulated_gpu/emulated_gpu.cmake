@@ -19,13 +19,14 @@ if(EXISTS ${CMAKE_SOURCE_DIR}/worker/backend/cuda/sort_pairs.h)
 endif()
 set(MF_CUDA_KERNELS ${MF_CUDA_EMULATED_SOURCES})
 list(FILTER MF_CUDA_KERNELS INCLUDE REGEX "\\.cu$")
-# CMake adds -x c++ by itself for a source whose language is set. The pragma is "#pragma unroll".
+# CMake adds -x c++ itself where the language is set. The unknown pragma is "#pragma unroll".
 set_source_files_properties(${MF_CUDA_KERNELS} PROPERTIES LANGUAGE CXX
-  COMPILE_OPTIONS "-x;c++;-Wno-unknown-pragmas")
+  COMPILE_OPTIONS "-Wno-unknown-pragmas")
 add_library(mf_cuda_emulated STATIC ${MF_CUDA_EMULATED_SOURCES})
 target_link_libraries(mf_cuda_emulated PUBLIC mf_emulated_gpu mf_worker mf_common)
 
-add_executable(emulated_gpu_test emulated_gpu/emulated_gpu_test.cpp)
+file(GLOB MF_EMULATED_GPU_TESTS CONFIGURE_DEPENDS emulated_gpu/*_test.cpp)
+add_executable(emulated_gpu_test ${MF_EMULATED_GPU_TESTS})
 target_link_libraries(emulated_gpu_test PRIVATE mf_emulated_gpu GTest::gtest GTest::gtest_main)
 add_test(NAME emulated_gpu_test COMMAND emulated_gpu_test)
 set_tests_properties(emulated_gpu_test PROPERTIES LABELS unit)
@@ -37,3 +38,11 @@ add_executable(emulated_gpu_ops_test ${MF_GPU_OPS_SOURCES}
 target_link_libraries(emulated_gpu_ops_test PRIVATE mf_cuda_emulated)
 add_test(NAME emulated_gpu_ops_test COMMAND emulated_gpu_ops_test)
 set_tests_properties(emulated_gpu_ops_test PROPERTIES LABELS unit)
+
+# The whole model and training (tests/gpu), on the emulated GPU.
+foreach(name model training)
+  add_executable(emulated_gpu_${name}_test gpu/main.cpp gpu/${name}_test.cpp)
+  target_link_libraries(emulated_gpu_${name}_test PRIVATE mf_cuda_emulated mf_test_support)
+  add_test(NAME emulated_gpu_${name}_test COMMAND emulated_gpu_${name}_test)
+  set_tests_properties(emulated_gpu_${name}_test PROPERTIES LABELS unit)
+endforeach()
