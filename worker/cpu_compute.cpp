@@ -27,16 +27,15 @@ Status CpuCompute::Train(const Parameters& parameters, const TokenBatch& batch, 
                          Exchange& exchange, Workspace& workspace, double* loss_sum,
                          Gradients* gradients) {
   CpuWorkspace& own = static_cast<CpuWorkspace&>(workspace);
-  MF_RETURN_IF_ERROR(model_.Train(*parameters, batch, loss_scale, exchange, own.model, loss_sum,
-                                  &own.gradients));
+  MF_RETURN_IF_ERROR(
+      model_.Train(*parameters, batch, loss_scale, exchange, own.model, loss_sum, &own.gradients));
   gradients->assign(own.gradients.begin(), own.gradients.end());
   const TensorSpec& embed = *FindTensor(tensors_, "embed.weight");
   const std::vector<uint64_t> rows = DistinctTokens(batch.inputs);
   const size_t columns = static_cast<size_t>(embed.columns);
   own.embed_rows.resize(rows.size() * columns);
   for (size_t i = 0; i < rows.size(); ++i) {
-    std::copy_n(&own.gradients[embed.id][rows[i] * columns], columns,
-                &own.embed_rows[i * columns]);
+    std::copy_n(&own.gradients[embed.id][rows[i] * columns], columns, &own.embed_rows[i * columns]);
   }
   (*gradients)[embed.id] = own.embed_rows;
   return Status::Ok();

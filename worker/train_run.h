@@ -27,10 +27,10 @@ struct TrainOptions {
   int shards = 1;                     // embedded servers
   int threads = 1;                    // of the worker
   Backend backend = Backend::kAuto;
-  int server_threads = 1;             // of each embedded server
-  uint64_t memory_bytes = 0;          // of all embedded servers; 0: 70% of the machine's
-  bool fresh = false;                 // refuse an `out` that holds a run
-  std::string export_path;            // empty: none
+  int server_threads = 1;     // of each embedded server
+  uint64_t memory_bytes = 0;  // of all embedded servers; 0: 70% of the machine's
+  bool fresh = false;         // refuse an `out` that holds a run
+  std::string export_path;    // empty: none
   ExportRows export_rows = ExportRows::kAll;
   std::string metrics_address;  // "host:port" of /metrics; empty: not served
   std::FILE* progress = nullptr;

@@ -220,10 +220,10 @@ void Trainer::PushDense(StepRef at, const Reply& lease, const TokenBatch& batch,
     if (tensor.kind != TensorKind::kDense) continue;
     const float* gradient = gradients[tensor.id].data();
     // Of the embedding only the rows that occur have a gradient.
-    pending->push_back(
-        tensor.name == "embed.weight"
-            ? tables_.Push(at, lease.micro_batch, tensor, DistinctTokens(batch.inputs), {}, gradient)
-            : tables_.PushWhole(at, lease.micro_batch, tensor, gradient));
+    pending->push_back(tensor.name == "embed.weight"
+                           ? tables_.Push(at, lease.micro_batch, tensor,
+                                          DistinctTokens(batch.inputs), {}, gradient)
+                           : tables_.PushWhole(at, lease.micro_batch, tensor, gradient));
   }
 }
 

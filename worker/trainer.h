@@ -2,8 +2,8 @@
 // here decides what happens next; the board does, and any worker could do any piece of work.
 //
 // Threads: `exchange.in_flight` lanes, each with one piece of work at a time. Where lanes share the
-// cores one computes while the others wait for servers (ComputeGate); a GPU takes them side by side.
-// One more thread renews the leases.
+// cores one computes while the others wait for servers (ComputeGate); a GPU takes them side by
+// side. One more thread renews the leases.
 #pragma once
 
 #include <atomic>

@@ -1,5 +1,9 @@
 #include "tests/support/model_cases.h"
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
 #include "common/random.h"
 
 namespace mf {
@@ -73,6 +77,18 @@ std::vector<std::vector<double>> ToDouble(const DenseTensors& values) {
   std::vector<std::vector<double>> out;
   for (const auto& numbers : values) out.emplace_back(numbers.begin(), numbers.end());
   return out;
+}
+
+double RelativeError(const std::vector<float>& got, const std::vector<double>& expected) {
+  if (got.size() != expected.size()) return std::numeric_limits<double>::infinity();
+  double worst = 0;
+  double largest = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double difference = std::abs(static_cast<double>(got[i]) - expected[i]);
+    if (!(difference <= worst)) worst = difference;  // keeps NaN
+    largest = std::max(largest, std::abs(expected[i]));
+  }
+  return worst / largest;
 }
 
 }  // namespace mf

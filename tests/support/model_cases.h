@@ -28,4 +28,7 @@ TokenBatch RandomBatch(const Config& config, size_t sequences, size_t length, ui
 
 std::vector<std::vector<double>> ToDouble(const DenseTensors& values);
 
+/// Largest difference relative to the largest expected number; infinite if the sizes differ.
+double RelativeError(const std::vector<float>& got, const std::vector<double>& expected);
+
 }  // namespace mf

@@ -87,19 +87,6 @@ class Fixture {
   TokenBatch batch;
 };
 
-/// Largest difference relative to the largest expected number.
-double RelativeError(const std::vector<float>& got, const std::vector<double>& expected) {
-  if (got.size() != expected.size()) return std::numeric_limits<double>::infinity();
-  double worst = 0;
-  double largest = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    const double difference = std::abs(static_cast<double>(got[i]) - expected[i]);
-    if (!(difference <= worst)) worst = difference;  // keeps NaN
-    largest = std::max(largest, std::abs(expected[i]));
-  }
-  return worst / largest;
-}
-
 class ModelTest : public testing::TestWithParam<ModelCase> {};
 
 TEST_P(ModelTest, AgreesWithOracle) {

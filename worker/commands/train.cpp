@@ -15,7 +15,8 @@ namespace mf {
 namespace {
 
 struct TrainFlags {
-  std::string config, data, validation, out, export_path, metrics, keys, rows = "all", backend = "auto";
+  std::string config, data, validation, out, export_path, metrics, keys, rows = "all",
+                                                                         backend = "auto";
   std::vector<std::string> overrides, pservers;
   int64_t steps = 0;
   std::string seed;

@@ -1,10 +1,11 @@
 // The hash with the norm before it against the oracle's formulas: over bits, probes, scores, index
 // sizes, and tails of the blocks of 32 tokens and 32 tables.
+#include "worker/backend/cuda/hash.h"
+
 #include <cmath>
 
 #include "tests/gpu/ops/harness.h"
 #include "tests/support/oracle_ops.h"
-#include "worker/backend/cuda/hash.h"
 
 namespace mf::gpu_test {
 namespace {
@@ -14,10 +15,10 @@ struct Case {
   double temperature;
 };
 
-constexpr Case kCases[] = {{2, 1, 1, 1, 1},    {3, 1, 2, 15, 1},   {3, 4, 1, 32, 0.5},
-                           {3, 4, 3, 33, 1},   {16, 8, 2, 64, 1},  {33, 8, 9, 31, 2},
-                           {64, 8, 1, 100, 1}, {5, 10, 3, 33, 1},  {2, 17, 3, 20, 1},
-                           {1, 30, 4, 5, 3},   {40, 3, 4, 65, 1},  {1, 32, 33, 9, 4}};
+constexpr Case kCases[] = {{2, 1, 1, 1, 1},    {3, 1, 2, 15, 1},  {3, 4, 1, 32, 0.5},
+                           {3, 4, 3, 33, 1},   {16, 8, 2, 64, 1}, {33, 8, 9, 31, 2},
+                           {64, 8, 1, 100, 1}, {5, 10, 3, 33, 1}, {2, 17, 3, 20, 1},
+                           {1, 30, 4, 5, 3},   {40, 3, 4, 65, 1}, {1, 32, 33, 9, 4}};
 
 // A weight is a product of `bits` factors and a sum as long, of numbers that a norm made.
 constexpr double kEpsilons = 100;
@@ -48,7 +49,9 @@ void Check(const Case& c, Score score, NormKind kind) {
                             .probes = c.probes,
                             .score = score,
                             .temperature = static_cast<float>(c.temperature),
-                            .index_bytes = c.bits <= 8 ? 1 : c.bits <= 16 ? 2 : 4};
+                            .index_bytes = c.bits <= 8    ? 1
+                                           : c.bits <= 16 ? 2
+                                                          : 4};
   const oracle::HashOptions options{c.tables, c.bits, c.probes, score, c.temperature};
   const size_t width = hash.width();
   const size_t numbers = hash.pairs() * c.tokens;
@@ -63,9 +66,8 @@ void Check(const Case& c, Score score, NormKind kind) {
   cuda::HashForward(Stream(), norm, hash, d_x.data(), c.tokens, indices.data(), weights.data());
   cuda::HashBackward(Stream(), norm, hash, d_x.data(), c.tokens, d_dweights.data(), dz.data());
 
-  const oracle::Matrix z =
-      oracle::Norm(kind, oracle::Matrix(c.tokens, width, Wide(x)), Wide(gain),
-                   layer ? Wide(bias) : std::vector<double>());
+  const oracle::Matrix z = oracle::Norm(kind, oracle::Matrix(c.tokens, width, Wide(x)), Wide(gain),
+                                        layer ? Wide(bias) : std::vector<double>());
   const std::vector<uint32_t> got = Indices(indices, hash.index_bytes);
   const oracle::HashResult expected = oracle::Hash(options, z);
   size_t wrong = 0;

@@ -1,7 +1,8 @@
 // Matrix products: row-major views over cuBLAS, all transposes.
+#include "worker/backend/cuda/matmul.h"
+
 #include "tests/gpu/ops/harness.h"
 #include "tests/support/oracle_ops.h"
-#include "worker/backend/cuda/matmul.h"
 
 namespace mf::gpu_test {
 

@@ -1,8 +1,9 @@
 // Norms and column sums against the oracle's formulas.
+#include "worker/backend/cuda/norm.h"
+
 #include "tests/gpu/ops/harness.h"
 #include "tests/support/oracle_ops.h"
 #include "worker/backend/cuda/column_sums.h"
-#include "worker/backend/cuda/norm.h"
 
 namespace mf::gpu_test {
 namespace {
@@ -11,8 +12,12 @@ oracle::Matrix Wide(const std::vector<float>& x, size_t columns) {
   return oracle::Matrix(x.size() / columns, columns, gpu_test::Wide(x));
 }
 
-// A row near its eps divides by 0.003; sums over a row are trees of at most 5 + width / 32 additions.
-constexpr double kEpsilons = 60;
+// A row near its eps divides by 0.003; sums over a row are trees of at most 5 + width / 32
+// additions.
+double Tolerance(size_t width) {
+  // The mean of two or three numbers that happen to be close cancels most of their digits.
+  return width < 8 ? 5000 : 60;
+}
 
 }  // namespace
 
@@ -45,7 +50,7 @@ GPU_TEST(Norm) {
         const auto check = [&](const char* what, const std::vector<float>& got,
                                const std::vector<double>& want) {
           const double error = Error(got, want);
-          Expect(error < kEpsilons, "%s %zu x %zu: %g eps", what, rows, width, error);
+          Expect(error < Tolerance(width), "%s %zu x %zu: %g eps", what, rows, width, error);
         };
         check("y", d_y.Get(),
               oracle::Norm(kind, wide, gpu_test::Wide(gain),

@@ -1,5 +1,4 @@
 #include "worker/backend/cuda/column_sums.h"
-
 #include "worker/backend/cuda/device_code.h"
 #include "worker/backend/cuda/launch.h"
 

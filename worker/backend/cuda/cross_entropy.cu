@@ -1,7 +1,6 @@
-// A block per row, read twice: once for the maximum and the sum of exponentials together (each thread
-// rescales its own sum when its maximum grows), once more for the gradient.
+// A block per row, read twice: once for the maximum and the sum of exponentials together (each
+// thread rescales its own sum when its maximum grows), once more for the gradient.
 #include "worker/backend/cuda/cross_entropy.h"
-
 #include "worker/backend/cuda/device_code.h"
 #include "worker/backend/cuda/launch.h"
 
@@ -63,8 +62,8 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t target = targets[blockIdx.x];
   const float at_target = row[target];
   if (threadIdx.x == 0) {
-    nll[blockIdx.x] = log(static_cast<double>(all.sum)) - (static_cast<double>(at_target) -
-                                                           static_cast<double>(all.maximum));
+    nll[blockIdx.x] = log(static_cast<double>(all.sum)) -
+                      (static_cast<double>(at_target) - static_cast<double>(all.maximum));
   }
   if constexpr (kGradient) {
     __syncthreads();  // every thread has read the target's logit

@@ -61,13 +61,12 @@ void DevicePass::UploadBatch() {
   std::copy(batch_.inputs.begin(), batch_.inputs.end(), host.ids);
   std::copy(batch_.targets.begin(), batch_.targets.end(), host.targets);
   std::iota(host.positions, host.positions + tokens_, 0u);
-  std::stable_sort(
-      host.positions, host.positions + tokens_,
-      [this](uint32_t a, uint32_t b) { return batch_.inputs[a] < batch_.inputs[b]; });
+  std::stable_sort(host.positions, host.positions + tokens_,
+                   [this](uint32_t a, uint32_t b) { return batch_.inputs[a] < batch_.inputs[b]; });
   distinct_ = 0;
   for (size_t i = 0; i < tokens_; ++i) {
-    const bool first = i == 0 || batch_.inputs[host.positions[i]] !=
-                                     batch_.inputs[host.positions[i - 1]];
+    const bool first =
+        i == 0 || batch_.inputs[host.positions[i]] != batch_.inputs[host.positions[i - 1]];
     if (first) host.begin[distinct_++] = static_cast<uint32_t>(i);
   }
   host.begin[distinct_] = static_cast<uint32_t>(tokens_);

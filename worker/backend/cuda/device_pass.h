@@ -1,6 +1,7 @@
 // One forward or backward pass over one micro-batch on the GPU: what Pass is for the CPU
 // (worker/model_pass.h). Everything is started on the lane's stream, in order; the host waits only
-// where numbers have to leave the GPU: hashes and gradients for the exchange, the results at the end.
+// where numbers have to leave the GPU: hashes and gradients for the exchange, the results at the
+// end.
 #pragma once
 
 #include <vector>

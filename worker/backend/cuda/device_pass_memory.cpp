@@ -1,4 +1,5 @@
-// Blocks of memory layers (eq. 13) on the GPU: hash there, exchange from here, three times each way.
+// Blocks of memory layers (eq. 13) on the GPU: hash there, exchange from here, three times each
+// way.
 #include "worker/backend/cuda/attention.h"
 #include "worker/backend/cuda/device_pass.h"
 #include "worker/backend/cuda/hash.h"
@@ -67,8 +68,8 @@ Status DevicePass::BackwardMemoryBlock(const BlockIds& ids, size_t index) {
   const BlockHashes& hashes = hashes_[index];
   MF_RETURN_IF_ERROR(BackwardLayer(ids.mid_norm, ids.second, hashes.second, block.middle, on_.dx,
                                    nullptr, on_.dmiddle));
-  MF_RETURN_IF_ERROR(BackwardLayer(ids.norm2, ids.first, hashes.first, block.z, on_.dmiddle,
-                                   on_.dx, on_.dx));
+  MF_RETURN_IF_ERROR(
+      BackwardLayer(ids.norm2, ids.first, hashes.first, block.z, on_.dmiddle, on_.dx, on_.dx));
   BackwardAttend(block, on_.dx);
   return BackwardLayer(ids.norm1, ids.qkv, hashes.qkv, block.x, on_.dqkv, on_.dx, on_.dx);
 }

@@ -1,6 +1,5 @@
-#include "worker/backend/cuda/elementwise.h"
-
 #include "worker/backend/cuda/device_code.h"
+#include "worker/backend/cuda/elementwise.h"
 #include "worker/backend/cuda/launch.h"
 
 namespace mf::cuda {

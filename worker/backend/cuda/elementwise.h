@@ -10,8 +10,8 @@ namespace mf::cuda {
 /// y [rows][width] += bias [width].
 void AddBias(cudaStream_t stream, const float* bias, size_t rows, size_t width, float* y);
 
-/// out = a + b, or a + b + bias [width] unless `bias` is nullptr; all [rows][width], out may be a or
-/// b.
+/// out = a + b, or a + b + bias [width] unless `bias` is nullptr; all [rows][width], out may be a
+/// or b.
 void AddRows(cudaStream_t stream, const float* a, const float* b, const float* bias, size_t rows,
              size_t width, float* out);
 

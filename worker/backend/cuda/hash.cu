@@ -1,10 +1,9 @@
 // A block takes 32 tokens and goes over the tables in groups of 32: a lane of a warp is a table, so
-// that a warp reads one token's row; a tile in shared memory turns this into pairs x tokens, so that
-// stores are whole lines, too. Every number of x is read from memory once (for the norm's
+// that a warp reads one token's row; a tile in shared memory turns this into pairs x tokens, so
+// that stores are whole lines, too. Every number of x is read from memory once (for the norm's
 // statistics; the hash finds it in the first-level cache: 32 rows of 512 numbers are 64 KiB).
-#include "worker/backend/cuda/hash.h"
-
 #include "common/check.h"
+#include "worker/backend/cuda/hash.h"
 #include "worker/backend/cuda/launch.h"
 #include "worker/backend/cuda/norm_rows.cuh"
 
@@ -13,9 +12,9 @@ namespace {
 
 constexpr unsigned kThreads = 256;
 constexpr unsigned kWarps = kThreads / kWarp;
-constexpr unsigned kTile = 32;                   // tokens of a block, and tables at a time
-constexpr unsigned kPerWarp = kTile / kWarps;    // tokens of a warp
-constexpr unsigned kTileStride = kTile + 1;      // no bank conflicts across tables
+constexpr unsigned kTile = 32;                 // tokens of a block, and tables at a time
+constexpr unsigned kPerWarp = kTile / kWarps;  // tokens of a warp
+constexpr unsigned kTileStride = kTile + 1;    // no bank conflicts across tables
 constexpr unsigned kTileSize = kTile * kTileStride;
 
 /// The sub-vector of one table and token.

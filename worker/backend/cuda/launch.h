@@ -1,7 +1,7 @@
 // Calls of the CUDA runtime from host code: errors become exceptions that end at the backend's
-// border (CudaCompute), where they are one Status. Host code of this folder is plain C++ as far as a
-// compiler is concerned (kernels start by a function call, not by <<<>>>), so that the tests can run
-// it on an emulated GPU.
+// border (CudaCompute), where they are one Status. Host code of this folder is plain C++ as far as
+// a compiler is concerned (kernels start by a function call, not by <<<>>>), so that the tests can
+// run it on an emulated GPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -34,10 +34,10 @@ void Launch(const char* what, cudaStream_t stream, dim3 blocks, unsigned threads
             void (*kernel)(Parameters...), Arguments... arguments) {
   if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0) return;
   if (shared > kSharedUnasked) {
-    Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared)),
-          what);
+    Check(
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+        what);
   }
   cudaLaunchConfig_t config = {};
   config.gridDim = blocks;

@@ -30,11 +30,11 @@ MatrixProducts::~MatrixProducts() {
 /// cuBLAS is column-major: to it, our row-major c is c^T = op(b)^T op(a)^T.
 void MatrixProducts::Multiply(const Product& p) {
   if (p.m == 0 || p.n == 0) return;
-  CheckBlas(cublasSgemm(handle_, Flag(p.b), Flag(p.a), static_cast<int>(p.n), static_cast<int>(p.m),
-                        static_cast<int>(p.k), &p.alpha, p.b.data, static_cast<int>(p.b.stride),
-                        p.a.data, static_cast<int>(p.a.stride), &p.beta, p.c,
-                        static_cast<int>(p.c_stride)),
-            "matrix product");
+  CheckBlas(
+      cublasSgemm(handle_, Flag(p.b), Flag(p.a), static_cast<int>(p.n), static_cast<int>(p.m),
+                  static_cast<int>(p.k), &p.alpha, p.b.data, static_cast<int>(p.b.stride), p.a.data,
+                  static_cast<int>(p.a.stride), &p.beta, p.c, static_cast<int>(p.c_stride)),
+      "matrix product");
 }
 
 }  // namespace mf::cuda

@@ -53,8 +53,8 @@ class Layout {
   size_t used_ = 0;
 };
 
-/// Pinned buffers. Messages are made of them, so they come back when the last message that holds one
-/// has gone, and nobody writes to them until then. Thread-safe.
+/// Pinned buffers. Messages are made of them, so they come back when the last message that holds
+/// one has gone, and nobody writes to them until then. Thread-safe.
 class PinnedPool {
  public:
   PinnedPool() : free_(std::make_shared<Free>()) {}

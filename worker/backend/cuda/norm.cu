@@ -1,9 +1,8 @@
-// A warp per row: rows are some hundred to some thousand numbers, read from memory once and from the
-// first-level cache for the second and third pass.
-#include "worker/backend/cuda/norm.h"
-
+// A warp per row: rows are some hundred to some thousand numbers, read from memory once and from
+// the first-level cache for the second and third pass.
 #include "worker/backend/cuda/column_sums.h"
 #include "worker/backend/cuda/launch.h"
+#include "worker/backend/cuda/norm.h"
 #include "worker/backend/cuda/norm_rows.cuh"
 
 namespace mf::cuda {

@@ -17,8 +17,8 @@ void NormForward(cudaStream_t stream, const NormParameters& norm, const float* x
 /// Floats of scratch that NormBackward needs.
 size_t NormScratch(size_t rows, size_t width);
 
-/// As NormBackwardRows of the CPU, on the GPU; out.dgain and out.dbias are whole sums over all rows,
-/// made of one partial sum per 64 rows, added in order.
+/// As NormBackwardRows of the CPU, on the GPU; out.dgain and out.dbias are whole sums over all
+/// rows, made of one partial sum per 64 rows, added in order.
 void NormBackward(cudaStream_t stream, const NormParameters& norm, const float* x, const float* dy,
                   size_t rows, const NormGradients& out, float* scratch);
 

@@ -1,5 +1,6 @@
 // The statistics and the value of a norm, as every kernel computes them: a number that is normed
-// again in a backward pass has the bits it had in the forward pass, so a hash chooses the same sign.
+// again in a backward pass has the bits it had in the forward pass, so a hash chooses the same
+// sign.
 #pragma once
 
 #include "worker/backend/cuda/device_code.h"

@@ -1,0 +1,73 @@
+// Training by a GPU worker: 20 steps beside the CPU worker, and one result whatever the number of
+// servers and of micro-batches in flight.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tests/support/training_case.h"
+#include "worker/backend/cuda/compute.h"
+
+namespace mf {
+namespace {
+
+constexpr int64_t kSteps = 20;
+
+TrainOptions OptionsOf(const TrainingFolder& folder, bool gpu) {
+  TrainOptions options;
+  options.config = SmallTrainingConfig(kSteps);
+  options.data = folder.text();
+  options.threads = 2;
+  options.backend = Backend::kCpu;
+  if (gpu) options.make_compute = cuda::MakeCudaCompute;
+  return options;
+}
+
+/// `key` of every line, by step.
+std::vector<double> Column(const std::string& metrics, const char* key) {
+  std::vector<double> values;
+  std::istringstream lines(metrics);
+  for (std::string line; std::getline(lines, line);) {
+    values.push_back(nlohmann::json::parse(line).at(key).get<double>());
+  }
+  return values;
+}
+
+TEST(GpuTrainingTest, GoesAsTheCpuDoes) {
+  const TrainingFolder folder;
+  for (const Projection projection : {Projection::kMemory, Projection::kDense}) {
+    TrainOptions cpu = OptionsOf(folder, false);
+    TrainOptions gpu = OptionsOf(folder, true);
+    cpu.config.model.projection = gpu.config.model.projection = projection;
+    const TrainingOutcome expected = TrainAndRead(cpu, folder.Path("cpu"));
+    const TrainingOutcome got = TrainAndRead(gpu, folder.Path("gpu"));
+    const std::vector<double> cpu_loss = Column(expected.metrics, "loss");
+    const std::vector<double> gpu_loss = Column(got.metrics, "loss");
+    ASSERT_EQ(cpu_loss.size(), static_cast<size_t>(kSteps));
+    ASSERT_EQ(gpu_loss.size(), cpu_loss.size());
+    double worst = 0;
+    for (size_t i = 0; i < cpu_loss.size(); ++i) {
+      worst = std::max(worst, std::abs(gpu_loss[i] - cpu_loss[i]) / cpu_loss[i]);
+    }
+    std::printf("loss %.4f to %.4f, worst relative difference %.2g\n", cpu_loss.front(),
+                cpu_loss.back(), worst);
+    // The first step tells rounding alone. Later a number that rounds to the other side of a border
+    // takes another bucket, and Adam makes of a small gradient's sign a whole step.
+    EXPECT_NEAR(gpu_loss[0], cpu_loss[0], 2e-3 * cpu_loss[0]);
+    EXPECT_LT(worst, 0.02);
+    EXPECT_LT(gpu_loss.back(), 0.8 * gpu_loss.front()) << "nothing was learned";
+  }
+}
+
+TEST(GpuTrainingTest, OneResult) {
+  const TrainingFolder folder;
+  TrainOptions options = OptionsOf(folder, true);
+  options.config.train.steps = 6;
+  const TrainingOutcome expected = TrainAndRead(options, folder.Path("one"));
+  options.shards = 3;
+  options.config.exchange.in_flight = 4;
+  EXPECT_EQ(TrainAndRead(options, folder.Path("three")), expected);
+}
+
+}  // namespace
+}  // namespace mf
