@@ -6,8 +6,8 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <numeric>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -209,7 +209,7 @@ void MeetLanes(const char* what, unsigned mask, void* argument, Completion compl
 unsigned MeetThreads(const char* what, bool predicate) {
   Block& block = TheBlock();
   Thread& self = Current(what);
-  if (block.met > 0 && std::string(what) != block.meeting) {
+  if (block.met > 0 && what != block.meeting && std::strcmp(what, block.meeting) != 0) {
     Fault("%s while other threads are at %s", what, block.meeting);
   }
   block.meeting = what;
