@@ -247,7 +247,7 @@ void CheckGroups(const Shape& shape, const Expected& expected, const Groups& gro
   Expect(groups.entries.Get() == expected.entries, "entries, %s", Name(shape).c_str());
 }
 
-void CheckRowGradients(const Shape& shape, const Hashed& hashed, size_t shift) {
+void CheckRowGradients(const Shape& shape, const Hashed& hashed, size_t shift, int turns = 2) {
   const size_t columns = shape.columns;
   const std::vector<float> dy = RandomUniforms(shape.tokens * columns);
   const Expected expected = GroupsOf(shape, hashed);
@@ -266,7 +266,7 @@ void CheckRowGradients(const Shape& shape, const Hashed& hashed, size_t shift) {
     }
   }
   const Shifted gpu_dy(dy, shift);
-  for (int turn = 0; turn < 2; ++turn) {
+  for (int turn = 0; turn < turns; ++turn) {
     const Groups groups(hashed.pairs());
     cuda::GroupByRow(Stream(), hashed.pairs(), groups.groups());
     CheckGroups(shape, expected, groups);
@@ -344,16 +344,28 @@ GPU_TEST(RowsOfTablesLargerThanCaches) {  // work is cut into slices of columns 
 }
 
 GPU_TEST(RowsOfManyTokens) {  // dy is cut into slices; rows of thousands of entries
-  CheckRowGradients({9000, 1, 1, 8, 1, Skew::kUniform, 260},
-                    Hashed({9000, 1, 1, 8, 1, Skew::kUniform, 260}), 0);
+  const Shape shape = {9000, 1, 1, 8, 1, Skew::kUniform, 260};
+  CheckRowGradients(shape, Hashed(shape), 0);
 }
 
-GPU_TEST(RowsGroupedInManyTiles) {
+GPU_TEST(RowsOfAsManyEntriesAsAWarpSums) {  // and of one less or more
+  for (size_t tokens = 62; tokens <= 67; ++tokens) {
+    const Shape shape = {tokens, 3, 1, 16, 1, Skew::kOneRow, 40};
+    CheckRowGradients(shape, Hashed(shape), 0);
+  }
+}
+
+GPU_TEST(RowsGroupedInManyTiles) {  // more than a block turns into places in its first round
   const Shape shape = {67000, 4, 2, 65536, 2, Skew::kUniform, 1};
   const Hashed hashed(shape);
   const Groups groups(hashed.pairs());
   cuda::GroupByRow(Stream(), hashed.pairs(), groups.groups());
   CheckGroups(shape, GroupsOf(shape, hashed), groups);
+}
+
+GPU_TEST(RowsInGreatNumber) {  // more than the kernels for few and for many entries take in a round
+  const Shape shape = {35000, 8, 1, size_t{1} << 20, 4, Skew::kHalfOneRow, 65};
+  CheckRowGradients(shape, Hashed(shape), 0, 1);
 }
 
 GPU_TEST(RowsOfNothing) {

@@ -13,8 +13,8 @@ constexpr unsigned kThreads = kWarps * kWarp;
 constexpr uint32_t kMostOfShort = 64;     // entries of a row that a warp sums alone
 constexpr unsigned kVectorsInFlight = 8;  // of dy, per thread, for short rows
 constexpr unsigned kLongFlight = 32;      // floats of dy, per thread, for long rows
-constexpr unsigned kMostShortBlocks = 16384;
-constexpr unsigned kMostLongBlocks = 1024;
+constexpr unsigned kMostShortBlocks = 4096;
+constexpr unsigned kMostLongBlocks = 512;
 
 /// Entries of a row as tokens and weights.
 struct Entries {
