@@ -13,11 +13,13 @@
 namespace mf::emulated_gpu {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 // The scheduler's side: one scheduler runs at a time.
+#if defined(__SANITIZE_ADDRESS__)
 void* g_scheduler_fake_stack = nullptr;
 const void* g_scheduler_stack = nullptr;
 size_t g_scheduler_stack_bytes = 0;
+#endif
+#if defined(__SANITIZE_THREAD__)
 void* g_scheduler_tsan_fiber = nullptr;
 #endif
 
