@@ -124,14 +124,15 @@ __device__ unsigned TriangleMask(float* scratch) {
   return mask;
 }
 
-/// Scores and dP of a tile -> P and dS, rounded to TF32; exactly 0 where `mask` has no bit.
+/// Scores and dP of a tile -> P and dS, rounded to TF32; exactly 0 where `mask` has no bit and for
+/// queries with an infinite log sum, which are none (not even if a key is infinite).
 __device__ void ScoreGradient(float scale, unsigned mask, const Sums& log_sums,
                               const Sums& products, Sums* p, Sums* ds) {
 #pragma unroll
   for (unsigned i = 0; i < p->num_elements; ++i) {
     const float power = exp2f(fmaf(p->x[i], scale, -log_sums.x[i]));
     const float gradient = power * (ds->x[i] - products.x[i]);
-    const bool counts = (mask >> i & 1) != 0;
+    const bool counts = (mask >> i & 1) != 0 && log_sums.x[i] != INFINITY;
     p->x[i] = counts ? wmma::__float_to_tf32(power) : 0.0f;
     ds->x[i] = counts ? wmma::__float_to_tf32(gradient) : 0.0f;
   }
