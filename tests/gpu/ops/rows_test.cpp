@@ -364,7 +364,7 @@ GPU_TEST(RowsGroupedInManyTiles) {  // more than a block turns into places in it
 }
 
 GPU_TEST(RowsInGreatNumber) {  // more than the kernels for few and for many entries take in a round
-  const Shape shape = {35000, 8, 1, size_t{1} << 20, 4, Skew::kHalfOneRow, 65};
+  const Shape shape = {31000, 9, 1, size_t{1} << 20, 4, Skew::kHalfOneRow, 65};
   CheckRowGradients(shape, Hashed(shape), 0, 1);
 }
 
