@@ -261,10 +261,12 @@ void AddOtherKeys(Table& t) {
          "last share of the tokens, held out unless --val is given");
   t.Enum(MF_FIELD(exchange.mode), {{"auto", "pushdown", "pull"}},
          "sums done by the servers, or rows fetched; auto: the cheaper one per table");
-  t.Enum(MF_FIELD(exchange.placement), {{"auto", "server", "device"}, "device"},
-         "where tables live");
-  t.Integer(MF_FIELD(exchange.device_bytes), {0, 1e15}, "device memory that tables may take");
-  t.HowOnly();
+  t.Enum(
+      MF_FIELD(exchange.placement), {{"auto", "server", "device"}},
+      "device: GPU workers keep a copy of all tables and do the forward sums themselves; auto: of "
+      "the first tables that fit exchange.device_bytes");
+  t.Integer(MF_FIELD(exchange.device_bytes), {0, 1e15},
+            "GPU memory for copies of tables that placement auto may fill");
   t.Enum(MF_FIELD(exchange.wire), {{"f32", "bf16"}}, "type of vectors between the machines");
   t.Integer(MF_FIELD(exchange.in_flight), {1, 64}, "micro-batches a worker works on at once");
   t.HowOnly();

@@ -5,7 +5,8 @@
 namespace mf {
 namespace {
 
-/// Bytes a micro-batch moves for one memory layer at S = 1 (DESIGN 2.1 and 2.4).
+/// By the bytes that a micro-batch moves for one memory layer at S = 1 (DESIGN 2.1 and 2.4). Where
+/// GPU workers have a copy of the rows only gradients move.
 ExchangeMode CheaperMode(const Config& config, const TensorSpec& tensor) {
   const double tokens = static_cast<double>(config.tokens_per_micro_batch());
   const double rows = static_cast<double>(tensor.rows);
@@ -13,11 +14,13 @@ ExchangeMode CheaperMode(const Config& config, const TensorSpec& tensor) {
   const double columns = static_cast<double>(tensor.columns);
   const double number = config.exchange.wire == Wire::kBf16 ? 2 : 4;
   const double index = tensor.index_bytes();
-  const double pushdown = tokens * (2 * pairs * (index + 4) + 1 + 2 * columns * number + 8 * pairs);
+  const double ways = tensor.on_device ? 1 : 2;
+  const double pushdown =
+      tokens * (ways * pairs * (index + 4) + 1 + ways * columns * number + 8 * pairs);
   const double reads = tokens * static_cast<double>(config.model.probes);
   const double distinct = static_cast<double>(tensor.tables) * rows * -std::expm1(-reads / rows);
   // A row id each way and a hit count with the gradient; the values each way, as f32 on any wire.
-  const double pull = distinct * (8 + 8 + 4 + 2 * columns * 4);
+  const double pull = distinct * (ways * 8 + 4 + ways * columns * 4);
   return pull < pushdown ? ExchangeMode::kPull : ExchangeMode::kPushdown;
 }
 
@@ -63,6 +66,7 @@ class Builder {
     spec.weight_decay = true;
     spec.row_type = config_.model.table_dtype;
     spec.shape = {spec.tables, spec.rows, columns};
+    spec.on_device = TakesDevice(spec);
     spec.mode = config_.exchange.mode;
     if (spec.mode == ExchangeMode::kAuto) spec.mode = CheaperMode(config_, spec);
     Add(std::move(spec));
@@ -77,6 +81,17 @@ class Builder {
   std::vector<TensorSpec> Take() { return std::move(tensors_); }
 
  private:
+  /// Whether GPU workers keep a copy: by the configuration alone, in the order of the tensors.
+  bool TakesDevice(const TensorSpec& spec) {
+    if (config_.exchange.placement != Placement::kAuto) {
+      return config_.exchange.placement == Placement::kDevice;
+    }
+    const double bytes =
+        4.0 * static_cast<double>(spec.total_rows() * static_cast<uint64_t>(spec.columns));
+    if (device_bytes_ + bytes > static_cast<double>(config_.exchange.device_bytes)) return false;
+    device_bytes_ += bytes;
+    return true;
+  }
   void Add(TensorSpec spec) {
     spec.id = static_cast<uint32_t>(tensors_.size());
     tensors_.push_back(std::move(spec));
@@ -84,6 +99,7 @@ class Builder {
 
   const Config& config_;
   std::vector<TensorSpec> tensors_;
+  double device_bytes_ = 0;  // of copies so far
 };
 
 }  // namespace

@@ -28,6 +28,7 @@ struct TensorSpec {
   bool weight_decay = false;
   RowType row_type = RowType::kF32;         // as readers see the rows
   ExchangeMode mode = ExchangeMode::kPull;  // resolved: kPushdown or kPull, fixed for a run
+  bool on_device = false;                   // GPU workers keep a copy of the rows (DESIGN 2.4)
   std::vector<int64_t> shape;               // in the export; its product is tables * rows * columns
 
   uint64_t total_rows() const {
@@ -40,7 +41,8 @@ struct TensorSpec {
 };
 
 /// All tensors of a model in canonical order: embed, blocks (norm1, qkv, norm2, m1, mid_norm, m2 or
-/// their dense counterparts), final_norm, head. `mode = auto` is resolved here (DESIGN 2.4).
+/// their dense counterparts), final_norm, head. `mode = auto` and `placement = auto` are resolved
+/// here (DESIGN 2.4).
 std::vector<TensorSpec> TensorsOf(const Config& config);
 
 /// The spec called `name`, or nullptr.

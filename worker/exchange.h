@@ -3,6 +3,7 @@
 // LocalExchange (tables of an exported file; forward only), and naive ones in tests.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 
@@ -23,6 +24,30 @@ struct Hashes {
   Buffer weights;       // f32 [pairs][tokens]
 };
 
+/// A state of the tables: an epoch of the run, and how many steps it has finished.
+struct RowState {
+  uint64_t epoch = 0;
+  uint64_t step = 0;
+  auto operator<=>(const RowState&) const = default;
+};
+
+/// Rows and gradients by themselves, for backends that keep copies of rows.
+class RowExchange {
+ public:
+  virtual ~RowExchange() = default;
+
+  /// The state that rows are read from.
+  virtual RowState state() const = 0;
+  /// values float [rows][columns] of global rows (u64), rising; waits for them.
+  virtual Status PullRows(const TensorSpec& tensor, const Frame& rows, float* values) = 0;
+  /// Contributes, once per layer and micro-batch, the row gradients of weight * dy, summed by the
+  /// servers or (with `hits`, u32 a row) by the caller. In flight when they return: nobody writes
+  /// to the buffers any more.
+  virtual void SendGradient(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy) = 0;
+  virtual void PushRows(const TensorSpec& tensor, const Frame& rows, const Frame& hits,
+                        const Frame& values) = 0;
+};
+
 class Exchange {
  public:
   virtual ~Exchange() = default;
@@ -35,6 +60,9 @@ class Exchange {
   /// micro-batch.
   virtual Status Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
                           float* dweights) = 0;
+
+  /// Where rows themselves can be had, or nullptr.
+  virtual RowExchange* rows() { return nullptr; }
 };
 
 }  // namespace mf

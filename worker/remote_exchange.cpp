@@ -146,9 +146,30 @@ Status RemoteExchange::BackwardPull(const TensorSpec& tensor, const Hashes& hash
     }
   }
   const Frame values(sums.owner(), sums.data(), rows * columns * sizeof(float));
-  pushes_.push_back(tables_.Push(at_, micro_batch_, tensor, pulled.rows, pulled.hits, values));
+  PushRows(tensor, pulled.rows, pulled.hits, values);
   pulled_.erase(found);
   return Status::Ok();
+}
+
+RowState RemoteExchange::state() const {
+  return {at_.epoch, access_ == Access::kReading ? at_.step : at_.step - 1};
+}
+
+Status RemoteExchange::PullRows(const TensorSpec& tensor, const Frame& rows, float* values) {
+  return WaitOutside(
+      tables_.Pull(at_, access_, tensor, rows, values, static_cast<size_t>(tensor.columns)));
+}
+
+void RemoteExchange::SendGradient(const TensorSpec& tensor, const Hashes& hashes,
+                                  const Buffer& dy) {
+  unread_.emplace_back(hashes.pairs * hashes.tokens * sizeof(float));
+  pushes_.push_back(tables_.Backward(at_, micro_batch_, tensor, hashes.tokens, hashes.indices,
+                                     hashes.weights, dy, unread_.back().as<float>()));
+}
+
+void RemoteExchange::PushRows(const TensorSpec& tensor, const Frame& rows, const Frame& hits,
+                              const Frame& values) {
+  pushes_.push_back(tables_.Push(at_, micro_batch_, tensor, rows, hits, values));
 }
 
 Status RemoteExchange::Finish() {
@@ -159,6 +180,7 @@ Status RemoteExchange::Finish() {
   }
   gate_.lock();
   pushes_.clear();
+  unread_.clear();
   return status;
 }
 

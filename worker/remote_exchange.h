@@ -18,7 +18,7 @@ namespace mf {
 /// Held by the micro-batch that computes; one at a time per worker.
 using ComputeGate = std::mutex;
 
-class RemoteExchange final : public Exchange {
+class RemoteExchange final : public Exchange, public RowExchange {
  public:
   /// For one micro-batch (training) or one evaluation (reading). The caller holds `gate`.
   RemoteExchange(TableClient& tables, const Config& config, ThreadPool& pool, ComputeGate& gate,
@@ -35,7 +35,14 @@ class RemoteExchange final : public Exchange {
   Status Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
                   float* dweights) override;
 
-  /// Waits for the pushes that Backward left in flight.
+  RowExchange* rows() override { return this; }
+  RowState state() const override;
+  Status PullRows(const TensorSpec& tensor, const Frame& rows, float* values) override;
+  void SendGradient(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy) override;
+  void PushRows(const TensorSpec& tensor, const Frame& rows, const Frame& hits,
+                const Frame& values) override;
+
+  /// Waits for the contributions that are left in flight.
   Status Finish();
 
  private:
@@ -66,6 +73,7 @@ class RemoteExchange final : public Exchange {
   const uint32_t micro_batch_;
   std::unordered_map<uint32_t, Pulled> pulled_;  // by tensor id, from Forward to Backward
   std::vector<Pending> pushes_;
+  std::vector<Buffer> unread_;  // dots that servers return to SendGradient
 };
 
 }  // namespace mf

@@ -22,8 +22,8 @@ struct Registration {
   Registration(const char* name, void (*body)());
 };
 
-#define GPU_TEST(name)                                                         \
-  static void name();                                                          \
+#define GPU_TEST(name)                                                           \
+  static void name();                                                            \
   static const ::mf::gpu_test::Registration registration_of_##name(#name, name); \
   static void name()
 

@@ -9,17 +9,9 @@
 #include "worker/backend/cuda/norm.h"
 
 namespace mf::cuda {
-namespace {
-
-template <class T>
-void Upload(const T* from, size_t count, T* to, cudaStream_t stream) {
-  Check(cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyHostToDevice, stream), "upload");
-}
-
-}  // namespace
 
 DeviceModel::DeviceModel(const Config& c, const std::vector<TensorSpec>& t)
-    : config(c), tensors(t), plan(c, t) {
+    : config(c), tensors(t), plan(c, t), tables(t) {
   const std::vector<float>& cosines = plan.rotary.cosines();
   const std::vector<float>& sines = plan.rotary.sines();
   rotary.pairs = plan.rotary.pairs();
@@ -29,8 +21,12 @@ DeviceModel::DeviceModel(const Config& c, const std::vector<TensorSpec>& t)
   float* to = static_cast<float*>(rotary_memory_.data());
   const Stream stream;
   if (bytes > 0) {
-    Upload(cosines.data(), cosines.size(), to, stream.get());
-    Upload(sines.data(), sines.size(), to + cosines.size(), stream.get());
+    const auto upload = [&](const std::vector<float>& from, float* place) {
+      Check(cudaMemcpyAsync(place, from.data(), bytes, cudaMemcpyHostToDevice, stream.get()),
+            "upload of rotary tables");
+    };
+    upload(cosines, to);
+    upload(sines, to + cosines.size());
     stream.Wait();
   }
   rotary.cosines = to;
@@ -70,15 +66,10 @@ void DevicePass::UploadBatch() {
     if (first) host.begin[distinct_++] = static_cast<uint32_t>(i);
   }
   host.begin[distinct_] = static_cast<uint32_t>(tokens_);
-  Upload(host.ids, tokens_, on_.ids, stream_);
-  Upload(host.targets, tokens_, on_.targets, stream_);
-  Upload(host.positions, tokens_, on_.positions, stream_);
-  Upload(host.begin, distinct_ + 1, on_.begin, stream_);
-}
-
-template <class T>
-void DevicePass::Download(const T* from, size_t count, T* to) {
-  Check(cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDeviceToHost, stream_), "download");
+  lane_.Upload(host.ids, tokens_, on_.ids);
+  lane_.Upload(host.targets, tokens_, on_.targets);
+  lane_.Upload(host.positions, tokens_, on_.positions);
+  lane_.Upload(host.begin, distinct_ + 1, on_.begin);
 }
 
 Status DevicePass::Forward() {
@@ -138,7 +129,7 @@ void DevicePass::Score() {
   for (size_t begin = 0; begin < tokens_; begin += lane_.slice_rows) {
     LossOf(begin, std::min(lane_.slice_rows, tokens_ - begin), nullptr);
   }
-  Download(on_.nll, tokens_, lane_.host.nll);
+  lane_.Download(on_.nll, tokens_, lane_.host.nll);
 }
 
 void DevicePass::ScoreAndBackward(double loss_scale) {
@@ -147,7 +138,7 @@ void DevicePass::ScoreAndBackward(double loss_scale) {
   for (size_t begin = 0; begin < tokens_; begin += lane_.slice_rows) {
     LossOf(begin, std::min(lane_.slice_rows, tokens_ - begin), &loss_scale);
   }
-  Download(on_.nll, tokens_, lane_.host.nll);
+  lane_.Download(on_.nll, tokens_, lane_.host.nll);
   BackwardNorm(norm, on_.x, on_.dnormed, nullptr, on_.dx);
 }
 
@@ -168,7 +159,8 @@ Status DevicePass::Backward() {
     });
   };
   const float* from = first(on_.gradients);
-  Download(from, static_cast<size_t>(embed - from) + distinct_ * d_, first(lane_.host.gradients));
+  lane_.Download(from, static_cast<size_t>(embed - from) + distinct_ * d_,
+                 first(lane_.host.gradients));
   return Status::Ok();
 }
 

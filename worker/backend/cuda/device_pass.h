@@ -6,6 +6,7 @@
 
 #include <vector>
 
+#include "worker/backend/cuda/device_tables.h"
 #include "worker/backend/cuda/elementwise.h"
 #include "worker/backend/cuda/embedding.h"
 #include "worker/backend/cuda/lane.h"
@@ -16,7 +17,7 @@
 
 namespace mf::cuda {
 
-/// What all passes share: which tensor is what, and the rotary tables on the GPU.
+/// What all passes share: which tensor is what, rotary tables, copies of memory tables.
 struct DeviceModel {
   /// Throws CudaError. Arguments outlive it.
   DeviceModel(const Config& config, const std::vector<TensorSpec>& tensors);
@@ -25,6 +26,7 @@ struct DeviceModel {
   const std::vector<TensorSpec>& tensors;
   const Model::Plan plan;
   RotaryTables rotary;
+  mutable DeviceTables tables;  // which lock themselves
 
  private:
   DeviceMemory rotary_memory_;
@@ -54,9 +56,24 @@ class DevicePass {
   Status ForwardMemoryBlock(const BlockIds& ids, BlockBuffers& block, float* out);
   Status BackwardMemoryBlock(const BlockIds& ids, size_t block);
   Status ForwardLayer(const NormIds& norm, const ProjectionIds& layer, const float* x,
-                      Hashes* hashes, float* y);
-  Status BackwardLayer(const NormIds& norm, const ProjectionIds& layer, const Hashes& hashes,
-                       const float* x, const float* dy, const float* residual, float* dx);
+                      const HashBuffers& hash, Hashes* sent, float* y);
+  struct LayerBackward {
+    const HashBuffers& hash;
+    const Hashes& sent;
+    const float* x;
+    const float* dy;
+    const float* residual;  // added to dx, or nullptr
+    float* dx;
+  };
+  Status BackwardLayer(const NormIds& norm, const ProjectionIds& layer, const LayerBackward& at);
+  // The sums of a layer: by the servers, or here from copies of their rows.
+  bool OnDevice(const ProjectionIds& layer) const;
+  Pairs PairsOf(const ProjectionIds& layer, const HashBuffers& hash) const;
+  void DownloadHashes(const ProjectionIds& layer, const HashBuffers& hash, Hashes* sent);
+  Status SumsOfCopies(const ProjectionIds& layer, const HashBuffers& hash, Hashes* sent, float* y);
+  Status DotsOfServers(const ProjectionIds& layer, const LayerBackward& at);
+  Status DotsOfCopies(const ProjectionIds& layer, const LayerBackward& at);
+  void PushGradients(const ProjectionIds& layer, const LayerBackward& at);
 
   // Fully connected layers (device_pass_dense.cpp).
   void ForwardDenseBlock(const BlockIds& ids, BlockBuffers& block, float* out);
@@ -74,8 +91,6 @@ class DevicePass {
   NormParameters NormOf(const NormIds& norm) const;
   const float* Parameter(int id) const { return parameters_.At(id); }
   float* Gradient(int id) const { return lane_.device.gradients[static_cast<size_t>(id)]; }
-  template <class T>
-  void Download(const T* from, size_t count, T* to);
 
   const DeviceModel& model_;
   const DeviceParameters& parameters_;
@@ -92,7 +107,7 @@ class DevicePass {
   struct BlockHashes {
     Hashes qkv, first, second;
   };
-  std::vector<BlockHashes> hashes_;  // as they went to the exchange
+  std::vector<BlockHashes> hashes_;  // as they go to the exchange
 };
 
 }  // namespace mf::cuda

@@ -18,6 +18,7 @@ struct Widths {
   size_t heads;
   size_t vocabulary;
   size_t middle;
+  size_t probes;
   size_t pairs;        // of the memory layer with the most
   size_t index_bytes;  // of a pair, at most
   size_t dense_wide;   // [T][w] for gelu, or 0
@@ -30,6 +31,7 @@ Widths WidthsOf(const Config& config, const Model::Plan& plan, size_t tokens, si
   widths.d = static_cast<size_t>(config.model.d);
   widths.heads = static_cast<size_t>(config.model.heads);
   widths.vocabulary = static_cast<size_t>(config.model.vocabulary);
+  widths.probes = static_cast<size_t>(config.model.probes);
   for (const BlockIds& block : plan.blocks) {
     widths.middle = std::max(widths.middle, block.first.out);
     for (const ProjectionIds* layer : {&block.qkv, &block.first, &block.second}) {
@@ -56,11 +58,29 @@ void LayOutGradients(const std::vector<TensorSpec>& tensors, int embed, const Wi
               &(*gradients)[static_cast<size_t>(embed)]);
 }
 
+/// A hash of its own for a layer on the device, else the one that all others share.
+void LayOutHash(const Widths& w, const std::vector<TensorSpec>& tensors, const ProjectionIds& layer,
+                const HashBuffers& shared, Layout& layout, HashBuffers* hash) {
+  *hash = shared;
+  if (!tensors[static_cast<size_t>(layer.weight)].on_device) return;
+  const size_t numbers = layer.hash.pairs() * w.tokens;
+  layout.Take(numbers * static_cast<size_t>(layer.hash.index_bytes), &hash->indices);
+  layout.Take(numbers, &hash->weights);
+}
+
 void LayOut(const Widths& w, const std::vector<TensorSpec>& tensors, const Model::Plan& plan,
             Layout& layout, DeviceBuffers* to) {
   const size_t t = w.tokens;
+  HashBuffers shared;
+  layout.Take(w.pairs * t * w.index_bytes, &shared.indices);
+  layout.Take(w.pairs * t, &shared.weights);
   to->blocks.resize(plan.blocks.size());
-  for (BlockBuffers& block : to->blocks) {
+  for (size_t i = 0; i < plan.blocks.size(); ++i) {
+    BlockBuffers& block = to->blocks[i];
+    const BlockIds& ids = plan.blocks[i];
+    LayOutHash(w, tensors, ids.qkv, shared, layout, &block.qkv_hash);
+    LayOutHash(w, tensors, ids.first, shared, layout, &block.first_hash);
+    LayOutHash(w, tensors, ids.second, shared, layout, &block.second_hash);
     layout.Take(t * w.d, &block.x);
     layout.Take(t * 3 * w.d, &block.qkv);
     layout.Take(t * w.d, &block.attended);
@@ -81,8 +101,6 @@ void LayOut(const Widths& w, const std::vector<TensorSpec>& tensors, const Model
   const size_t widest = std::max({w.d, w.middle, 3 * w.d});
   layout.Take(std::max(NormScratch(t, std::max(w.d, w.middle)), ColumnSumsScratch(t, widest)),
               &to->sums);
-  layout.Take(w.pairs * t * w.index_bytes, &to->indices);
-  layout.Take(w.pairs * t, &to->weights);
   layout.Take(w.pairs * t, &to->dweights);
   layout.Take(t, &to->ids);
   layout.Take(t, &to->targets);
@@ -118,10 +136,12 @@ Lane::Lane(const Config& config, const std::vector<TensorSpec>& tensors, const M
   const Widths widths = WidthsOf(config, plan, tokens, slice_rows);
   Layout device_size;
   LayOut(widths, tensors, plan, device_size, &device);
+  LayOutRows(tensors, tokens, widths.probes, device_size, &rows);
   device_bytes_ = device_size.bytes();
   memory_ = DeviceMemory(device_bytes_, "a micro-batch");
   Layout device_place(memory_.data());
   LayOut(widths, tensors, plan, device_place, &device);
+  LayOutRows(tensors, tokens, widths.probes, device_place, &rows);
 
   Layout host_size;
   LayOut(widths, tensors, plan, host_size, &host);

@@ -12,6 +12,7 @@
 #include "common/tensors.h"
 #include "worker/backend/cuda/matmul.h"
 #include "worker/backend/cuda/memory.h"
+#include "worker/backend/cuda/row_buffers.h"
 #include "worker/compute.h"
 #include "worker/model_state.h"
 
@@ -33,6 +34,12 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+/// The hash of a memory layer, [pairs][T].
+struct HashBuffers {
+  std::byte* indices = nullptr;
+  float* weights = nullptr;
+};
+
 /// What a block keeps from forward to backward. T = tokens, d = width of the residual stream, w =
 /// width of the middle, as in BlockActivations.
 struct BlockBuffers {
@@ -42,6 +49,9 @@ struct BlockBuffers {
   float* log_sums = nullptr;  // [T][heads]
   float* z = nullptr;         // [T][d]
   float* middle = nullptr;    // [T][w]
+  // Kept where the backward pass needs them on the GPU (tensors on the device), else scratch that
+  // all layers share.
+  HashBuffers qkv_hash, first_hash, second_hash;
 };
 
 /// Arrays on the GPU.
@@ -58,8 +68,6 @@ struct DeviceBuffers {
   float* dmiddle = nullptr;   // [T][w]
   float* products = nullptr;  // [T][heads]
   float* sums = nullptr;      // partial sums of gains and biases
-  std::byte* indices = nullptr;
-  float* weights = nullptr;   // [pairs][T]
   float* dweights = nullptr;  // [pairs][T]
   // The batch: tokens, targets, and the tokens by id (embedding.h).
   uint32_t* ids = nullptr;        // [T]
@@ -94,9 +102,22 @@ class Lane final : public Compute::Workspace {
   const size_t slice_rows;  // tokens whose logits exist at once
   Stream stream;
   MatrixProducts products;
+  RowBuffers rows;  // of tables on the device
   DeviceBuffers device;
   HostBuffers host;
   PinnedPool pinned;  // for messages
+
+  /// Copies on the stream.
+  template <class T>
+  void Upload(const T* from, size_t count, T* to) const {
+    Check(cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyHostToDevice, stream.get()),
+          "upload");
+  }
+  template <class T>
+  void Download(const T* from, size_t count, T* to) const {
+    Check(cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDeviceToHost, stream.get()),
+          "download");
+  }
 
  private:
   size_t device_bytes_ = 0;

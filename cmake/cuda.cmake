@@ -1,0 +1,27 @@
+# Kernels and matrix products of the CUDA backend as a library, `mf_cuda_kernels`. It needs the CUDA
+# toolkit and none of this project's other libraries, so it is also built alone, with its tests, on a
+# GPU machine that has only that (tests/gpu/CMakeLists.txt).
+get_filename_component(MF_ROOT ${CMAKE_CURRENT_LIST_DIR} DIRECTORY)
+
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  find_program(MF_NVCC nvcc HINTS /usr/local/cuda/bin)
+  if(NOT MF_NVCC)
+    message(FATAL_ERROR "MF_CUDA: there is no nvcc in PATH or /usr/local/cuda/bin; install the CUDA toolkit")
+  endif()
+  set(CMAKE_CUDA_COMPILER ${MF_NVCC})
+endif()
+set(CMAKE_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "GPU generations to compile for")
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+
+# In this folder everything but these two hands work to an exchange, and belongs to the worker.
+file(GLOB MF_CUDA_SOURCES CONFIGURE_DEPENDS ${MF_ROOT}/worker/backend/cuda/*.cu)
+list(APPEND MF_CUDA_SOURCES ${MF_ROOT}/worker/backend/cuda/matmul.cpp
+  ${MF_ROOT}/worker/backend/cuda/memory.cpp)
+add_library(mf_cuda_kernels STATIC ${MF_CUDA_SOURCES})
+target_include_directories(mf_cuda_kernels PUBLIC ${MF_ROOT})
+target_link_libraries(mf_cuda_kernels PUBLIC CUDA::cudart_static CUDA::cublas)
+target_compile_options(mf_cuda_kernels PRIVATE
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Wshadow,-Werror;-lineinfo>")

@@ -1,0 +1,96 @@
+#include "worker/backend/cuda/device_tables.h"
+
+#include <algorithm>
+#include <string>
+
+namespace mf::cuda {
+DeviceTables::Table::~Table() {
+  if (fresh != nullptr) cudaEventDestroy(fresh);
+}
+
+DeviceTables::DeviceTables(const std::vector<TensorSpec>& tensors) {
+  tables_.resize(tensors.size());
+  const Stream stream;
+  for (const TensorSpec& tensor : tensors) {
+    if (!tensor.on_device) continue;
+    auto table = std::make_unique<Table>();
+    const size_t rows = static_cast<size_t>(tensor.total_rows());
+    const size_t bytes = rows * static_cast<size_t>(tensor.columns) * sizeof(float);
+    const std::string what = "the copy of " + tensor.name + " (exchange.placement)";
+    table->rows = DeviceMemory(bytes, what.c_str());
+    table->stamps = DeviceMemory(rows * sizeof(uint64_t), what.c_str());
+    Check(cudaMemsetAsync(table->stamps.data(), 0, rows * sizeof(uint64_t), stream.get()),
+          "stamps of rows");
+    Check(cudaEventCreateWithFlags(&table->fresh, cudaEventDisableTiming), "event");
+    bytes_ += bytes;
+    tables_[tensor.id] = std::move(table);
+  }
+  stream.Wait();
+}
+
+const float* DeviceTables::rows(const TensorSpec& tensor) const {
+  return static_cast<const float*>(tables_[tensor.id]->rows.data());
+}
+
+Status DeviceTables::Refresh(const TensorSpec& tensor, const Pairs& pairs, RowExchange& rows,
+                             Lane& lane, const float** table) {
+  Table& own = *tables_[tensor.id];
+  std::lock_guard lock(own.mutex);
+  const RowState state = rows.state();
+  if (own.generation > 0 && state < own.state) {
+    return Status(Code::kStale, tensor.name + ": the run has gone on to step " +
+                                    std::to_string(own.state.step + 1));
+  }
+  if (own.generation == 0 || state != own.state) {
+    own.state = state;
+    ++own.generation;
+  }
+  // Rows that other lanes have put there are there for this one's stream, too.
+  Check(cudaStreamWaitEvent(lane.stream.get(), own.fresh, 0), "order of lanes");
+  Status status;
+  try {
+    status = PullStale(tensor, pairs, rows, lane, own);
+  } catch (const CudaError&) {
+    ++own.generation;  // stamps say more than is true: nothing that was stamped counts
+    throw;
+  }
+  if (!status.ok()) ++own.generation;
+  MF_RETURN_IF_ERROR(status);
+  *table = static_cast<const float*>(own.rows.data());
+  return Status::Ok();
+}
+
+Status DeviceTables::PullStale(const TensorSpec& tensor, const Pairs& pairs, RowExchange& rows,
+                               Lane& lane, Table& table) {
+  const cudaStream_t stream = lane.stream.get();
+  const RowBuffers& on = lane.rows;
+  const size_t columns = static_cast<size_t>(tensor.columns);
+  GroupByRow(stream, pairs, on.groups);
+  TakeStale(stream, pairs, on.groups, table.generation, static_cast<uint64_t*>(table.stamps.data()),
+            on.stale, on.stale_count);
+  const Buffer count = lane.pinned.Take(sizeof(uint32_t));
+  lane.Download(on.stale_count, 1, count.as<uint32_t>());
+  lane.stream.Wait();
+  const size_t stale = *count.as<uint32_t>();
+  if (stale == 0) return Status::Ok();
+
+  const Buffer ids = lane.pinned.Take(stale * sizeof(uint32_t));
+  lane.Download(on.stale, stale, ids.as<uint32_t>());
+  lane.stream.Wait();
+  const size_t at_once = PullAtOnce(columns);
+  const Buffer values = lane.pinned.Take(std::min(stale, at_once) * columns * sizeof(float));
+  for (size_t begin = 0; begin < stale; begin += at_once) {
+    const size_t some = std::min(at_once, stale - begin);
+    const Buffer wide(some * sizeof(uint64_t));
+    std::copy_n(ids.as<uint32_t>() + begin, some, wide.as<uint64_t>());
+    MF_RETURN_IF_ERROR(rows.PullRows(tensor, wide, values.as<float>()));
+    lane.Upload(values.as<float>(), some * columns, on.values);
+    ScatterRows(stream, on.stale + begin, some, on.values, columns,
+                static_cast<float*>(table.rows.data()));
+    lane.stream.Wait();  // `values` is filled again, or goes back
+  }
+  Check(cudaEventRecord(table.fresh, stream), "order of lanes");
+  return Status::Ok();
+}
+
+}  // namespace mf::cuda

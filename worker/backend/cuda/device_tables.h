@@ -1,0 +1,57 @@
+// Copies of memory tables on the GPU (`exchange.placement`). The servers stay the owners: a row is
+// pulled when a micro-batch first meets it in a state of the run, so at most once a step, and only
+// rows that are used travel. All rows change in every step (momentum and weight decay go on without
+// hits), so what the last state had is never good for the next.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "common/tensors.h"
+#include "worker/backend/cuda/lane.h"
+#include "worker/backend/cuda/memory.h"
+#include "worker/backend/cuda/rows.h"
+#include "worker/exchange.h"
+
+namespace mf::cuda {
+
+class DeviceTables {
+ public:
+  /// Memory for the copies of all of `tensors` that are on the device. Throws CudaError if it is
+  /// not there.
+  explicit DeviceTables(const std::vector<TensorSpec>& tensors);
+
+  size_t bytes() const { return bytes_; }
+
+  /// Fetches the rows that `pairs` meet and that the copy lacks in rows.state(); the lane's stream
+  /// then has them all at *table [tables * rows][columns]. Waits for the lane's stream. One lane at
+  /// a time refreshes a table, the others wait and find its rows there. kStale if another lane has
+  /// already gone to a later state.
+  Status Refresh(const TensorSpec& tensor, const Pairs& pairs, RowExchange& rows, Lane& lane,
+                 const float** table);
+
+  /// The copy as it is, for the backward pass of a micro-batch that has refreshed it.
+  const float* rows(const TensorSpec& tensor) const;
+
+ private:
+  struct Table {
+    DeviceMemory rows;    // float [rows][columns]
+    DeviceMemory stamps;  // u64 [rows]: the generation that the row was pulled in
+    std::mutex mutex;
+    RowState state;           // guarded by mutex
+    uint64_t generation = 0;  // guarded by mutex: of `state`; another one after a failure
+    cudaEvent_t fresh = nullptr;
+    ~Table();
+  };
+  Status PullStale(const TensorSpec& tensor, const Pairs& pairs, RowExchange& rows, Lane& lane,
+                   Table& table);
+
+  std::vector<std::unique_ptr<Table>> tables_;  // by tensor id
+  size_t bytes_ = 0;
+};
+
+}  // namespace mf::cuda
