@@ -34,17 +34,12 @@ struct Bounds {
   }
 };
 
-/// A word that the design knows but this build can not do yet.
 struct Choices {
   std::vector<std::string> words;
-  std::string refused = "";
 
   std::string Text() const {
     std::string text;
-    for (const std::string& word : words) {
-      if (word != refused) text += (text.empty() ? "" : ", ") + word;
-    }
-    if (!refused.empty()) text += " (" + refused + " is not available in this build yet)";
+    for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
     return text;
   }
 };
@@ -163,9 +158,6 @@ class Table {
   static Status Choose(const KeyValue& value, const Choices& choices, size_t* index) {
     const std::string* word = std::get_if<std::string>(&value);
     if (word == nullptr) return WrongType("a string", value);
-    if (!choices.refused.empty() && *word == choices.refused) {
-      return Status::Invalid(FormatKeyValue(value) + " is not available in this build yet");
-    }
     const auto found = std::find(choices.words.begin(), choices.words.end(), *word);
     if (found == choices.words.end()) {
       return Status::Invalid(FormatKeyValue(value) + " is not one of its values");

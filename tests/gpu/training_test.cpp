@@ -33,12 +33,20 @@ std::vector<double> Column(const std::string& metrics, const char* key) {
   return values;
 }
 
+struct Variant {
+  Projection projection;
+  Placement placement;
+};
+
 TEST(GpuTrainingTest, GoesAsTheCpuDoes) {
   const TrainingFolder folder;
-  for (const Projection projection : {Projection::kMemory, Projection::kDense}) {
+  for (const Variant& variant : {Variant{Projection::kMemory, Placement::kServer},
+                                 Variant{Projection::kMemory, Placement::kDevice},
+                                 Variant{Projection::kDense, Placement::kServer}}) {
     TrainOptions cpu = OptionsOf(folder, false);
     TrainOptions gpu = OptionsOf(folder, true);
-    cpu.config.model.projection = gpu.config.model.projection = projection;
+    cpu.config.model.projection = gpu.config.model.projection = variant.projection;
+    cpu.config.exchange.placement = gpu.config.exchange.placement = variant.placement;
     const TrainingOutcome expected = TrainAndRead(cpu, folder.Path("cpu"));
     const TrainingOutcome got = TrainAndRead(gpu, folder.Path("gpu"));
     const std::vector<double> cpu_loss = Column(expected.metrics, "loss");
@@ -67,6 +75,27 @@ TEST(GpuTrainingTest, OneResult) {
   options.shards = 3;
   options.config.exchange.in_flight = 4;
   EXPECT_EQ(TrainAndRead(options, folder.Path("three")), expected);
+}
+
+// The sums come from copies of the rows; the gradients go to the servers as weights and dL/dy or as
+// rows that the GPU summed. The bits are the same: so is the model.
+TEST(GpuTrainingTest, OneResultOfTablesOnTheDevice) {
+  const TrainingFolder folder;
+  TrainOptions options = OptionsOf(folder, true);
+  options.config.train.steps = 6;
+  options.config.train.eval_every = 3;  // readers meet the copies of training, and the other way
+  options.config.model.probes = 2;
+  options.config.exchange.placement = Placement::kDevice;
+  std::vector<TrainingOutcome> outcomes;
+  for (const ExchangeMode mode : {ExchangeMode::kPushdown, ExchangeMode::kPull}) {
+    options.config.exchange.mode = mode;
+    for (const int shards : {1, 3}) {
+      options.shards = shards;
+      options.config.exchange.in_flight = shards == 1 ? 1 : 4;
+      outcomes.push_back(TrainAndRead(options, folder.Path("device")));
+      EXPECT_EQ(outcomes.back(), outcomes.front()) << shards << " servers";
+    }
+  }
 }
 
 }  // namespace

@@ -64,7 +64,7 @@ TEST(Config, RefusesBadValuesByName) {
       {"model.expand_bits=21", "tau + expand_bits is 29", "at most 28"},
       {"model.probes=9", "model.probes: 9", "1 to tau"},
       {"model.table_dtype=f16", "model.table_dtype: \"f16\"", "f32, bf16"},
-      {"exchange.placement=device", "not available in this build yet", "auto, server"},
+      {"exchange.placement=gpu", "exchange.placement: \"gpu\"", "auto, server, device"},
       {"exchange.wire=f64", "exchange.wire: \"f64\"", "f32, bf16"},
       {"train.betas=0.9", "train.betas", "two numbers"},
       {"train.betas=[0.9]", "train.betas", "two numbers"},

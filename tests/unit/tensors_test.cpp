@@ -79,6 +79,11 @@ TEST(Tensors, ModeOfATable) {
   // Many tokens share few rows: fetching them is cheaper. Few tokens, many rows: it is not.
   EXPECT_EQ(mode({"model.tau=4", "train.batch=256"}), ExchangeMode::kPull);
   EXPECT_EQ(mode({"model.tau=16", "model.expand_bits=0"}), ExchangeMode::kPushdown);
+  // Where GPU workers have a copy only gradients move, and their summed rows are no fewer than
+  // before.
+  EXPECT_EQ(mode({"exchange.placement=device"}), ExchangeMode::kPushdown);
+  EXPECT_EQ(mode({"exchange.placement=device", "model.tau=4", "train.batch=256"}),
+            ExchangeMode::kPull);
 }
 
 }  // namespace
