@@ -226,8 +226,8 @@ run_training() {
     return
   fi
   say "training, up to $((left < 240 ? left : 240)) s"
-  within "$left" "$log" env "LD_LIBRARY_PATH=$library_path" python3 -B tests/bench/gpu_training.py "${flags[@]}" \
-    --limit "$((left < 240 ? left : 240))" "$bin/worker" || code=$?
+  within "$left" "$log" python3 -B tests/bench/gpu_training.py "${flags[@]}" --limit "$((left < 240 ? left : 240))" \
+    --library-path "$library_path" "$bin/worker" || code=$?
   [ "$code" -eq 0 ] || faults=$((faults + 1))
   report ""
   tee -a "$results" < "$log"

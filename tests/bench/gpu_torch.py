@@ -2,8 +2,8 @@
 
     gpu_torch.py --config FILE --data FILE.bin [--layers dense,memory] [--seconds N] [--device cuda|cpu]
 
-Reuses the reference (tests/reference/memoryformer.py); memory layers are embedding_bag, attention is
-PyTorch's own, matrix products may be TF32, the optimizer is its fused AdamW, nothing is compiled. A step is forward, backward,
+Reuses the reference (tests/reference/memoryformer.py). Memory layers are embedding_bag, attention and RMSNorm are
+PyTorch's own where it has them, matrix products may be TF32, the optimizer is its fused AdamW, nothing is compiled. A step is forward, backward,
 the norm clipped at 1 and the update, for as many tokens as a step of the configuration has: in one batch if
 that fits the GPU's memory, which is fastest, else in 2, 4, ... parts. Prints a line of JSON per kind of layer when it is done:
 {"layers", "tokens_per_second" of the median step, "parts", "steps", "losses"}. --device cpu is to try the script.
@@ -28,20 +28,42 @@ except ImportError as error:
     print(f"gpu_torch.py: {error}", file=sys.stderr)
     sys.exit(77)
 
-from memoryformer import Config, Indices
-from torch_training import BagMemoryFormer, initial
+from memoryformer import EPS, Config, Indices, MemoryFormer
+from torch_training import initial
 
 WARM_UP = 2  # steps: kernels are chosen and memory is taken in the first ones
 STEPS = 3    # at least, that are timed
 
 
-class GpuMemoryFormer(BagMemoryFormer):
-    """The same model on a device."""
+class GpuMemoryFormer(MemoryFormer):
+    """The same model on a device, for one probe: without the reference's sorting of neighbours."""
 
-    def __init__(self, config: Config, device: str) -> None:
-        super().__init__(config, initial(config), torch.float32)
+    def __init__(self, config: Config, device: str, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(config, initial(config), dtype)
+        if config.probes != 1:
+            raise ValueError("probes: only 1 is done here")
         self.parameters = {name: value.detach().to(device).requires_grad_(True)
                            for name, value in self.parameters.items()}
+
+    def _memory(self, block: str, name: str, x: torch.Tensor, indices: Indices) -> torch.Tensor:
+        part = f"{block}.{name.split('.')[1]}"
+        tables = self.parameters[f"{part}.tables"]
+        K, rows, width = tables.shape
+        z = x.reshape(x.shape[0], K, -1)
+        above = z.detach() >= 0
+        places = (above * 2 ** torch.arange(z.shape[2])).sum(dim=2) + torch.arange(K) * rows
+        agreement = torch.where(above, z, -z)
+        weights = functional.logsigmoid(2 * agreement / self.config.temperature).sum(dim=2).exp()
+        if self.config.score == "scaled":
+            weights = weights * agreement.sum(dim=2)
+        sums = functional.embedding_bag(places, tables.view(K * rows, width), mode="sum", per_sample_weights=weights)
+        return sums + self.parameters[f"{part}.bias"]
+
+    def _norm(self, name: str, x: torch.Tensor, kind: str | None = None) -> torch.Tensor:
+        gain = self.parameters[f"{name}.weight"]
+        if (kind or self.config.norm) == "rmsnorm" and hasattr(functional, "rms_norm"):  # PyTorch 2.4
+            return functional.rms_norm(x, gain.shape, gain, EPS)
+        return super()._norm(name, x, kind)
 
     def _attention(self, qkv: torch.Tensor, sequences: int, length: int) -> torch.Tensor:
         if not hasattr(functional, "scaled_dot_product_attention"):  # before PyTorch 2

@@ -1,6 +1,6 @@
 """Training on a GPU: memory layers beside the dense baseline, beside the same models in plain PyTorch. One table.
 
-    gpu_training.py WORKER [--config FILE] [--seconds N] [--limit N] [--without-torch]
+    gpu_training.py WORKER [--library-path PATH] [--config FILE] [--seconds N] [--limit N] [--without-torch]
 
 WORKER is a program with the CUDA backend; its servers are inside it, on this machine's cores. Each variant trains for up to
 --seconds or STEPS steps, all together --limit seconds. tokens/s is that of the median step, as metrics.jsonl has it, without the
@@ -57,10 +57,11 @@ def write_tokens(path: str, vocabulary: int, count: int) -> None:
         tokens.tofile(file)
 
 
-def run(command: list[str], log: str, seconds: float) -> int | None:
+def run(command: list[str], log: str, seconds: float, environment: dict[str, str] | None = None) -> int | None:
     """Exit code, or None if it was ended because its time was over. Its output is in the file `log`."""
     with open(log, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                                   env={**os.environ, **(environment or {})})
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -89,11 +90,11 @@ def last_line(log: str) -> str:
         return ([line.strip() for line in file if line.strip()] or ["it said nothing"])[-1]
 
 
-def train(name: str, command: list[str], folder: str, seconds: float) -> Row:
+def train(name: str, command: list[str], environment: dict[str, str], folder: str, seconds: float) -> Row:
     """One run of a worker; `command` lacks --out."""
     log = os.path.join(folder, "log")
     os.makedirs(folder)
-    code = run([*command, "--out", os.path.join(folder, "out")], log, seconds)
+    code = run([*command, "--out", os.path.join(folder, "out")], log, seconds, environment)
     steps = lines_of(os.path.join(folder, "out", "metrics.jsonl"))
     if code not in (0, None):
         return Row(name, math.nan, 0, [], f"FAILED, exit code {code}: {last_line(log)}")
@@ -144,6 +145,7 @@ def main() -> None:
     """Command line; see the top of the file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("worker")
+    parser.add_argument("--library-path", default="", help="LD_LIBRARY_PATH of the worker, and of nothing else")
     parser.add_argument("--config", default=TINY)
     parser.add_argument("--seconds", type=float, default=40, help="of one variant at most")
     parser.add_argument("--limit", type=float, default=240, help="seconds of everything")
@@ -153,6 +155,7 @@ def main() -> None:
     end = time.monotonic() + options.limit
     with open(options.config, "rb") as file:
         vocabulary = tomllib.load(file)["model"]["vocabulary"]
+    environment = {"LD_LIBRARY_PATH": options.library_path} if options.library_path else {}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="mf-gpu-training-") as folder:
         data = os.path.join(folder, "tokens.bin")
@@ -166,7 +169,7 @@ def main() -> None:
                        "--steps", str(STEPS)]
             for setting in (*ALWAYS, *sets):
                 command += ["--set", setting]
-            rows.append(train(name, command, os.path.join(folder, str(number)), seconds))
+            rows.append(train(name, command, environment, os.path.join(folder, str(number)), seconds))
         if not options.without_torch:
             left = end - time.monotonic() - END
             if left < 20:

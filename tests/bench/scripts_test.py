@@ -7,11 +7,13 @@ import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
 
+import gpu_training
 import network
 import scaling_bench
 import scaling_model
@@ -128,6 +130,46 @@ class ScriptsTest(unittest.TestCase):
             with open(path, encoding="utf-8") as file:
                 self.assertEqual(json.loads(file.read()), {"name": "name", "value": 12.34, "unit": "MB/s",
                                                            "ratios": {"other": 0.5}})
+
+    def test_training_on_a_gpu_is_told_in_a_table(self) -> None:
+        """With what can be had without one: a worker's steps, and one that can not run."""
+        with tempfile.TemporaryDirectory() as folder:
+            config, data = os.path.join(folder, "run.toml"), os.path.join(folder, "tokens.bin")
+            with open(config, "wb") as file:
+                file.write(scaling_bench.config(dataclasses.replace(SMALL, tokens=512)))
+            gpu_training.write_tokens(data, 200, 20_000)
+            command = [WORKER, "train", "--config", config, "--data", data, "--steps", "2"]
+            rows = [gpu_training.train(name, [*command, *more], {}, os.path.join(folder, name), 120)
+                    for name, more in (("worker, dense baseline", ()), ("other", ("--set", "model.d=0")))]
+        self.assertEqual([row.steps for row in rows], [2, 0])
+        self.assertRegex(rows[1].note, "^FAILED, exit code 2: .*model.d")
+        lines = gpu_training.table([rows[0], rows[0]._replace(name="twice", rate=2 * rows[0].rate), rows[1]]).splitlines()
+        self.assertEqual([line.split()[-7:-3] for line in lines[2:3]], [[f"{2 * rows[0].rate:,.0f}", "2.00", "-", "2"]])
+        self.assertRegex(lines[3], "^other +FAILED")
+
+    @unittest.skipIf(shutil.which("nvidia-smi"), "there may be a GPU here")
+    def test_without_a_gpu_nothing_is_done(self) -> None:
+        done = subprocess.run([os.path.join(os.path.dirname(network.__file__), "gpu.sh"), "--quick"],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+        self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (77, "", 1), done.stderr)
+
+    @unittest.skipIf(torch is None, "no PyTorch here")
+    def test_the_peer_on_a_gpu_is_the_same_model(self) -> None:
+        """What gpu_torch.py times has the reference's loss and gradients."""
+        import gpu_torch as peer
+        torch.manual_seed(1)
+        tokens = torch.randint(257, (2, 17))
+        for projection, score in (("memory", "scaled"), ("memory", "softmax"), ("dense", "scaled")):
+            config = peer.Config(d=32, layers=2, heads=4, K=4, tau=8, expand_bits=2, vocabulary=257, score=score,
+                                 temperature=0.5, projection=projection)
+            results = []
+            for model in (peer.MemoryFormer(config, peer.initial(config), torch.float64),
+                          peer.GpuMemoryFormer(config, "cpu", torch.float64)):
+                loss, _ = model.loss(tokens[:, :-1], tokens[:, 1:], peer.Indices())
+                loss.backward()
+                results.append({"loss": loss.detach(), **{name: value.grad for name, value in model.parameters.items()}})
+            for name, value in results[0].items():
+                self.assertTrue(torch.allclose(value, results[1][name], rtol=1e-11, atol=1e-12), name)
 
     @unittest.skipIf(torch is None, "no PyTorch here")
     def test_the_peer_is_the_same_model(self) -> None:
