@@ -23,7 +23,18 @@ usage_error() {
   exit 2
 }
 
-# --- Packing -----------------------------------------------------------------------------------------------
+# --- Libraries and packing ---------------------------------------------------------------------------------
+
+# toolkit_libraries: the folder of cuBLAS.
+toolkit_libraries() {
+  local nvcc
+  nvcc=$(command -v nvcc || true)
+  if [ -n "$nvcc" ]; then
+    echo "$(dirname "$(dirname "$(readlink -f "$nvcc")")")/lib64"
+  else
+    echo /usr/local/cuda/lib64
+  fi
+}
 
 # libraries WITH_CUDA PROGRAM...: the shared libraries that the programs load, one path a line. Not among them: those of
 # glibc, which belong to a machine's loader, and the driver's.
@@ -31,7 +42,7 @@ libraries() {
   local with_cuda=$1 skipped='ld-linux[^/]*|lib(c|m|mvec|pthread|dl|rt|resolv|util|anl|nsl)|libcuda'
   shift
   [ "$with_cuda" = yes ] || skipped+='|libcublas|libcublasLt'
-  ldd "$@" | awk '/not found/ { print "missing: " $1 } $2 == "=>" && $3 ~ /^\// { print $3 }' |
+  LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(toolkit_libraries) ldd "$@" | awk '/not found/ { print "missing: " $1 } $2 == "=>" && $3 ~ /^\// { print $3 }' |
     grep -vE "/($skipped)\.so" | sort -u
 }
 
@@ -196,9 +207,7 @@ find_programs() {
     return 1
   fi
   # The driver's libraries and this machine's stay where they are found now; cuBLAS comes from the toolkit.
-  local cuda=/usr/local/cuda
-  ! command -v nvcc > /dev/null || cuda=$(dirname "$(dirname "$(readlink -f "$(command -v nvcc)")")")
-  library_path=$from/lib:${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$cuda/lib64
+  library_path=$from/lib:${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(toolkit_libraries)
   missing=$(LD_LIBRARY_PATH=$library_path "$bin/worker" --help 2>&1 > /dev/null) || {
     faults=$((faults + 1))
     row "model, training" "FAILED: the worker does not start here: $(head -n 1 <<< "$missing")"
