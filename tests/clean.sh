@@ -49,6 +49,10 @@ fence "RocksDB is used in pserver/snapshot*.cpp only" 'rocksdb/' \
 fence "prometheus-cpp is used in common/metrics.cpp only" 'prometheus/' 'common/metrics\.cpp' "${boxes[@]}"
 fence "cpp-httplib is used in common/http_endpoint.cpp only" 'httplib\.h' 'common/http_endpoint\.cpp' \
   "${boxes[@]}"
+fence "the CUDA toolkit is used in worker/backend/cuda/ only" '(cuda|cublas|nv)[a-z_0-9]*\.h|mma\.h|(cub|cuda|thrust)/' \
+  'worker/backend/cuda/.*' "${boxes[@]}"
+fence "the CUDA backend is known to worker/make_compute.cpp only" 'worker/backend/cuda/' \
+  'worker/(backend/cuda/.*|make_compute\.cpp)' "${boxes[@]}"
 fence "TOML is read in common/config*.cpp only" 'toml\+\+' 'common/config[a-z_]*\.cpp' "${boxes[@]}"
 
 # Sizes: 600 lines is too long for one reading. Headers are guarded.
