@@ -16,11 +16,11 @@
 // bits each time. 32 KiB pass by for 2.1 and 1.6 Mflop, 64 and 48 flop a byte from L2, so 64 rows a
 // block are enough. Shared memory is the limit again: what passes by is read both ways, as columns
 // and as rows of a right operand, so one of the two has two-way bank conflicts: 768 bytes of time
-// for each 4096 flop. 32 rows pass by at a time: 52 KiB a block with them; registers leave two
+// for each 4096 flop. 32 rows pass by at a time, which makes 45 KiB a block; registers leave two
 // blocks on an SM for dK and dV and three for dQ, so that one block's loads hide behind another's
 // products. Heads wider than 64 need so many sums that two warps share 16 rows: each makes half of
 // P and dS and adds up half of the columns; what a block has then lies in shared memory instead of
-// in registers (141 KiB for 128: one block on an SM of sm_80).
+// in registers (132 KiB for 128: one block on an SM).
 #include "worker/backend/cuda/attention.h"
 #include "worker/backend/cuda/attention_tiles.cuh"
 
@@ -57,6 +57,7 @@ struct Tiles {
   static constexpr size_t kBytes =
       (kScratch + kGroups * kParts * kSide * kNarrowStride) * sizeof(float) + kSlack;
   static_assert(kRows <= 2 * kPassing);
+  static_assert(kBytes <= kSharedMost);
   static_assert(kSecond % 8 == 0 && kLogSums % 8 == 0 && kProducts % 8 == 0 && kP % 8 == 0 &&
                     kDs % 8 == 0 && kScratch % 8 == 0,
                 "32 bytes");

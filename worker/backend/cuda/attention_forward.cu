@@ -41,6 +41,7 @@ struct Tiles {
   static constexpr unsigned kFactors = kScores + kQueries * kScoreStride;
   static constexpr size_t kBytes = (kFactors + kQueries * kNarrowStride) * sizeof(float) + kSlack;
   static_assert(kQueries * kKeyStride <= kScores);
+  static_assert(kBytes <= kSharedMost);
   static_assert(kValues % 8 == 0 && kScores % 8 == 0 && kFactors % 8 == 0, "32 bytes");
 };
 

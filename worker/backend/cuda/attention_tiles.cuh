@@ -15,6 +15,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
+#include <string>
 #include <type_traits>
 
 #include "worker/backend/attention.h"
@@ -30,6 +32,9 @@ inline constexpr unsigned kSide = 16;  // a wmma product: 16 x 8 times 8 x 16
 inline constexpr unsigned kDepth = 8;
 /// Stride of a 16-wide tile that is written and read as a whole.
 inline constexpr unsigned kNarrowStride = kSide + 4;
+
+/// What a block of sm_80 can have; later ones can have more.
+inline constexpr size_t kSharedMost = 163 * 1024;
 
 inline constexpr float kLog2E = 1.44269504088896340736f;
 inline constexpr float kLn2 = 0.69314718055994530942f;
