@@ -12,9 +12,15 @@ if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
 endif()
 set(CMAKE_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "GPU generations to compile for")
 enable_language(CUDA)
-find_package(CUDAToolkit REQUIRED)
+# CMake 3.25 does not know how nvcc is asked for C++20.
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+endif()
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_EXTENSIONS OFF)
+find_package(CUDAToolkit REQUIRED)
 
 # In this folder everything but these two hands work to an exchange, and belongs to the worker.
 file(GLOB MF_CUDA_SOURCES CONFIGURE_DEPENDS ${MF_ROOT}/worker/backend/cuda/*.cu)
