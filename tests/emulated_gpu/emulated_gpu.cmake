@@ -46,3 +46,15 @@ foreach(name model training)
   add_test(NAME emulated_gpu_${name}_test COMMAND emulated_gpu_${name}_test)
   set_tests_properties(emulated_gpu_${name}_test PROPERTIES LABELS unit)
 endforeach()
+
+# Under address sanitizer kernels that read or write beyond an array are found; under thread sanitizer
+# what lanes share is (kernels themselves run one at a time).
+if(MF_SANITIZE MATCHES "address")
+  set(MF_EMULATED_GPU_SANITIZE emulated_gpu_ops_test)
+elseif(MF_SANITIZE MATCHES "thread")
+  set(MF_EMULATED_GPU_SANITIZE emulated_gpu_training_test)
+endif()
+foreach(name ${MF_EMULATED_GPU_SANITIZE})
+  set_tests_properties(${name} PROPERTIES LABELS "unit;sanitize")
+  add_dependencies(sanitize_tests ${name})
+endforeach()
