@@ -98,11 +98,11 @@ report() { printf '%s\n' "$*" | tee -a "$results"; }
 # row NAME TEXT: a line of the table of checks.
 row() { report "$(printf '%-44s  %s' "$1" "$2")"; }
 
-# failed NAME TEXT LOG: a row, and the end of its log.
+# failed NAME TEXT LOG [head]: a row, and the end, or the beginning, of its log.
 failed() {
   faults=$((faults + 1))
   row "$1" "FAILED: $2"
-  tail -n 25 "$3" | sed 's/^/    /' | tee -a "$results"
+  "${4:-tail}" -n 25 "$3" | sed 's/^/    /' | tee -a "$results"
 }
 
 # --- Kernels -----------------------------------------------------------------------------------------------
@@ -149,8 +149,8 @@ sanitizer_row() {
   # What it prints beside faults: its name, its sum, and that a program was ended.
   found=$(grep -E '^=========' "$log" | grep -cvE '^=* *(COMPUTE-SANITIZER|[A-Z]* ?SUMMARY: 0 |.*terminate|$)' || true)
   if [ "$found" -gt 0 ] || grep -q '^FAULT' "$log" || { [ "$code" -ne 0 ] && [ "$code" -ne 124 ] && [ "$code" -ne 137 ]; }; then
-    failed "compute-sanitizer $tool" "exit code $code" "$log"
-    grep -m 12 -E '^=========' "$log" | sed 's/^/    /' | tee -a "$results"
+    grep -E '^=========|FAULT' "$log" > "$log.faults" || cp "$log" "$log.faults"
+    failed "compute-sanitizer $tool" "exit code $code; its first lines" "$log.faults" head
     return
   fi
   text="$finished of $all tests, no fault"

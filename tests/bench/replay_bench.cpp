@@ -23,10 +23,10 @@
 #include "common/thread_pool.h"
 #include "tests/bench/machine.h"
 #include "tests/bench/served_layer.h"
+#include "worker/cpu_compute.h"
 #include "worker/data.h"
 #include "worker/embedded.h"
 #include "worker/remote_exchange.h"
-#include "worker/cpu_compute.h"
 #include "worker/trainer.h"
 
 namespace mf {

@@ -26,12 +26,12 @@
 #include "common/table_client.h"
 #include "common/tensors.h"
 #include "common/transport.h"
+#include "worker/cpu_compute.h"
 #include "worker/data.h"
 #include "worker/embedded.h"
 #include "worker/export.h"
 #include "worker/model_state.h"
 #include "worker/remote_exchange.h"
-#include "worker/cpu_compute.h"
 #include "worker/trainer.h"
 
 namespace mf {
@@ -139,9 +139,9 @@ struct System {
     system->client = std::make_unique<Client>(std::move(transport), addresses,
                                               Client::Options{config.exchange.deadline_seconds});
     trainer_options.run_id = "reference";
-    system->trainer = std::make_unique<Trainer>(system->config, system->tensors, *system->data,
-                                                *system->client, system->compute, system->pool,
-                                                std::move(trainer_options));
+    system->trainer =
+        std::make_unique<Trainer>(system->config, system->tensors, *system->data, *system->client,
+                                  system->compute, system->pool, std::move(trainer_options));
     MF_RETURN_IF_ERROR(system->trainer->Join());
     return system;
   }
