@@ -16,7 +16,7 @@
 set -euo pipefail
 
 readonly TIME=470  # seconds of all parts together
-readonly PROGRAMS=(worker pserver gpu_model_test gpu_training_test)
+readonly PROGRAMS=(worker gpu_model_test gpu_training_test)  # and pserver, which nothing here needs, if it is built
 
 usage_error() {
   echo "tests/bench/gpu.sh: $* (--help)" >&2
@@ -48,8 +48,9 @@ libraries() {
 
 # pack FROM TO WITH_CUDA: programs of FROM/bin with their libraries.
 pack() {
-  local from=$1 to=$2 with_cuda=$3 name library folder programs=()
-  for name in "${PROGRAMS[@]}"; do
+  local from=$1 to=$2 with_cuda=$3 name library folder programs=() names=("${PROGRAMS[@]}")
+  [ ! -x "$from/bin/pserver" ] || names+=(pserver)
+  for name in "${names[@]}"; do
     [ -x "$from/bin/$name" ] ||
       { echo "tests/bench/gpu.sh: no $from/bin/$name; cmake --preset cuda && cmake --build --preset cuda" >&2; exit 1; }
     programs+=("$from/bin/$name")
@@ -64,10 +65,10 @@ pack() {
   libraries "$with_cuda" "${programs[@]}" > "$work/libraries"
   if grep '^missing: ' "$work/libraries" >&2; then exit 1; fi
   mkdir -p "$folder/bin" "$folder/lib"
-  for name in "${PROGRAMS[@]}"; do strip -o "$folder/bin/$name" "$from/bin/$name"; done
+  for name in "${names[@]}"; do strip -o "$folder/bin/$name" "$from/bin/$name"; done
   while IFS= read -r library; do cp -L "$library" "$folder/lib/"; done < "$work/libraries"
   [ "$folder" = "$to" ] || tar -C "$folder" -czf "$to" bin lib
-  echo "$to: ${#PROGRAMS[@]} programs, $(wc -l < "$work/libraries") libraries, $(du -sh "$to" | cut -f1)"
+  echo "$to: ${#names[@]} programs, $(wc -l < "$work/libraries") libraries, $(du -sh "$to" | cut -f1)"
   echo "It needs a glibc at least as new as this one: $(ldd --version | head -n 1 | grep -oE '[0-9.]+$')"
 }
 
