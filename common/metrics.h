@@ -22,6 +22,7 @@ enum class Metric {
   kTrainLearningRate,
   kTrainGradNorm,
   kTrainTokens,
+  kDeviceBytes,
   kStepSeconds,
   kRequestSeconds,
   kWireBytes,

@@ -32,8 +32,10 @@ class Compute {
 
   virtual ~Compute() = default;
 
-  /// For people: what computes, and how much memory it takes.
+  /// For people: what computes.
   virtual std::string Describe() const = 0;
+  /// Memory of the device that is taken; 0 if it is the machine's own.
+  virtual uint64_t device_bytes() const { return 0; }
   /// Whether micro-batches compute one at a time (they share the pool's cores) or side by side.
   virtual bool one_at_a_time() const = 0;
   /// kFailed, saying what to change, if there is no memory for one more micro-batch in flight.

@@ -202,6 +202,9 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     metrics.Set(Metric::kTrainLoss, record.loss);
     metrics.Set(Metric::kTrainLearningRate, record.lr);
     metrics.Set(Metric::kTrainGradNorm, record.grad_norm);
+    if (compute->device_bytes() > 0) {
+      metrics.Set(Metric::kDeviceBytes, static_cast<double>(compute->device_bytes()));
+    }
     if (record.has_val_loss) metrics.Set(Metric::kTrainValLoss, record.val_loss);
     // After a rollback all steps are told once more.
     if (record.step > furthest) {

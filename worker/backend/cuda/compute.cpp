@@ -1,9 +1,9 @@
 #include "worker/backend/cuda/compute.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <exception>
 
+#include "common/logging.h"
 #include "worker/backend/cuda/attention.h"
 #include "worker/backend/cuda/device_pass.h"
 #include "worker/backend/cuda/lane.h"
@@ -47,20 +47,14 @@ class CudaCompute final : public Compute {
       : model_(config, tensors) {
     cudaDeviceProp properties;
     Check(cudaGetDeviceProperties(&properties, 0), "the GPU's properties");
-    name_ = properties.name;
+    name_ = std::string(properties.name) + ", " + Gib(properties.totalGlobalMem);
+    if (model_.tables.bytes() > 0) {
+      spdlog::info("copies of tables take {} of the GPU's memory", Gib(model_.tables.bytes()));
+    }
   }
 
-  std::string Describe() const override {
-    size_t free = 0;
-    size_t total = 0;
-    if (cudaMemGetInfo(&free, &total) != cudaSuccess) return name_;
-    char memory[64];
-    constexpr double kGib = 1 << 30;
-    std::snprintf(memory, sizeof(memory), ", %.1f of %.1f GiB in use",
-                  static_cast<double>(total - free) / kGib, static_cast<double>(total) / kGib);
-    return name_ + memory;
-  }
-
+  std::string Describe() const override { return name_; }
+  uint64_t device_bytes() const override { return DeviceMemory::TotalBytes(); }
   bool one_at_a_time() const override { return false; }
 
   Result<std::unique_ptr<Workspace>> NewWorkspace() override {
@@ -71,6 +65,8 @@ class CudaCompute final : public Compute {
       return Status::Ok();
     });
     if (!made.ok()) return made;
+    spdlog::info("one more micro-batch in flight; {} of the GPU's memory are taken",
+                 Gib(DeviceMemory::TotalBytes()));
     return lane;
   }
 

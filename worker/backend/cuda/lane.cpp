@@ -137,8 +137,7 @@ Lane::Lane(const Config& config, const std::vector<TensorSpec>& tensors, const M
   Layout device_size;
   LayOut(widths, tensors, plan, device_size, &device);
   LayOutRows(tensors, tokens, widths.probes, device_size, &rows);
-  device_bytes_ = device_size.bytes();
-  memory_ = DeviceMemory(device_bytes_, "a micro-batch");
+  memory_ = DeviceMemory(device_size.bytes(), "a micro-batch");
   Layout device_place(memory_.data());
   LayOut(widths, tensors, plan, device_place, &device);
   LayOutRows(tensors, tokens, widths.probes, device_place, &rows);

@@ -95,9 +95,6 @@ class Lane final : public Compute::Workspace {
   Lane(const Config& config, const std::vector<TensorSpec>& tensors, const Model::Plan& plan,
        size_t tokens);
 
-  /// Bytes of GPU memory that a lane takes, without cuBLAS's scratch.
-  size_t device_bytes() const { return device_bytes_; }
-
   const size_t tokens;      // at most
   const size_t slice_rows;  // tokens whose logits exist at once
   Stream stream;
@@ -120,7 +117,6 @@ class Lane final : public Compute::Workspace {
   }
 
  private:
-  size_t device_bytes_ = 0;
   DeviceMemory memory_;
   Buffer host_memory_;
 };

@@ -1,10 +1,18 @@
 #include "worker/backend/cuda/memory.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 
 namespace mf::cuda {
 namespace {
+
+std::atomic<size_t> g_total_bytes{0};
+
+/// Sizes are rounded up to this, so that nearly equal ones share blocks.
+constexpr size_t kPinnedStep = 4096;
+
+}  // namespace
 
 std::string Gib(size_t bytes) {
   char text[32];
@@ -12,14 +20,15 @@ std::string Gib(size_t bytes) {
   return text;
 }
 
-/// Sizes are rounded up to this, so that nearly equal ones share blocks.
-constexpr size_t kPinnedStep = 4096;
-
-}  // namespace
+size_t DeviceMemory::TotalBytes() { return g_total_bytes.load(); }
 
 DeviceMemory::DeviceMemory(size_t bytes, const char* what) {
   if (bytes == 0) return;
-  if (cudaMalloc(&data_, bytes) == cudaSuccess) return;
+  if (cudaMalloc(&data_, bytes) == cudaSuccess) {
+    bytes_ = bytes;
+    g_total_bytes += bytes;
+    return;
+  }
   static_cast<void>(cudaGetLastError());  // it is told here
   size_t free = 0;
   size_t total = 0;
@@ -30,7 +39,9 @@ DeviceMemory::DeviceMemory(size_t bytes, const char* what) {
 }
 
 DeviceMemory::~DeviceMemory() {
-  if (data_ != nullptr) cudaFree(data_);
+  if (data_ == nullptr) return;
+  cudaFree(data_);
+  g_total_bytes -= bytes_;
 }
 
 Buffer PinnedPool::Take(size_t bytes) {

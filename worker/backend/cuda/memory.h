@@ -8,6 +8,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "common/buffer.h"
@@ -23,17 +25,26 @@ class DeviceMemory {
   /// asks.
   DeviceMemory(size_t bytes, const char* what);
   ~DeviceMemory();
-  DeviceMemory(DeviceMemory&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
+  DeviceMemory(DeviceMemory&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   DeviceMemory& operator=(DeviceMemory&& other) noexcept {
     std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
     return *this;
   }
 
   void* data() const { return data_; }
 
+  /// What all blocks of this process have together.
+  static size_t TotalBytes();
+
  private:
   void* data_ = nullptr;
+  size_t bytes_ = 0;
 };
+
+/// "1.25 GiB".
+std::string Gib(size_t bytes);
 
 /// Cuts a block of memory into arrays, each at a multiple of 256 bytes. Over no memory it only
 /// counts: a layout is run once to know its size and once to place it.
