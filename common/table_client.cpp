@@ -162,6 +162,7 @@ Pending TableClient::Backward(StepRef at, uint32_t micro_batch, const TensorSpec
                        PackColumns(dy, tokens, columns, Columns(tensor, server), wire),
                        Frame(exponents)};
   }
+  if (dweights == nullptr) return Pending(client_.CallAll(std::move(requests)));
   return {client_.CallAll(std::move(requests)),
           *this,
           {.tensor = &tensor,

@@ -63,6 +63,7 @@ class TableClient {
                   const Frame& indices, const Frame& weights, float* y);
   /// dweights [pairs][tokens] from dy f32 [tokens][columns], which is sent as it stands where one
   /// server has all columns: nobody writes to it any more; contributes micro-batch `micro_batch`.
+  /// With dweights = nullptr only contributes.
   Pending Backward(StepRef at, uint32_t micro_batch, const TensorSpec& tensor, size_t tokens,
                    const Frame& indices, const Frame& weights, const Frame& dy, float* dweights);
   /// values [rows][stride] of global rows (u64), rising; numbers behind the columns stay as they

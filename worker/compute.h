@@ -38,6 +38,8 @@ class Compute {
   virtual uint64_t device_bytes() const { return 0; }
   /// Whether micro-batches compute one at a time (they share the pool's cores) or side by side.
   virtual bool one_at_a_time() const = 0;
+  /// The servers were replaced: what was copied from them counts no more.
+  virtual void Forget() {}
   /// kFailed, saying what to change, if there is no memory for one more micro-batch in flight.
   virtual Result<std::unique_ptr<Workspace>> NewWorkspace() = 0;
 

@@ -25,10 +25,10 @@ struct Hashes {
 };
 
 /// A state of the tables: an epoch of the run, and how many steps it has finished.
-struct RowState {
+struct TablesState {
   uint64_t epoch = 0;
   uint64_t step = 0;
-  auto operator<=>(const RowState&) const = default;
+  auto operator<=>(const TablesState&) const = default;
 };
 
 /// Rows and gradients by themselves, for backends that keep copies of rows.
@@ -37,7 +37,7 @@ class RowExchange {
   virtual ~RowExchange() = default;
 
   /// The state that rows are read from.
-  virtual RowState state() const = 0;
+  virtual TablesState state() const = 0;
   /// values float [rows][columns] of global rows (u64), rising; waits for them.
   virtual Status PullRows(const TensorSpec& tensor, const Frame& rows, float* values) = 0;
   /// Contributes, once per layer and micro-batch, the row gradients of weight * dy, summed by the

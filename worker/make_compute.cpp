@@ -1,4 +1,5 @@
 // The one place that knows all backends.
+#include "common/logging.h"
 #include "worker/compute.h"
 #include "worker/cpu_compute.h"
 #ifdef MF_CUDA
@@ -11,8 +12,13 @@ Result<std::unique_ptr<Compute>> MakeCompute(Backend backend, const Config& conf
                                              const std::vector<TensorSpec>& tensors,
                                              ThreadPool& pool) {
 #ifdef MF_CUDA
-  if (backend == Backend::kCuda || (backend == Backend::kAuto && cuda::DeviceCount() > 0)) {
-    return cuda::MakeCudaCompute(config, tensors);
+  if (backend != Backend::kCpu) {
+    const Status usable = cuda::CheckDevice(config, tensors);
+    if (usable.ok()) return cuda::MakeCudaCompute(config, tensors);
+    if (backend == Backend::kCuda) {
+      return Status(usable.code(), "--backend cuda: " + usable.message());
+    }
+    spdlog::info("--backend auto: {}", usable.message());
   }
 #else
   if (backend == Backend::kCuda) {

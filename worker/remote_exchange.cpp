@@ -151,7 +151,7 @@ Status RemoteExchange::BackwardPull(const TensorSpec& tensor, const Hashes& hash
   return Status::Ok();
 }
 
-RowState RemoteExchange::state() const {
+TablesState RemoteExchange::state() const {
   return {at_.epoch, access_ == Access::kReading ? at_.step : at_.step - 1};
 }
 
@@ -162,9 +162,8 @@ Status RemoteExchange::PullRows(const TensorSpec& tensor, const Frame& rows, flo
 
 void RemoteExchange::SendGradient(const TensorSpec& tensor, const Hashes& hashes,
                                   const Buffer& dy) {
-  unread_.emplace_back(hashes.pairs * hashes.tokens * sizeof(float));
   pushes_.push_back(tables_.Backward(at_, micro_batch_, tensor, hashes.tokens, hashes.indices,
-                                     hashes.weights, dy, unread_.back().as<float>()));
+                                     hashes.weights, dy, nullptr));
 }
 
 void RemoteExchange::PushRows(const TensorSpec& tensor, const Frame& rows, const Frame& hits,
@@ -180,7 +179,6 @@ Status RemoteExchange::Finish() {
   }
   gate_.lock();
   pushes_.clear();
-  unread_.clear();
   return status;
 }
 

@@ -36,7 +36,7 @@ class RemoteExchange final : public Exchange, public RowExchange {
                   float* dweights) override;
 
   RowExchange* rows() override { return this; }
-  RowState state() const override;
+  TablesState state() const override;
   Status PullRows(const TensorSpec& tensor, const Frame& rows, float* values) override;
   void SendGradient(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy) override;
   void PushRows(const TensorSpec& tensor, const Frame& rows, const Frame& hits,
@@ -73,7 +73,6 @@ class RemoteExchange final : public Exchange, public RowExchange {
   const uint32_t micro_batch_;
   std::unordered_map<uint32_t, Pulled> pulled_;  // by tensor id, from Forward to Backward
   std::vector<Pending> pushes_;
-  std::vector<Buffer> unread_;  // dots that servers return to SendGradient
 };
 
 }  // namespace mf

@@ -23,11 +23,11 @@ std::chrono::steady_clock::time_point After(std::chrono::duration<double> wait) 
 }  // namespace
 
 struct Trainer::Lane {
-  std::unique_ptr<Compute::Workspace> workspace;
-  ComputeGate gate;  // its own, where lanes need not take turns
-  TokenBatch batch;
-  Compute::Gradients gradients;
-  std::vector<float> logprobs;
+  Compute::Workspace& workspace;
+  ComputeGate gate = {};  // its own, where lanes need not take turns
+  TokenBatch batch = {};
+  Compute::Gradients gradients = {};
+  std::vector<float> logprobs = {};
 };
 
 ComputeGate& Trainer::Gate(Lane& lane) { return compute_.one_at_a_time() ? gate_ : lane.gate; }
@@ -46,8 +46,17 @@ Trainer::Trainer(const Config& config, const std::vector<TensorSpec>& tensors,
 
 Trainer::~Trainer() = default;
 
+Status Trainer::MakeWorkspaces() {
+  while (workspaces_.size() < static_cast<size_t>(config_.exchange.in_flight)) {
+    MF_ASSIGN_OR_RETURN(auto workspace, compute_.NewWorkspace());
+    workspaces_.push_back(std::move(workspace));
+  }
+  return Status::Ok();
+}
+
 Status Trainer::Join() {
   std::lock_guard lock(join_mutex_);
+  MF_RETURN_IF_ERROR(MakeWorkspaces());
   std::vector<Request> hellos(client_.servers());
   for (size_t server = 0; server < hellos.size(); ++server) {
     hellos[server].op = Op::kHello;
@@ -60,8 +69,13 @@ Status Trainer::Join() {
   if (!outcome.ok()) return outcome.status();
   if (!incarnations_.empty() && incarnations_[0] != (*outcome)[0].incarnation) {
     // Another board, whose epochs may begin anew if its folder was emptied.
-    std::lock_guard records_lock(records_mutex_);
-    records_ = RecordCursor();
+    {
+      std::lock_guard records_lock(records_mutex_);
+      records_ = RecordCursor();
+    }
+    std::lock_guard parameters_lock(parameters_mutex_);
+    parameters_.reset();
+    compute_.Forget();
   }
   incarnations_.clear();
   for (size_t server = 0; server < outcome->size(); ++server) {
@@ -74,8 +88,9 @@ Status Trainer::Join() {
 Status Trainer::Run() {
   std::thread renewer([this] { RenewLeases(); });
   std::vector<std::thread> lanes;
-  for (int64_t i = 0; i < config_.exchange.in_flight; ++i)
-    lanes.emplace_back([this] { RunLane(); });
+  for (const auto& workspace : workspaces_) {
+    lanes.emplace_back([this, &workspace] { RunLane(*workspace); });
+  }
   for (std::thread& lane : lanes) lane.join();
   {
     std::lock_guard lock(state_mutex_);
@@ -110,11 +125,8 @@ Result<Reply> Trainer::AskForWork() {
   return std::move((*outcome)[0]);
 }
 
-void Trainer::RunLane() {
-  Lane lane;
-  Result<std::unique_ptr<Compute::Workspace>> workspace = compute_.NewWorkspace();
-  if (!workspace.ok()) return Fail(workspace.status());
-  lane.workspace = std::move(*workspace);
+void Trainer::RunLane(Compute::Workspace& workspace) {
+  Lane lane{workspace};
   while (!stopping_.load()) {
     Result<Reply> lease = AskForWork();
     bool news = false;
@@ -244,7 +256,7 @@ Status Trainer::TrainMicroBatch(const Reply& lease, Lane& lane) {
     std::unique_ptr<Exchange> wrapped;
     if (options_.wrap_exchange) wrapped = options_.wrap_exchange(exchange, at, lease.micro_batch);
     MF_RETURN_IF_ERROR(compute_.Train(parameters, lane.batch, 1.0 / tokens_per_step,
-                                      wrapped ? *wrapped : exchange, *lane.workspace, &loss_sum,
+                                      wrapped ? *wrapped : exchange, lane.workspace, &loss_sum,
                                       &lane.gradients));
     PushDense(at, lease, lane.batch, lane.gradients, &pushes);
     MF_RETURN_IF_ERROR(exchange.Finish());
@@ -278,7 +290,7 @@ Status Trainer::Evaluate(const Reply& lease, Lane& lane) {
     std::lock_guard computing(gate);
     RemoteExchange exchange(tables_, config_, pool_, gate, at, Access::kReading, 0);
     MF_RETURN_IF_ERROR(
-        compute_.Score(parameters, lane.batch, exchange, *lane.workspace, &lane.logprobs));
+        compute_.Score(parameters, lane.batch, exchange, lane.workspace, &lane.logprobs));
     for (const float logprob : lane.logprobs) nll -= static_cast<double>(logprob);
     tokens += lane.logprobs.size();
   }

@@ -43,7 +43,7 @@ class Trainer {
           Client& client, Compute& compute, ThreadPool& pool, Options options);
   ~Trainer();
 
-  /// Joins the run at all servers.
+  /// Takes the memory for all lanes, then joins the run at all servers.
   Status Join();
   /// Works until the run is finished (Ok), has failed, or Stop() is called.
   Status Run();
@@ -62,7 +62,8 @@ class Trainer {
     std::chrono::duration<double> between;  // renewals
     std::chrono::steady_clock::time_point next;
   };
-  void RunLane();
+  void RunLane(Compute::Workspace& workspace);
+  Status MakeWorkspaces();
   Status WorkUnderLease(const Reply& lease, Lane& lane);
   Status DoWork(const Reply& lease, Lane& lane);
   Status TrainMicroBatch(const Reply& lease, Lane& lane);
@@ -86,6 +87,7 @@ class Trainer {
   TableClient tables_;
   Compute& compute_;
   ThreadPool& pool_;
+  std::vector<std::unique_ptr<Compute::Workspace>> workspaces_;  // of the lanes
   ComputeGate gate_;  // of lanes that compute one at a time
   std::atomic<bool> stopping_{false};
   std::atomic<int64_t> micro_batches_done_{0};

@@ -40,7 +40,7 @@ add_test(NAME emulated_gpu_ops_test COMMAND emulated_gpu_ops_test)
 set_tests_properties(emulated_gpu_ops_test PROPERTIES LABELS unit)
 
 # The whole model and training (tests/gpu), on the emulated GPU.
-foreach(name model training)
+foreach(name model tables training)
   add_executable(emulated_gpu_${name}_test gpu/main.cpp gpu/${name}_test.cpp)
   target_link_libraries(emulated_gpu_${name}_test PRIVATE mf_cuda_emulated mf_test_support)
   add_test(NAME emulated_gpu_${name}_test COMMAND emulated_gpu_${name}_test)
@@ -50,9 +50,9 @@ endforeach()
 # Under address sanitizer kernels that read or write beyond an array are found; under thread sanitizer
 # what lanes share is (kernels themselves run one at a time).
 if(MF_SANITIZE MATCHES "address")
-  set(MF_EMULATED_GPU_SANITIZE emulated_gpu_ops_test)
+  set(MF_EMULATED_GPU_SANITIZE emulated_gpu_tables_test emulated_gpu_ops_test)
 elseif(MF_SANITIZE MATCHES "thread")
-  set(MF_EMULATED_GPU_SANITIZE emulated_gpu_training_test)
+  set(MF_EMULATED_GPU_SANITIZE emulated_gpu_tables_test emulated_gpu_training_test)
 endif()
 foreach(name ${MF_EMULATED_GPU_SANITIZE})
   set_tests_properties(${name} PROPERTIES LABELS "unit;sanitize")

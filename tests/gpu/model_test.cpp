@@ -26,6 +26,20 @@ ModelConfig SmallShape() {
   return shape;
 }
 
+/// ModelSweep, and some of it again with the tables on the device.
+std::vector<ModelCase> Cases() {
+  std::vector<ModelCase> cases = ModelSweep(SmallShape());
+  for (const ModelCase& other : ModelSweep(SmallShape())) {
+    const ModelConfig& model = other.config.model;
+    if (model.projection == Projection::kDense || model.norm == NormKind::kLayerNorm) continue;
+    cases.push_back(other);
+    cases.back().name += "OnDevice";
+    cases.back().config.exchange.placement = Placement::kDevice;
+    cases.back().config.exchange.mode = ExchangeMode::kPushdown;
+  }
+  return cases;
+}
+
 class GpuModelTest : public testing::TestWithParam<ModelCase> {
  protected:
   GpuModelTest() : config(GetParam().config), tensors(TensorsOf(config)) {
@@ -47,6 +61,8 @@ class GpuModelTest : public testing::TestWithParam<ModelCase> {
     if (parameters_.empty()) parameters_ = RandomParameters(tensors, 7);
     return parameters_;
   }
+
+  bool OnDevice() const { return config.exchange.placement == Placement::kDevice; }
 
   const Config config;
   const std::vector<TensorSpec> tensors;
@@ -79,7 +95,7 @@ TEST_P(GpuModelTest, AgreesWithOracle) {
   for (const auto& [sequences, length] : {std::pair<size_t, size_t>{3, 67}, {2, 5}}) {
     const TokenBatch batch = RandomBatch(config, sequences, length, 11 + length);
     const double scale = 1.0 / 512;
-    NaiveExchange exchange(tensors, tables);
+    NaiveExchange exchange(tensors, tables, OnDevice());
     std::vector<float> logprobs;
     Compute::Gradients gradients;
     double loss_sum = 0;
@@ -112,7 +128,7 @@ TEST_P(GpuModelTest, SameBitsAgain) {
   const TokenBatch batch = RandomBatch(config, 2, 37, 11);
   std::vector<std::vector<float>> first;
   for (int run = 0; run < 2; ++run) {
-    NaiveExchange exchange(tensors, tables);
+    NaiveExchange exchange(tensors, tables, OnDevice());
     Compute::Gradients gradients;
     double loss_sum = 0;
     ASSERT_TRUE(compute->Train(dense_, batch, 1, exchange, *workspace, &loss_sum, &gradients).ok());
@@ -162,7 +178,7 @@ TEST(GpuErrorsTest, OneLineEach) {
       << none.status().message();
 }
 
-INSTANTIATE_TEST_SUITE_P(Sweep, GpuModelTest, testing::ValuesIn(ModelSweep(SmallShape())),
+INSTANTIATE_TEST_SUITE_P(Sweep, GpuModelTest, testing::ValuesIn(Cases()),
                          [](const auto& of) { return of.param.name; });
 
 }  // namespace

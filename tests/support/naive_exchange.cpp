@@ -27,8 +27,9 @@ size_t RowAt(const TensorSpec& tensor, const Hashes& hashes, size_t pair, size_t
 
 }  // namespace
 
-NaiveExchange::NaiveExchange(const std::vector<TensorSpec>& tensors, DenseTensors tables)
-    : tables_(std::move(tables)), buckets_(tensors.size()) {
+NaiveExchange::NaiveExchange(const std::vector<TensorSpec>& tensors, DenseTensors tables,
+                             bool serves_rows)
+    : serves_rows_(serves_rows), tables_(std::move(tables)), buckets_(tensors.size()) {
   MF_CHECK(tables_.size() == tensors.size());
   Clear();
 }
@@ -77,6 +78,33 @@ Status NaiveExchange::Backward(const TensorSpec& tensor, const Hashes& hashes, c
     }
   }
   return Status::Ok();
+}
+
+Status NaiveExchange::PullRows(const TensorSpec& tensor, const Frame& rows, float* values) {
+  const size_t columns = static_cast<size_t>(tensor.columns);
+  for (size_t i = 0; i < rows.size() / sizeof(uint64_t); ++i) {
+    const uint64_t row = LoadUnaligned<uint64_t>(rows.data(), i);
+    MF_CHECK(row < tensor.total_rows());
+    std::copy_n(&tables_[tensor.id][row * columns], columns, values + i * columns);
+  }
+  return Status::Ok();
+}
+
+void NaiveExchange::SendGradient(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy) {
+  std::vector<uint32_t>& seen = buckets_[tensor.id];
+  seen.clear();
+  for (size_t at = 0; at < hashes.pairs * hashes.tokens; ++at) seen.push_back(IndexAt(hashes, at));
+  std::vector<float> dweights(hashes.pairs * hashes.tokens);
+  MF_CHECK(Backward(tensor, hashes, dy, dweights.data()).ok());
+}
+
+void NaiveExchange::PushRows(const TensorSpec& tensor, const Frame& rows, const Frame&,
+                             const Frame& values) {
+  const size_t columns = static_cast<size_t>(tensor.columns);
+  for (size_t i = 0; i < rows.size() / sizeof(uint64_t); ++i) {
+    float* gradient = &gradients_[tensor.id][LoadUnaligned<uint64_t>(rows.data(), i) * columns];
+    for (size_t c = 0; c < columns; ++c) gradient[c] += values.as<float>()[i * columns + c];
+  }
 }
 
 }  // namespace mf

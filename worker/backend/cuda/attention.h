@@ -12,6 +12,10 @@ namespace mf::cuda {
 /// The widest head that the kernels have a variant for.
 inline constexpr size_t kMaxHeadDim = 128;
 
+/// Shared memory that a block of the kernels below takes at most, for a head_dim that they have a
+/// variant for.
+size_t AttentionSharedBytes(size_t head_dim);
+
 /// out [tokens][d] from qkv [tokens][3d], queries and keys already rotated. log_sums
 /// [tokens][heads] = log sum exp of a query's scores, natural logarithm, scale 1 / sqrt(head_dim)
 /// included: what the backward pass needs. Any length and any head_dim in [1, kMaxHeadDim]; all

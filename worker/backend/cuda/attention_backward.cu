@@ -110,7 +110,7 @@ __device__ void Scores(const Operand<kWidth, kHeld>& own, const float* passing, 
 /// each. `scratch` [16][kNarrowStride] is the warp's own.
 template <Triangle kCounts>
 __device__ unsigned TriangleMask(float* scratch) {
-  for (unsigned i = Lane(); i < kSide * kSide; i += kWarp) {
+  for (unsigned i = LaneOfWarp(); i < kSide * kSide; i += kWarp) {
     const unsigned row = i / kSide;
     const unsigned column = i % kSide;
     scratch[row * kNarrowStride + column] = Counts<kCounts>(row, column) ? 1.0f : 0.0f;
@@ -321,9 +321,9 @@ __global__ void __launch_bounds__(kProductThreads)
   if (row >= rows) return;  // the whole warp
   const size_t from = row * columns;
   float sum = 0;
-  for (unsigned i = Lane(); i < columns; i += kWarp) sum += a[from + i] * b[from + i];
+  for (unsigned i = LaneOfWarp(); i < columns; i += kWarp) sum += a[from + i] * b[from + i];
   sum = WarpSum(sum);
-  if (Lane() == 0) products[row] = sum;
+  if (LaneOfWarp() == 0) products[row] = sum;
 }
 
 template <unsigned kWidth, Own kOwn>
@@ -336,6 +336,15 @@ void LaunchBackward(cudaStream_t stream, const AttentionShape& shape, const Arra
 }
 
 }  // namespace
+
+size_t AttentionSharedBytes(size_t head_dim) {
+  size_t bytes = 0;  // the forward kernel takes less
+  WithWidth(head_dim, [&](auto width) {
+    bytes = std::max(Tiles<decltype(width)::value, Own::kKeys>::kBytes,
+                     Tiles<decltype(width)::value, Own::kQueries>::kBytes);
+  });
+  return bytes;
+}
 
 void AttentionBackward(cudaStream_t stream, const AttentionShape& shape,
                        const AttentionSaved& saved, const AttentionGradient& gradient) {

@@ -56,8 +56,8 @@ struct Row {
 template <unsigned kKeys, unsigned kStride>
 __device__ float SoftmaxRow(float* scores, int valid, float scale, Row* row) {
   constexpr unsigned kOwn = kKeys / 2;
-  const unsigned half = Lane() / kSide;
-  float* const own = scores + Lane() % kSide * kStride + half * kOwn;
+  const unsigned half = LaneOfWarp() / kSide;
+  float* const own = scores + LaneOfWarp() % kSide * kStride + half * kOwn;
   valid -= static_cast<int>(half * kOwn);
   float x[kOwn];
   float maximum = -INFINITY;
@@ -96,9 +96,9 @@ __device__ float SoftmaxRow(float* scores, int valid, float scale, Row* row) {
 
 /// tile [16][kNarrowStride] = 16 copies of each row's `value`.
 __device__ void RepeatRow(float value, float* tile) {
-  const unsigned half = Lane() / kSide;
+  const unsigned half = LaneOfWarp() / kSide;
   float4* const to =
-      reinterpret_cast<float4*>(tile + Lane() % kSide * kNarrowStride + half * kSide / 2);
+      reinterpret_cast<float4*>(tile + LaneOfWarp() % kSide * kNarrowStride + half * kSide / 2);
   to[0] = {value, value, value, value};
   to[1] = {value, value, value, value};
 }
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(Tiles<kWidth>::kThreads, 2)
                               wmma::mem_row_major);
     }
     __syncwarp();
-    const int valid = static_cast<int>(own + Lane() % kSide + 1 - key);
+    const int valid = static_cast<int>(own + LaneOfWarp() % kSide + 1 - key);
     const float factor = SoftmaxRow<T::kKeys, T::kScoreStride>(scores, valid, scale, &row);
     const bool rescale = __ballot_sync(kAllLanes, factor != 1.0f) != 0;
     if (rescale) RepeatRow(factor, factors);
@@ -192,8 +192,8 @@ __global__ void __launch_bounds__(Tiles<kWidth>::kThreads, 2)
     for (unsigned c = 0; c < kWidth / kSide; ++c) {
       wmma::store_matrix_sync(to + c * kSide, sums[c], T::kKeyStride, wmma::mem_row_major);
     }
-    const unsigned query = own + Lane();
-    if (Lane() < kSide && query < dim.length) {
+    const unsigned query = own + LaneOfWarp();
+    if (LaneOfWarp() < kSide && query < dim.length) {
       log_sums[at.log_sum + static_cast<size_t>(query) * dim.heads] =
           (row.reference + log2f(row.sum)) * kLn2;
     }

@@ -58,14 +58,6 @@ struct Dimensions {
   __device__ size_t width() const { return static_cast<size_t>(heads) * head_dim; }
 };
 
-inline bool ByVectors(size_t head_dim, std::initializer_list<const void*> pointers) {
-  bool vector = head_dim % 4 == 0;
-  for (const void* pointer : pointers) {
-    vector = vector && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
-  }
-  return vector;
-}
-
 /// `tile_rows` queries or keys are one block's.
 inline Dimensions DimensionsOf(const AttentionShape& shape, unsigned tile_rows, bool vector) {
   return {.length = static_cast<unsigned>(shape.length),
@@ -231,7 +223,7 @@ __device__ inline bool Finite(float x) { return fabsf(x) < INFINITY; }
 template <Triangle kCounts>
 __device__ void AddNotFinite(const float* left, unsigned left_stride, const float* right,
                              unsigned right_stride, float* scratch, Sums& sums) {
-  for (unsigned i = Lane(); i < kSide * kSide; i += kWarp) {
+  for (unsigned i = LaneOfWarp(); i < kSide * kSide; i += kWarp) {
     const unsigned row = i / kSide;
     const unsigned column = i % kSide;
     float sum = 0;

@@ -9,13 +9,13 @@ constexpr unsigned kThreads = 128;
 
 __global__ void __launch_bounds__(kThreads)
     ChunkKernel(const float* __restrict__ x, size_t rows, size_t width, float* __restrict__ parts) {
-  const size_t column = blockIdx.x * size_t{kThreads} + threadIdx.x;
+  const size_t column = blockIdx.y * size_t{kThreads} + threadIdx.x;
   if (column >= width) return;
-  const size_t begin = blockIdx.y * kSumChunk;
+  const size_t begin = blockIdx.x * kSumChunk;
   const size_t end = begin + kSumChunk < rows ? begin + kSumChunk : rows;
   float sum = 0;
   for (size_t row = begin; row < end; ++row) sum += x[row * width + column];
-  parts[blockIdx.y * width + column] = sum;
+  parts[blockIdx.x * width + column] = sum;
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads)
 
 void ColumnSums(cudaStream_t stream, const float* x, size_t rows, size_t width, float* scratch,
                 float* sums) {
-  const dim3 grid(BlocksFor(width, kThreads), BlocksFor(rows, kSumChunk));
+  const dim3 grid(BlocksFor(rows, kSumChunk), BlocksFor(width, kThreads));
   Launch("column sums", stream, grid, kThreads, 0, ChunkKernel, x, rows, width, scratch);
   AddChunks(stream, scratch, rows, width, sums);
 }

@@ -29,7 +29,7 @@ __device__ inline uint32_t FirstOfWarp() {
 template <class List>
 __device__ inline uint32_t Ballots(const List& list, uint32_t (&kept)[kTileRounds]) {
   const uint32_t size = list.size();
-  const uint32_t first = FirstOfWarp() + Lane();
+  const uint32_t first = FirstOfWarp() + LaneOfWarp();
   uint32_t count = 0;
 #pragma unroll
   for (unsigned r = 0; r < kTileRounds; ++r) {
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kTileThreads) CountTiles(List list, uint32_t* 
   uint32_t* const of_warps = SharedMemory<uint32_t>();
   uint32_t kept[kTileRounds];
   const uint32_t count = Ballots(list, kept);
-  if (Lane() == 0) of_warps[WarpOfBlock()] = count;
+  if (LaneOfWarp() == 0) of_warps[WarpOfBlock()] = count;
   __syncthreads();
   if (threadIdx.x != 0) return;
   uint32_t sum = 0;
@@ -82,16 +82,16 @@ __global__ void __launch_bounds__(kTileThreads) PutTiles(List list, const uint32
   uint32_t* const of_warps = SharedMemory<uint32_t>();
   uint32_t kept[kTileRounds];
   const uint32_t count = Ballots(list, kept);
-  if (Lane() == 0) of_warps[WarpOfBlock()] = count;
+  if (LaneOfWarp() == 0) of_warps[WarpOfBlock()] = count;
   __syncthreads();
   uint32_t place = places[blockIdx.x];
   for (unsigned w = 0; w < WarpOfBlock(); ++w) place += of_warps[w];
-  const uint32_t below = (1u << Lane()) - 1;  // bits of the lanes before
+  const uint32_t below = (1u << LaneOfWarp()) - 1;  // bits of the lanes before
 #pragma unroll
   for (unsigned r = 0; r < kTileRounds; ++r) {
-    if ((kept[r] >> Lane() & 1) != 0) {
+    if ((kept[r] >> LaneOfWarp() & 1) != 0) {
       const uint32_t to = place + static_cast<uint32_t>(__popc(kept[r] & below));
-      list.Put(FirstOfWarp() + r * kWarp + Lane(), to);
+      list.Put(FirstOfWarp() + r * kWarp + LaneOfWarp(), to);
     }
     place += static_cast<uint32_t>(__popc(kept[r]));
   }

@@ -1,11 +1,12 @@
 #include "worker/backend/cuda/compute.h"
 
 #include <algorithm>
-#include <exception>
+#include <new>
 
 #include "common/logging.h"
 #include "worker/backend/cuda/attention.h"
 #include "worker/backend/cuda/device_pass.h"
+#include "worker/backend/cuda/hash.h"
 #include "worker/backend/cuda/lane.h"
 #include "worker/backend/cuda/parameters.h"
 
@@ -19,8 +20,18 @@ Status Guarded(const Body& body) {
     return body();
   } catch (const CudaError& error) {
     return Status::Failed(std::string("CUDA: ") + error.what());
+  } catch (const std::bad_alloc&) {
+    return Status::Failed(
+        "no memory of the host is left for a micro-batch; lower train.batch or "
+        "exchange.in_flight");
   }
 }
+
+/// Nothing of a micro-batch is on its stream any more when its buffers go, whatever happened.
+struct Drain {
+  cudaStream_t stream;
+  ~Drain() { cudaStreamSynchronize(stream); }
+};
 
 Status CheckBatch(const TokenBatch& batch, const Config& config, size_t most) {
   if (batch.tokens() > 0 && batch.tokens() <= most &&
@@ -44,18 +55,19 @@ Status CheckBatch(const TokenBatch& batch, const Config& config, size_t most) {
 class CudaCompute final : public Compute {
  public:
   CudaCompute(const Config& config, const std::vector<TensorSpec>& tensors)
-      : model_(config, tensors) {
+      : model_(config, tensors), tables_(tensors), parameters_(tensors) {
     cudaDeviceProp properties;
     Check(cudaGetDeviceProperties(&properties, 0), "the GPU's properties");
     name_ = std::string(properties.name) + ", " + Gib(properties.totalGlobalMem);
-    if (model_.tables.bytes() > 0) {
-      spdlog::info("copies of tables take {} of the GPU's memory", Gib(model_.tables.bytes()));
+    if (tables_.bytes() > 0) {
+      spdlog::info("copies of tables take {} of the GPU's memory", Gib(tables_.bytes()));
     }
   }
 
   std::string Describe() const override { return name_; }
   uint64_t device_bytes() const override { return DeviceMemory::TotalBytes(); }
   bool one_at_a_time() const override { return false; }
+  void Forget() override { tables_.Forget(); }
 
   Result<std::unique_ptr<Workspace>> NewWorkspace() override {
     std::unique_ptr<Workspace> lane;
@@ -77,13 +89,13 @@ class CudaCompute final : public Compute {
     MF_RETURN_IF_ERROR(CheckBatch(batch, model_.config, lane.tokens));
     return Guarded([&] {
       const auto on_device = parameters_.Get(parameters);
-      DevicePass pass(model_, *on_device, batch, exchange, lane);
+      DevicePass pass(model_, tables_, *on_device, batch, exchange, lane);
+      const Drain drain{lane.stream.get()};
       Status status = pass.Forward();
       if (status.ok()) {
         pass.ScoreAndBackward(loss_scale);
         status = pass.Backward();
       }
-      // Whatever happened, nothing of this micro-batch is left on the stream.
       lane.stream.Wait();
       if (status.ok()) *loss_sum = pass.TakeLoss();
       if (status.ok()) pass.TakeGradients(gradients);
@@ -97,7 +109,8 @@ class CudaCompute final : public Compute {
     MF_RETURN_IF_ERROR(CheckBatch(batch, model_.config, lane.tokens));
     return Guarded([&] {
       const auto on_device = parameters_.Get(parameters);
-      DevicePass pass(model_, *on_device, batch, exchange, lane);
+      DevicePass pass(model_, tables_, *on_device, batch, exchange, lane);
+      const Drain drain{lane.stream.get()};
       Status status = pass.Forward();
       if (status.ok()) pass.Score();
       lane.stream.Wait();
@@ -108,32 +121,52 @@ class CudaCompute final : public Compute {
 
  private:
   DeviceModel model_;
+  DeviceTables tables_;
   ParameterCache parameters_;
   std::string name_;
 };
 
 }  // namespace
 
-int DeviceCount() {
+Status CheckDevice(const Config& config, const std::vector<TensorSpec>& tensors) {
   int devices = 0;
-  return cudaGetDeviceCount(&devices) == cudaSuccess ? devices : 0;
+  const cudaError_t found = cudaGetDeviceCount(&devices);
+  if (found == cudaErrorNoDevice || (found == cudaSuccess && devices == 0)) {
+    return Status::Failed("there is no GPU here that this process can use");
+  }
+  if (found != cudaSuccess) {
+    return Status::Failed(std::string("the GPU can not be used: ") + cudaGetErrorString(found));
+  }
+  if (static_cast<size_t>(config.model.head_dim()) > kMaxHeadDim) {
+    return Status::Invalid("model.heads: heads of " + std::to_string(config.model.head_dim()) +
+                           " numbers, a GPU's attention takes at most " +
+                           std::to_string(kMaxHeadDim) + "; use more heads or --backend cpu");
+  }
+  return Guarded([&] {
+    cudaDeviceProp properties;
+    Check(cudaGetDeviceProperties(&properties, 0), "the GPU's properties");
+    const std::string name = properties.name;
+    if (properties.major < 8) {
+      return Status::Failed(name + " is of generation " + std::to_string(properties.major) + "." +
+                            std::to_string(properties.minor) + "; the kernels need 8.0 or newer");
+    }
+    size_t shared = AttentionSharedBytes(static_cast<size_t>(config.model.head_dim()));
+    for (const BlockIds& block : Model::Plan(config, tensors).blocks) {
+      if (config.model.projection == Projection::kDense) break;
+      shared = std::max(shared, HashSharedBytes(block.qkv.hash));
+    }
+    if (shared > properties.sharedMemPerBlockOptin) {
+      return Status::Failed(name + " has " + std::to_string(properties.sharedMemPerBlockOptin) +
+                            " bytes of shared memory a block, this model's heads and probes need " +
+                            std::to_string(shared));
+    }
+    return Status::Ok();
+  });
 }
 
 Result<std::unique_ptr<Compute>> MakeCudaCompute(const Config& config,
                                                  const std::vector<TensorSpec>& tensors) {
-  int devices = 0;
-  const cudaError_t found = cudaGetDeviceCount(&devices);
-  if (found != cudaSuccess || devices == 0) {
-    return Status::Failed(
-        std::string("--backend cuda: no GPU can be used here") +
-        (found != cudaSuccess ? std::string(" (") + cudaGetErrorString(found) + ")" : "") +
-        "; is its driver loaded and CUDA_VISIBLE_DEVICES right? --backend cpu does without");
-  }
-  if (static_cast<size_t>(config.model.head_dim()) > kMaxHeadDim) {
-    return Status::Invalid("model.heads: heads of " + std::to_string(config.model.head_dim()) +
-                           " numbers, the GPU's attention takes at most " +
-                           std::to_string(kMaxHeadDim) + "; use more heads or --backend cpu");
-  }
+  MF_RETURN_IF_ERROR(CheckDevice(config, tensors));
   std::unique_ptr<Compute> compute;
   const Status made = Guarded([&] {
     compute = std::make_unique<CudaCompute>(config, tensors);

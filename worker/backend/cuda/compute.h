@@ -9,11 +9,11 @@
 
 namespace mf::cuda {
 
-/// GPUs that this process can use; 0 without a driver.
-int DeviceCount();
+/// Whether this process has a GPU that can train this model; if not, why.
+Status CheckDevice(const Config& config, const std::vector<TensorSpec>& tensors);
 
-/// kFailed if there is no GPU, or the model has a shape that the kernels do not take. Arguments
-/// outlive the result.
+/// kFailed or kInvalid, as CheckDevice says, or if there is no memory for what is kept on the GPU.
+/// Arguments outlive the result.
 Result<std::unique_ptr<Compute>> MakeCudaCompute(const Config& config,
                                                  const std::vector<TensorSpec>& tensors);
 

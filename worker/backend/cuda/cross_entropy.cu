@@ -30,7 +30,7 @@ __device__ ExpSum JoinWarp(ExpSum own) {
     const ExpSum other{__shfl_xor_sync(kAllLanes, own.maximum, step),
                        __shfl_xor_sync(kAllLanes, own.sum, step)};
     // Lanes swap roles: the lower one comes first in both, so that both get the same bits.
-    own = (Lane() & static_cast<unsigned>(step)) == 0 ? Join(own, other) : Join(other, own);
+    own = (LaneOfWarp() & static_cast<unsigned>(step)) == 0 ? Join(own, other) : Join(other, own);
   }
   return own;
 }
@@ -48,9 +48,9 @@ __device__ ExpSum ExpSumOfRow(const float* row, size_t count, ExpSum* of_warps) 
     }
   }
   own = JoinWarp(own);
-  if (Lane() == 0) of_warps[WarpOfBlock()] = own;
+  if (LaneOfWarp() == 0) of_warps[WarpOfBlock()] = own;
   __syncthreads();
-  return JoinWarp(Lane() < kWarps ? of_warps[Lane()] : ExpSum{-INFINITY, 0});
+  return JoinWarp(LaneOfWarp() < kWarps ? of_warps[LaneOfWarp()] : ExpSum{-INFINITY, 0});
 }
 
 template <bool kGradient>

@@ -21,7 +21,7 @@ __device__ inline T* SharedMemory() {
   return reinterpret_cast<T*>(dynamic_shared_memory);
 }
 
-__device__ inline unsigned Lane() { return threadIdx.x % kWarp; }
+__device__ inline unsigned LaneOfWarp() { return threadIdx.x % kWarp; }
 __device__ inline unsigned WarpOfBlock() { return threadIdx.x / kWarp; }
 
 /// The sum over the warp, in all lanes, by the same tree always.
@@ -31,19 +31,6 @@ __device__ inline T WarpSum(T value) {
     value += __shfl_xor_sync(kAllLanes, value, static_cast<int>(step));
   }
   return value;
-}
-
-/// The maximum over the warp, in all lanes; a NaN is passed over.
-__device__ inline float WarpMaximum(float value) {
-  for (unsigned step = kWarp / 2; step > 0; step /= 2) {
-    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, static_cast<int>(step)));
-  }
-  return value;
-}
-
-/// Whether `pointer` can be read by 16 bytes.
-__device__ inline bool Aligned16(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
 }  // namespace mf::cuda

@@ -11,7 +11,7 @@
 namespace mf::cuda {
 
 DeviceModel::DeviceModel(const Config& c, const std::vector<TensorSpec>& t)
-    : config(c), tensors(t), plan(c, t), tables(t) {
+    : config(c), tensors(t), plan(c, t) {
   const std::vector<float>& cosines = plan.rotary.cosines();
   const std::vector<float>& sines = plan.rotary.sines();
   rotary.pairs = plan.rotary.pairs();
@@ -33,9 +33,11 @@ DeviceModel::DeviceModel(const Config& c, const std::vector<TensorSpec>& t)
   rotary.sines = to + cosines.size();
 }
 
-DevicePass::DevicePass(const DeviceModel& model, const DeviceParameters& parameters,
-                       const TokenBatch& batch, Exchange& exchange, Lane& lane)
+DevicePass::DevicePass(const DeviceModel& model, DeviceTables& tables,
+                       const DeviceParameters& parameters, const TokenBatch& batch,
+                       Exchange& exchange, Lane& lane)
     : model_(model),
+      tables_(tables),
       parameters_(parameters),
       batch_(batch),
       exchange_(exchange),
@@ -155,7 +157,7 @@ Status DevicePass::Backward() {
   // All gradients stand in a row, the embedding's last: one copy.
   const auto first = [](const std::vector<float*>& arrays) {
     return *std::min_element(arrays.begin(), arrays.end(), [](const float* a, const float* b) {
-      return b == nullptr || (a != nullptr && a < b);
+      return a != nullptr && (b == nullptr || a < b);
     });
   };
   const float* from = first(on_.gradients);

@@ -17,7 +17,7 @@
 
 namespace mf::cuda {
 
-/// What all passes share: which tensor is what, rotary tables, copies of memory tables.
+/// What all passes share: which tensor is what, and the rotary tables on the GPU.
 struct DeviceModel {
   /// Throws CudaError. Arguments outlive it.
   DeviceModel(const Config& config, const std::vector<TensorSpec>& tensors);
@@ -26,7 +26,6 @@ struct DeviceModel {
   const std::vector<TensorSpec>& tensors;
   const Model::Plan plan;
   RotaryTables rotary;
-  mutable DeviceTables tables;  // which lock themselves
 
  private:
   DeviceMemory rotary_memory_;
@@ -34,8 +33,8 @@ struct DeviceModel {
 
 class DevicePass {
  public:
-  DevicePass(const DeviceModel& model, const DeviceParameters& parameters, const TokenBatch& batch,
-             Exchange& exchange, Lane& lane);
+  DevicePass(const DeviceModel& model, DeviceTables& tables, const DeviceParameters& parameters,
+             const TokenBatch& batch, Exchange& exchange, Lane& lane);
 
   /// Embedding and all blocks.
   Status Forward();
@@ -73,7 +72,7 @@ class DevicePass {
   Status SumsOfCopies(const ProjectionIds& layer, const HashBuffers& hash, Hashes* sent, float* y);
   Status DotsOfServers(const ProjectionIds& layer, const LayerBackward& at);
   Status DotsOfCopies(const ProjectionIds& layer, const LayerBackward& at);
-  void PushGradients(const ProjectionIds& layer, const LayerBackward& at);
+  void PushGradients(const TensorSpec& tensor, size_t met);
 
   // Fully connected layers (device_pass_dense.cpp).
   void ForwardDenseBlock(const BlockIds& ids, BlockBuffers& block, float* out);
@@ -93,6 +92,7 @@ class DevicePass {
   float* Gradient(int id) const { return lane_.device.gradients[static_cast<size_t>(id)]; }
 
   const DeviceModel& model_;
+  DeviceTables& tables_;
   const DeviceParameters& parameters_;
   const TokenBatch& batch_;
   Exchange& exchange_;

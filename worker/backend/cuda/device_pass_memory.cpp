@@ -57,7 +57,7 @@ Status DevicePass::SumsOfCopies(const ProjectionIds& layer, const HashBuffers& h
   const Pairs pairs = PairsOf(layer, hash);
   if (tensor.mode == ExchangeMode::kPushdown) DownloadHashes(layer, hash, sent);
   const float* table = nullptr;
-  MF_RETURN_IF_ERROR(model_.tables.Refresh(tensor, pairs, *exchange_.rows(), lane_, &table));
+  MF_RETURN_IF_ERROR(tables_.Refresh(tensor, pairs, *exchange_.rows(), lane_, &table));
   GatherReduce(stream_, pairs, table, layer.out, y);
   return Status::Ok();
 }
@@ -101,39 +101,44 @@ Status DevicePass::DotsOfServers(const ProjectionIds& layer, const LayerBackward
 }
 
 /// The dots come from the copies, so nothing waits for the servers: their part of the gradient is
-/// in flight until the micro-batch ends.
+/// in flight until the micro-batch ends. What is sent is copied first, and the GPU goes on
+/// meanwhile.
 Status DevicePass::DotsOfCopies(const ProjectionIds& layer, const LayerBackward& at) {
   const TensorSpec& tensor = model_.tensors[static_cast<size_t>(layer.weight)];
-  if (tensor.mode == ExchangeMode::kPull) {
-    PushGradients(layer, at);
+  const bool push = tensor.mode == ExchangeMode::kPull;
+  const Buffer dy = push ? Buffer() : lane_.pinned.Take(tokens_ * layer.out * sizeof(float));
+  const Buffer met = lane_.pinned.Take(sizeof(uint32_t));
+  if (push) {
+    const Pairs pairs = PairsOf(layer, at.hash);
+    const RowBuffers& rows = lane_.rows;
+    // Sorted once more: a lane has scratch for one layer's groups, not for those of all.
+    GroupByRow(stream_, pairs, rows.groups);
+    RowGradients(stream_, pairs, rows.groups, at.dy, layer.out, rows.gradients, rows.hits);
+    lane_.Download(rows.groups.count, 1, met.as<uint32_t>());
   } else {
-    const Buffer dy = lane_.pinned.Take(tokens_ * layer.out * sizeof(float));
     lane_.Download(at.dy, tokens_ * layer.out, dy.as<float>());
-    lane_.stream.Wait();
+  }
+  lane_.copied.Record(stream_);
+  PairDots(stream_, PairsOf(layer, at.hash), tables_.rows(tensor), layer.out, at.dy, on_.dweights);
+  BiasGradient(layer.bias, layer.out, at.dy);
+  lane_.copied.Wait();
+  if (push) {
+    PushGradients(tensor, *met.as<uint32_t>());
+  } else {
     exchange_.rows()->SendGradient(tensor, at.sent, dy);
   }
-  PairDots(stream_, PairsOf(layer, at.hash), model_.tables.rows(tensor), layer.out, at.dy,
-           on_.dweights);
-  BiasGradient(layer.bias, layer.out, at.dy);
   return Status::Ok();
 }
 
-void DevicePass::PushGradients(const ProjectionIds& layer, const LayerBackward& at) {
-  const TensorSpec& tensor = model_.tensors[static_cast<size_t>(layer.weight)];
-  const Pairs pairs = PairsOf(layer, at.hash);
-  const RowBuffers& rows = lane_.rows;
-  GroupByRow(stream_, pairs, rows.groups);
-  RowGradients(stream_, pairs, rows.groups, at.dy, layer.out, rows.gradients, rows.hits);
-  const Buffer count = lane_.pinned.Take(sizeof(uint32_t));
-  lane_.Download(rows.groups.count, 1, count.as<uint32_t>());
-  lane_.stream.Wait();
-  const size_t met = *count.as<uint32_t>();
+/// Sends the `met` rows of gradients that lie in the lane's buffers.
+void DevicePass::PushGradients(const TensorSpec& tensor, size_t met) {
+  const size_t numbers = met * static_cast<size_t>(tensor.columns);
   const Buffer ids = lane_.pinned.Take(met * sizeof(uint32_t));
   const Buffer hits = lane_.pinned.Take(met * sizeof(uint32_t));
-  const Buffer values = lane_.pinned.Take(met * layer.out * sizeof(float));
-  lane_.Download(rows.groups.rows, met, ids.as<uint32_t>());
-  lane_.Download(rows.hits, met, hits.as<uint32_t>());
-  lane_.Download(rows.gradients, met * layer.out, values.as<float>());
+  const Buffer values = lane_.pinned.Take(numbers * sizeof(float));
+  lane_.Download(lane_.rows.groups.rows, met, ids.as<uint32_t>());
+  lane_.Download(lane_.rows.hits, met, hits.as<uint32_t>());
+  lane_.Download(lane_.rows.gradients, numbers, values.as<float>());
   lane_.stream.Wait();
   const Buffer wide(met * sizeof(uint64_t));
   std::copy_n(ids.as<uint32_t>(), met, wide.as<uint64_t>());

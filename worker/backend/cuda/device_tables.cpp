@@ -4,9 +4,6 @@
 #include <string>
 
 namespace mf::cuda {
-DeviceTables::Table::~Table() {
-  if (fresh != nullptr) cudaEventDestroy(fresh);
-}
 
 DeviceTables::DeviceTables(const std::vector<TensorSpec>& tensors) {
   tables_.resize(tensors.size());
@@ -21,11 +18,18 @@ DeviceTables::DeviceTables(const std::vector<TensorSpec>& tensors) {
     table->stamps = DeviceMemory(rows * sizeof(uint64_t), what.c_str());
     Check(cudaMemsetAsync(table->stamps.data(), 0, rows * sizeof(uint64_t), stream.get()),
           "stamps of rows");
-    Check(cudaEventCreateWithFlags(&table->fresh, cudaEventDisableTiming), "event");
     bytes_ += bytes;
     tables_[tensor.id] = std::move(table);
   }
   stream.Wait();
+}
+
+void DeviceTables::Forget() {
+  for (const std::unique_ptr<Table>& table : tables_) {
+    if (table == nullptr) continue;
+    std::lock_guard lock(table->mutex);
+    ++table->generation;
+  }
 }
 
 const float* DeviceTables::rows(const TensorSpec& tensor) const {
@@ -36,25 +40,20 @@ Status DeviceTables::Refresh(const TensorSpec& tensor, const Pairs& pairs, RowEx
                              Lane& lane, const float** table) {
   Table& own = *tables_[tensor.id];
   std::lock_guard lock(own.mutex);
-  const RowState state = rows.state();
-  if (own.generation > 0 && state < own.state) {
-    return Status(Code::kStale, tensor.name + ": the run has gone on to step " +
-                                    std::to_string(own.state.step + 1));
-  }
-  if (own.generation == 0 || state != own.state) {
-    own.state = state;
+  // Any other state is a new one, an earlier one too: a lane that is late has to pull, and is told
+  // by the servers that its step has ended.
+  if (rows.state() != own.state) {
+    own.state = rows.state();
     ++own.generation;
   }
-  // Rows that other lanes have put there are there for this one's stream, too.
-  Check(cudaStreamWaitEvent(lane.stream.get(), own.fresh, 0), "order of lanes");
   Status status;
   try {
     status = PullStale(tensor, pairs, rows, lane, own);
-  } catch (const CudaError&) {
-    ++own.generation;  // stamps say more than is true: nothing that was stamped counts
+  } catch (...) {
+    ++own.generation;
     throw;
   }
-  if (!status.ok()) ++own.generation;
+  if (!status.ok()) ++own.generation;  // stamps say more than is true: none of them counts
   MF_RETURN_IF_ERROR(status);
   *table = static_cast<const float*>(own.rows.data());
   return Status::Ok();
@@ -89,7 +88,6 @@ Status DeviceTables::PullStale(const TensorSpec& tensor, const Pairs& pairs, Row
                 static_cast<float*>(table.rows.data()));
     lane.stream.Wait();  // `values` is filled again, or goes back
   }
-  Check(cudaEventRecord(table.fresh, stream), "order of lanes");
   return Status::Ok();
 }
 

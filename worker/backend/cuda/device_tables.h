@@ -29,12 +29,16 @@ class DeviceTables {
 
   /// Fetches the rows that `pairs` meet and that the copy lacks in rows.state(); the lane's stream
   /// then has them all at *table [tables * rows][columns]. Waits for the lane's stream. One lane at
-  /// a time refreshes a table, the others wait and find its rows there. kStale if another lane has
-  /// already gone to a later state.
+  /// a time refreshes a table, the others wait and find its rows there.
   Status Refresh(const TensorSpec& tensor, const Pairs& pairs, RowExchange& rows, Lane& lane,
                  const float** table);
 
-  /// The copy as it is, for the backward pass of a micro-batch that has refreshed it.
+  /// Nothing that was copied counts any more.
+  void Forget();
+
+  /// The copy as it is, for the backward pass of a micro-batch that has refreshed it. Not locked:
+  /// only a lane of another state can write to these rows meanwhile, and then this lane's step has
+  /// ended and servers and board refuse what it computes.
   const float* rows(const TensorSpec& tensor) const;
 
  private:
@@ -42,10 +46,8 @@ class DeviceTables {
     DeviceMemory rows;    // float [rows][columns]
     DeviceMemory stamps;  // u64 [rows]: the generation that the row was pulled in
     std::mutex mutex;
-    RowState state;           // guarded by mutex
-    uint64_t generation = 0;  // guarded by mutex: of `state`; another one after a failure
-    cudaEvent_t fresh = nullptr;
-    ~Table();
+    TablesState state;        // guarded by mutex
+    uint64_t generation = 1;  // guarded by mutex: of `state`; another one after a failure
   };
   Status PullStale(const TensorSpec& tensor, const Pairs& pairs, RowExchange& rows, Lane& lane,
                    Table& table);

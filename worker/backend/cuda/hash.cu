@@ -2,6 +2,8 @@
 // that a warp reads one token's row; a tile in shared memory turns this into pairs x tokens, so
 // that stores are whole lines, too. Every number of x is read from memory once (for the norm's
 // statistics; the hash finds it in the first-level cache: 32 rows of 512 numbers are 64 KiB).
+#include <algorithm>
+
 #include "common/check.h"
 #include "worker/backend/cuda/hash.h"
 #include "worker/backend/cuda/launch.h"
@@ -133,7 +135,7 @@ __global__ void __launch_bounds__(kThreads)
   const WarpRows rows = RowsOfWarp(norm, x, tokens);
   const size_t first_token = blockIdx.x * size_t{kTile};
   for (size_t first = 0; first < hash.tables; first += kTile) {
-    const size_t table = first + Lane();
+    const size_t table = first + LaneOfWarp();
     const bool here = table < hash.tables;
     Bucket bucket[kPerWarp];
     uint32_t used[kPerWarp];
@@ -157,17 +159,17 @@ __global__ void __launch_bounds__(kThreads)
           p = bucket[n].p * Decay(flip.magnitude, minus_two_over_t);
           sim = bucket[n].sum - 2 * flip.magnitude;
         }
-        const unsigned at = Lane() * kTileStride + WarpOfBlock() * kPerWarp + n;
+        const unsigned at = LaneOfWarp() * kTileStride + WarpOfBlock() * kPerWarp + n;
         index_tile[at] = index;
         weight_tile[at] = scaled ? p * sim : p;
       }
       __syncthreads();
-      const size_t token = first_token + Lane();
+      const size_t token = first_token + LaneOfWarp();
       for (unsigned n = WarpOfBlock(); n < kTile; n += kWarps) {
         if (first + n >= hash.tables || token >= tokens) continue;
         const size_t at = ((first + n) * hash.probes + j) * tokens + token;
-        StoreIndex(indices, hash.index_bytes, at, index_tile[n * kTileStride + Lane()]);
-        weights[at] = weight_tile[n * kTileStride + Lane()];
+        StoreIndex(indices, hash.index_bytes, at, index_tile[n * kTileStride + LaneOfWarp()]);
+        weights[at] = weight_tile[n * kTileStride + LaneOfWarp()];
       }
       __syncthreads();
     }
@@ -200,19 +202,19 @@ __global__ void __launch_bounds__(kThreads)
   for (size_t first = 0; first < hash.tables; first += kTile) {
     for (unsigned j = 0; j < hash.probes; ++j) {
       for (unsigned n = WarpOfBlock(); n < kTile; n += kWarps) {
-        const size_t token = first_token + Lane();
+        const size_t token = first_token + LaneOfWarp();
         if (first + n >= hash.tables || token >= tokens) continue;
-        tile[j * kTileSize + n * kTileStride + Lane()] =
+        tile[j * kTileSize + n * kTileStride + LaneOfWarp()] =
             dweights[((first + n) * hash.probes + j) * tokens + token];
       }
     }
     __syncthreads();
-    const size_t table = first + Lane();
+    const size_t table = first + LaneOfWarp();
     for (unsigned n = 0; table < hash.tables && n < kPerWarp; ++n) {
       const unsigned in_block = WarpOfBlock() * kPerWarp + n;
       if (first_token + in_block >= tokens) break;
       const SubVector z = SubVectorOf(norm, hash, x, rows.token[n], rows.row[n], table);
-      const float* g = tile + Lane() * kTileStride + in_block;
+      const float* g = tile + LaneOfWarp() * kTileStride + in_block;
       float* to = dz + rows.token[n] * norm.width + table * hash.bits;
       const Bucket bucket = BucketOf<kVector>(z, minus_two_over_t);
       PairSums all = terms(g[0], bucket.p, bucket.sum);
@@ -247,12 +249,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// Whether sub-vectors can be read by 16 bytes.
-bool Vectors(const NormParameters& norm, const HashParameters& hash, const float* x) {
-  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-  return hash.bits % 4 == 0 && aligned(x) && aligned(norm.gain) && aligned(norm.bias);
-}
-
 void CheckShapes(const NormParameters& norm, const HashParameters& hash) {
   MF_CHECK(hash.bits >= 1 && hash.bits <= 32 && hash.probes >= 1 && hash.probes <= hash.bits + 1);
   MF_CHECK(hash.width() == norm.width);
@@ -260,22 +256,28 @@ void CheckShapes(const NormParameters& norm, const HashParameters& hash) {
 
 }  // namespace
 
+size_t HashSharedBytes(const HashParameters& hash) {
+  return std::max<size_t>(2, hash.probes) * kTileSize * sizeof(float);
+}
+
 void HashForward(cudaStream_t stream, const NormParameters& norm, const HashParameters& hash,
                  const float* x, size_t tokens, void* indices, float* weights) {
   CheckShapes(norm, hash);
   const size_t shared = kTileSize * (sizeof(uint32_t) + sizeof(float));
-  Launch("hash", stream, BlocksFor(tokens, kTile), kThreads, shared,
-         Vectors(norm, hash, x) ? ForwardKernel<true> : ForwardKernel<false>, norm, hash, x, tokens,
-         indices, weights);
+  Launch(
+      "hash", stream, BlocksFor(tokens, kTile), kThreads, shared,
+      ByVectors(hash.bits, {x, norm.gain, norm.bias}) ? ForwardKernel<true> : ForwardKernel<false>,
+      norm, hash, x, tokens, indices, weights);
 }
 
 void HashBackward(cudaStream_t stream, const NormParameters& norm, const HashParameters& hash,
                   const float* x, size_t tokens, const float* dweights, float* dz) {
   CheckShapes(norm, hash);
-  const size_t shared = hash.probes * kTileSize * sizeof(float);
+  const size_t shared = HashSharedBytes(hash);
   Launch("hash backward", stream, BlocksFor(tokens, kTile), kThreads, shared,
-         Vectors(norm, hash, x) ? BackwardKernel<true> : BackwardKernel<false>, norm, hash, x,
-         tokens, dweights, dz);
+         ByVectors(hash.bits, {x, norm.gain, norm.bias}) ? BackwardKernel<true>
+                                                         : BackwardKernel<false>,
+         norm, hash, x, tokens, dweights, dz);
 }
 
 }  // namespace mf::cuda

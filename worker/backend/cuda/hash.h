@@ -11,6 +11,9 @@
 
 namespace mf::cuda {
 
+/// Shared memory that a block of the kernels below takes at most.
+size_t HashSharedBytes(const HashParameters& hash);
+
 /// Hashes z = Norm(x), x [tokens][width]: indices (u8, u16 or u32 by hash.index_bytes) and weights,
 /// both [pairs][tokens], overwritten.
 void HashForward(cudaStream_t stream, const NormParameters& norm, const HashParameters& hash,

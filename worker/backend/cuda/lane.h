@@ -34,6 +34,22 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+/// A place on a stream that the host can wait for.
+class Event {
+ public:
+  Event() { Check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "event"); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void Record(cudaStream_t stream) const { Check(cudaEventRecord(event_, stream), "event"); }
+  /// Until the stream has come by. Throws CudaError.
+  void Wait() const { Check(cudaEventSynchronize(event_), "work on the GPU"); }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 /// The hash of a memory layer, [pairs][T].
 struct HashBuffers {
   std::byte* indices = nullptr;
@@ -94,10 +110,12 @@ class Lane final : public Compute::Workspace {
   /// For micro-batches of up to `tokens` tokens. Throws CudaError.
   Lane(const Config& config, const std::vector<TensorSpec>& tensors, const Model::Plan& plan,
        size_t tokens);
+  ~Lane() override { cudaStreamSynchronize(stream.get()); }  // before its memory goes
 
   const size_t tokens;      // at most
   const size_t slice_rows;  // tokens whose logits exist at once
   Stream stream;
+  Event copied;
   MatrixProducts products;
   RowBuffers rows;  // of tables on the device
   DeviceBuffers device;

@@ -7,6 +7,8 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 
@@ -45,6 +47,15 @@ void Launch(const char* what, cudaStream_t stream, dim3 blocks, unsigned threads
   config.dynamicSmemBytes = shared;
   config.stream = stream;
   Check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), what);
+}
+
+/// Whether runs of `numbers` floats that begin at these arrays can be moved 16 bytes at a time.
+inline bool ByVectors(size_t numbers, std::initializer_list<const void*> arrays) {
+  bool aligned = numbers % 4 == 0;
+  for (const void* array : arrays) {
+    aligned = aligned && reinterpret_cast<uintptr_t>(array) % 16 == 0;
+  }
+  return aligned;
 }
 
 /// ceil(count / size): how many blocks of `size` hold `count`.

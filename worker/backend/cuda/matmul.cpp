@@ -17,21 +17,19 @@ cublasOperation_t Flag(const MatrixView& matrix) {
 }  // namespace
 
 MatrixProducts::MatrixProducts(cudaStream_t stream) : scratch_(kScratchBytes, "matrix products") {
-  CheckBlas(cublasCreate(&handle_), "start");
-  CheckBlas(cublasSetStream(handle_, stream), "stream");
-  CheckBlas(cublasSetWorkspace(handle_, scratch_.data(), kScratchBytes), "scratch");
-  CheckBlas(cublasSetMathMode(handle_, CUBLAS_TF32_TENSOR_OP_MATH), "TF32");
-}
-
-MatrixProducts::~MatrixProducts() {
-  if (handle_ != nullptr) cublasDestroy(handle_);
+  cublasHandle_t made = nullptr;
+  CheckBlas(cublasCreate(&made), "start");
+  handle_.reset(made);
+  CheckBlas(cublasSetStream(made, stream), "stream");
+  CheckBlas(cublasSetWorkspace(made, scratch_.data(), kScratchBytes), "scratch");
+  CheckBlas(cublasSetMathMode(made, CUBLAS_TF32_TENSOR_OP_MATH), "TF32");
 }
 
 /// cuBLAS is column-major: to it, our row-major c is c^T = op(b)^T op(a)^T.
 void MatrixProducts::Multiply(const Product& p) {
   if (p.m == 0 || p.n == 0) return;
   CheckBlas(
-      cublasSgemm(handle_, Flag(p.b), Flag(p.a), static_cast<int>(p.n), static_cast<int>(p.m),
+      cublasSgemm(handle_.get(), Flag(p.b), Flag(p.a), static_cast<int>(p.n), static_cast<int>(p.m),
                   static_cast<int>(p.k), &p.alpha, p.b.data, static_cast<int>(p.b.stride), p.a.data,
                   static_cast<int>(p.a.stride), &p.beta, p.c, static_cast<int>(p.c_stride)),
       "matrix product");

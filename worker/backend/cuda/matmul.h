@@ -4,6 +4,9 @@
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
 
+#include <memory>
+#include <type_traits>
+
 #include "worker/backend/cuda/memory.h"
 #include "worker/backend/matmul.h"
 
@@ -15,16 +18,16 @@ class MatrixProducts {
  public:
   /// Products round their inputs to TF32 (11 bits) and add in float32. Throws CudaError.
   explicit MatrixProducts(cudaStream_t stream);
-  ~MatrixProducts();
-  MatrixProducts(const MatrixProducts&) = delete;
-  MatrixProducts& operator=(const MatrixProducts&) = delete;
 
   /// product.c = alpha * op(a) * op(b) + beta * c, all on the GPU. Throws CudaError.
   void Multiply(const Product& product);
 
  private:
   DeviceMemory scratch_;
-  cublasHandle_t handle_ = nullptr;
+  struct Destroy {
+    void operator()(cublasHandle_t handle) const { cublasDestroy(handle); }
+  };
+  std::unique_ptr<std::remove_pointer_t<cublasHandle_t>, Destroy> handle_;
 };
 
 }  // namespace mf::cuda

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstdio>
 
 namespace mf::cuda {
@@ -9,8 +10,12 @@ namespace {
 
 std::atomic<size_t> g_total_bytes{0};
 
-/// Sizes are rounded up to this, so that nearly equal ones share blocks.
-constexpr size_t kPinnedStep = 4096;
+/// Sizes are rounded up to eighths of a power of two: at most an eighth is lost, and blocks of
+/// sizes that differ from one micro-batch to the next serve each other.
+size_t SizeClass(size_t bytes) {
+  const size_t step = std::max<size_t>(4096, std::bit_floor(bytes) / 8);
+  return std::max<size_t>(1, (bytes + step - 1) / step) * step;
+}
 
 }  // namespace
 
@@ -45,7 +50,7 @@ DeviceMemory::~DeviceMemory() {
 }
 
 Buffer PinnedPool::Take(size_t bytes) {
-  const size_t size = std::max<size_t>(1, (bytes + kPinnedStep - 1) / kPinnedStep) * kPinnedStep;
+  const size_t size = SizeClass(bytes);
   std::byte* block = nullptr;
   {
     std::lock_guard lock(free_->mutex);
@@ -57,7 +62,13 @@ Buffer PinnedPool::Take(size_t bytes) {
   }
   if (block == nullptr) {
     void* made = nullptr;
-    Check(cudaHostAlloc(&made, size, cudaHostAllocDefault), "pinned memory of the host");
+    if (cudaHostAlloc(&made, size, cudaHostAllocPortable) != cudaSuccess) {
+      static_cast<void>(cudaGetLastError());
+      throw CudaError("pinned memory of the host: " + Gib(size) + " beside the " +
+                      Gib(bytes_made()) +
+                      " of this lane can not be had; lower train.batch or exchange.in_flight");
+    }
+    free_->made += size;
     block = static_cast<std::byte*>(made);
   }
   return Buffer(std::shared_ptr<std::byte>(block,
@@ -67,6 +78,8 @@ Buffer PinnedPool::Take(size_t bytes) {
                                            }),
                 bytes);
 }
+
+size_t PinnedPool::bytes_made() const { return free_->made.load(); }
 
 PinnedPool::Free::~Free() {
   for (const auto& [size, list] : blocks) {

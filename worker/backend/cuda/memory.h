@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -71,9 +72,12 @@ class PinnedPool {
   PinnedPool() : free_(std::make_shared<Free>()) {}
   /// Uninitialised. Throws CudaError.
   Buffer Take(size_t bytes);
+  /// Of all blocks so far, in use or free: what the pool has grown to.
+  size_t bytes_made() const;
 
  private:
   struct Free {
+    std::atomic<size_t> made{0};
     std::mutex mutex;
     std::map<size_t, std::vector<std::byte*>> blocks;  // guarded by mutex; by size
     ~Free();

@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kThreads)
   const float* from = x + row * norm.width;
   float* to = y + row * norm.width;
   const RowStatistics statistics = StatisticsOfRow(norm.kind, from, norm.width);
-  for (size_t i = Lane(); i < norm.width; i += kWarp) {
+  for (size_t i = LaneOfWarp(); i < norm.width; i += kWarp) {
     to[i] = Normed(from[i], statistics, norm.gain[i], norm.bias ? norm.bias[i] : 0.0f);
   }
 }
@@ -35,10 +35,10 @@ __global__ void __launch_bounds__(kThreads)
   if (row >= rows) return;
   const size_t at = row * norm.width;
   const RowStatistics here = StatisticsOfRow(norm.kind, x + at, norm.width);
-  if (Lane() == 0) statistics[row] = here;
+  if (LaneOfWarp() == 0) statistics[row] = here;
   float sum_g = 0;
   float sum_gx = 0;
-  for (size_t i = Lane(); i < norm.width; i += kWarp) {
+  for (size_t i = LaneOfWarp(); i < norm.width; i += kWarp) {
     const float g = norm.gain[i] * dy[at + i];
     sum_g += g;
     sum_gx += g * Standardised(x[at + i], here);
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kThreads)
   const float mean_gx = WarpSum(sum_gx) * inverse_width;
   const float mean_of_g = WarpSum(sum_g) * inverse_width;
   const float mean_g = norm.kind == NormKind::kLayerNorm ? mean_of_g : 0.0f;
-  for (size_t i = Lane(); i < norm.width; i += kWarp) {
+  for (size_t i = LaneOfWarp(); i < norm.width; i += kWarp) {
     const float g = norm.gain[i] * dy[at + i];
     const float xhat = Standardised(x[at + i], here);
     const float value = here.rstd * (g - xhat * mean_gx - mean_g);
@@ -60,9 +60,9 @@ __global__ void __launch_bounds__(kThreads)
     GainSumsKernel(const float* __restrict__ x, const float* __restrict__ dy, size_t rows,
                    size_t width, const RowStatistics* __restrict__ statistics,
                    float* __restrict__ dgain, float* __restrict__ dbias) {
-  const size_t column = blockIdx.x * size_t{kThreads} + threadIdx.x;
+  const size_t column = blockIdx.y * size_t{kThreads} + threadIdx.x;
   if (column >= width) return;
-  const size_t begin = blockIdx.y * kSumChunk;
+  const size_t begin = blockIdx.x * kSumChunk;
   const size_t end = begin + kSumChunk < rows ? begin + kSumChunk : rows;
   float gain = 0;
   float bias = 0;
@@ -71,8 +71,8 @@ __global__ void __launch_bounds__(kThreads)
     gain += g * Standardised(x[row * width + column], statistics[row]);
     bias += g;
   }
-  dgain[blockIdx.y * width + column] = gain;
-  if (dbias) dbias[blockIdx.y * width + column] = bias;
+  dgain[blockIdx.x * width + column] = gain;
+  if (dbias) dbias[blockIdx.x * width + column] = bias;
 }
 
 }  // namespace
@@ -95,7 +95,7 @@ void NormBackward(cudaStream_t stream, const NormParameters& norm, const float* 
   // The sums read x and dy, which dx may overwrite (dx == dy is not allowed, dx == residual is).
   Launch("norm backward", stream, BlocksFor(rows, kRowsPerBlock), kThreads, 0, BackwardKernel, norm,
          x, dy, rows, out.residual, out.dx, statistics);
-  const dim3 grid(BlocksFor(norm.width, kThreads), BlocksFor(rows, kSumChunk));
+  const dim3 grid(BlocksFor(rows, kSumChunk), BlocksFor(norm.width, kThreads));
   Launch("gain sums", stream, grid, kThreads, 0, GainSumsKernel, x, dy, rows, norm.width,
          statistics, gain_parts, bias_parts);
   AddChunks(stream, gain_parts, rows, norm.width, out.dgain);

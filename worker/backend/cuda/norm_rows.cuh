@@ -1,6 +1,7 @@
 // The statistics and the value of a norm, as every kernel computes them: a number that is normed
 // again in a backward pass has the bits it had in the forward pass, so a hash chooses the same
 // sign.
+// The intrinsics keep the compiler from fusing operations differently in different kernels.
 #pragma once
 
 #include "worker/backend/cuda/device_code.h"
@@ -19,18 +20,17 @@ __device__ inline RowStatistics StatisticsOfRow(NormKind kind, const float* x, s
   float mean = 0;
   if (kind == NormKind::kLayerNorm) {
     float sum = 0;
-    for (size_t i = Lane(); i < width; i += kWarp) sum += x[i];
-    mean = WarpSum(sum) * inverse_width;
+    for (size_t i = LaneOfWarp(); i < width; i += kWarp) sum += x[i];
+    mean = __fmul_rn(WarpSum(sum), inverse_width);
   }
   float squares = 0;
-  for (size_t i = Lane(); i < width; i += kWarp) {
-    const float from_mean = x[i] - mean;
-    squares += from_mean * from_mean;
+  for (size_t i = LaneOfWarp(); i < width; i += kWarp) {
+    const float from_mean = __fsub_rn(x[i], mean);
+    squares = fmaf(from_mean, from_mean, squares);
   }
-  return {mean, 1.0f / sqrtf(WarpSum(squares) * inverse_width + kNormEps)};
+  return {mean, 1.0f / sqrtf(fmaf(WarpSum(squares), inverse_width, kNormEps))};
 }
 
-/// The intrinsics keep the compiler from fusing this differently in different kernels.
 __device__ inline float Standardised(float x, const RowStatistics& row) {
   return __fmul_rn(__fsub_rn(x, row.mean), row.rstd);
 }

@@ -20,7 +20,7 @@ __device__ inline void Dots(const V* __restrict__ table, uint32_t width, const V
     rows[i] = table + static_cast<uint64_t>(met) * width;
     dots[i] = 0.0f;
   }
-  for (uint32_t c = Lane(); c < width; c += kWarp) {
+  for (uint32_t c = LaneOfWarp(); c < width; c += kWarp) {
     V values[kFlight];
 #pragma unroll
     for (unsigned i = 0; i < kFlight; ++i) values[i] = rows[i][c];
@@ -42,15 +42,15 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   const uint32_t end = min(pair_count, (blockIdx.y + 1) * run);
   for (uint32_t begin = blockIdx.y * run; begin < end; begin += kWarp) {
     // Lanes beyond the end read the last pair's row again; nothing is written for them.
-    const uint32_t row = RowOf(pairs, min(begin + Lane(), end - 1), token);
+    const uint32_t row = RowOf(pairs, min(begin + LaneOfWarp(), end - 1), token);
     for (unsigned first = 0; first < kWarp && begin + first < end; first += kFlight) {
       float dots[kFlight];
       Dots(table, width, dy + token * width, row, first, dots);
       float mine = 0.0f;
 #pragma unroll
-      for (unsigned i = 0; i < kFlight; ++i) mine = Lane() == i ? dots[i] : mine;
-      const uint32_t pair = begin + first + Lane();
-      if (Lane() < kFlight && pair < end) dweights[pair * pairs.tokens + token] = mine;
+      for (unsigned i = 0; i < kFlight; ++i) mine = LaneOfWarp() == i ? dots[i] : mine;
+      const uint32_t pair = begin + first + LaneOfWarp();
+      if (LaneOfWarp() < kFlight && pair < end) dweights[pair * pairs.tokens + token] = mine;
     }
   }
 }

@@ -5,43 +5,63 @@
 namespace mf::cuda {
 namespace {
 
-void LayOut(const DenseTensors& host, Layout& layout, std::vector<float*>* tensors) {
-  tensors->assign(host.size(), nullptr);
-  for (size_t id = 0; id < host.size(); ++id) {
-    if (!host[id].empty()) layout.Take(host[id].size(), &(*tensors)[id]);
+constexpr const char* kWhat = "the dense tensors of a step";
+
+void LayOut(const std::vector<TensorSpec>& tensors, Layout& layout, std::vector<float*>* arrays) {
+  arrays->assign(tensors.size(), nullptr);
+  for (const TensorSpec& tensor : tensors) {
+    if (tensor.kind != TensorKind::kDense) continue;
+    layout.Take(tensor.total_rows() * static_cast<size_t>(tensor.columns), &(*arrays)[tensor.id]);
   }
 }
 
 }  // namespace
 
-DeviceParameters::DeviceParameters(Compute::Parameters host, cudaStream_t stream)
-    : host_(std::move(host)) {
-  Layout size;
-  LayOut(*host_, size, &tensors_);
-  memory_ = DeviceMemory(size.bytes(), "the dense tensors");
-  Layout place(memory_.data());
-  LayOut(*host_, place, &tensors_);
-  for (size_t id = 0; id < tensors_.size(); ++id) {
-    const std::vector<float>& values = (*host_)[id];
-    if (values.empty()) continue;
-    Check(cudaMemcpyAsync(tensors_[id], values.data(), values.size() * sizeof(float),
-                          cudaMemcpyHostToDevice, stream),
-          "upload of dense tensors");
-  }
-  Check(cudaStreamSynchronize(stream), "upload of dense tensors");
-}
-
-ParameterCache::ParameterCache() {
+ParameterCache::ParameterCache(const std::vector<TensorSpec>& tensors) : tensors_(tensors) {
+  Layout layout;
+  std::vector<float*> arrays;
+  LayOut(tensors_, layout, &arrays);
+  bytes_ = layout.bytes();
+  for (int i = 0; i < 2; ++i) blocks_->free.emplace_back(bytes_, kWhat);
   Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
 }
 
 ParameterCache::~ParameterCache() { cudaStreamDestroy(stream_); }
 
+DeviceMemory ParameterCache::TakeBlock() {
+  std::lock_guard lock(blocks_->mutex);
+  // A lane that is two states behind keeps a third block.
+  if (blocks_->free.empty()) return DeviceMemory(bytes_, kWhat);
+  DeviceMemory block = std::move(blocks_->free.back());
+  blocks_->free.pop_back();
+  return block;
+}
+
 std::shared_ptr<const DeviceParameters> ParameterCache::Get(const Compute::Parameters& host) {
   std::lock_guard lock(mutex_);
-  if (newest_ == nullptr || !newest_->CopyOf(host)) {
-    newest_ = std::make_shared<const DeviceParameters>(host, stream_);
+  if (newest_ != nullptr && newest_->host == host) return newest_;
+  struct Owned {
+    DeviceParameters parameters;
+    DeviceMemory block;
+    std::shared_ptr<Blocks> blocks;
+    ~Owned() {
+      std::lock_guard blocks_lock(blocks->mutex);
+      blocks->free.push_back(std::move(block));
+    }
+  };
+  const auto owned =
+      std::make_shared<Owned>(DeviceParameters{.host = host, .tensors = {}}, TakeBlock(), blocks_);
+  Layout layout(owned->block.data());
+  LayOut(tensors_, layout, &owned->parameters.tensors);
+  for (size_t id = 0; id < tensors_.size(); ++id) {
+    const std::vector<float>& values = (*host)[id];
+    if (values.empty()) continue;
+    Check(cudaMemcpyAsync(owned->parameters.tensors[id], values.data(),
+                          values.size() * sizeof(float), cudaMemcpyHostToDevice, stream_),
+          "upload of dense tensors");
   }
+  Check(cudaStreamSynchronize(stream_), "upload of dense tensors");
+  newest_ = std::shared_ptr<const DeviceParameters>(owned, &owned->parameters);
   return newest_;
 }
 

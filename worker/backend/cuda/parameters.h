@@ -7,39 +7,45 @@
 #include <mutex>
 #include <vector>
 
+#include "common/tensors.h"
 #include "worker/backend/cuda/memory.h"
 #include "worker/compute.h"
 
 namespace mf::cuda {
 
 /// One state of the dense tensors.
-class DeviceParameters {
- public:
-  /// Copies `host` on `stream` and waits for it. Throws CudaError.
-  DeviceParameters(Compute::Parameters host, cudaStream_t stream);
+struct DeviceParameters {
+  Compute::Parameters host;     // compared by identity, and kept alive for that
+  std::vector<float*> tensors;  // by id; nullptr for memory tensors
 
-  const float* At(int id) const { return tensors_[static_cast<size_t>(id)]; }
-  /// Whether this is a copy of `host`: compared by identity, and kept alive for that.
-  bool CopyOf(const Compute::Parameters& host) const { return host_ == host; }
-
- private:
-  Compute::Parameters host_;
-  DeviceMemory memory_;
-  std::vector<float*> tensors_;  // by id; nullptr for memory tensors
+  const float* At(int id) const { return tensors[static_cast<size_t>(id)]; }
 };
 
 /// The newest state. Thread-safe.
 class ParameterCache {
  public:
-  ParameterCache();
+  /// Takes the memory for two states, the one that begins and the one that ends: a run does not end
+  /// for want of it. Throws CudaError.
+  explicit ParameterCache(const std::vector<TensorSpec>& tensors);
   ~ParameterCache();
   ParameterCache(const ParameterCache&) = delete;
   ParameterCache& operator=(const ParameterCache&) = delete;
 
-  /// `host` on the GPU; whoever asks first uploads, others wait. Throws CudaError.
+  /// `host` on the GPU; whoever asks first uploads, others wait. Nothing on the GPU reads it any
+  /// more when its last owner lets it go. Throws CudaError.
   std::shared_ptr<const DeviceParameters> Get(const Compute::Parameters& host);
 
  private:
+  /// Memory of states that nobody uses.
+  struct Blocks {
+    std::mutex mutex;
+    std::vector<DeviceMemory> free;  // guarded by mutex
+  };
+  DeviceMemory TakeBlock();
+
+  const std::vector<TensorSpec>& tensors_;
+  size_t bytes_ = 0;  // of a state
+  std::shared_ptr<Blocks> blocks_ = std::make_shared<Blocks>();
   std::mutex mutex_;
   cudaStream_t stream_ = nullptr;
   std::shared_ptr<const DeviceParameters> newest_;  // guarded by mutex_

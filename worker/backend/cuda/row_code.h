@@ -5,8 +5,6 @@
 
 #include <cuda_runtime.h>
 
-#include <initializer_list>
-
 #include "worker/backend/cuda/device_code.h"
 #include "worker/backend/cuda/launch.h"
 #include "worker/backend/cuda/rows.h"
@@ -17,14 +15,6 @@ namespace mf::cuda {
 /// cache. A100 has 40 MiB of it and H100 50 MiB, in two halves either of which keeps its own copy
 /// of what its multiprocessors read; a third of a half is left to what streams by.
 inline constexpr size_t kCacheBytes = size_t{16} << 20;
-
-/// Whether rows of `columns` floats that begin at these arrays can be moved 16 bytes at a time.
-inline bool ByVectors(size_t columns, std::initializer_list<const void*> arrays) {
-  bool aligned = columns % 4 == 0;
-  for (const void* array : arrays)
-    aligned = aligned && reinterpret_cast<uintptr_t>(array) % 16 == 0;
-  return aligned;
-}
 
 /// Throws CudaError where numbers would not fit the types that hold them.
 inline void CheckSizes(const Pairs& pairs, size_t columns) {

@@ -66,19 +66,19 @@ __global__ void __launch_bounds__(kThreads)
     ShortRows(Entries of, Met met, const V* __restrict__ dy, uint32_t width,
               V* __restrict__ gradients, uint32_t* __restrict__ hits) {
   const uint32_t rows = *met.count;
-  const uint32_t c = blockIdx.y * kVectors * kWarp + Lane();
+  const uint32_t c = blockIdx.y * kVectors * kWarp + LaneOfWarp();
   const uint32_t left = c < width ? width - c : 0;
   const uint32_t step = gridDim.x * kWarps;
   for (uint32_t row = blockIdx.x * kWarps + WarpOfBlock(); row < rows; row += step) {
     const uint32_t begin = met.begin[row];
     const uint32_t end = met.begin[row + 1];
-    if (blockIdx.y == 0 && Lane() == 0) hits[row] = end - begin;
+    if (blockIdx.y == 0 && LaneOfWarp() == 0) hits[row] = end - begin;
     if (end - begin > kMostOfShort) continue;  // a whole warp
     V sum[kVectors];
 #pragma unroll
     for (unsigned v = 0; v < kVectors; ++v) sum[v] = Zero<V>();
     for (uint32_t base = begin; base < end; base += kWarp) {
-      const uint32_t entry = of.entries[min(base + Lane(), end - 1)];
+      const uint32_t entry = of.entries[min(base + LaneOfWarp(), end - 1)];
       const uint32_t token = of.Token(entry);
       const float weight = of.weights[entry];
       const unsigned count = min(kWarp, end - base);
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();  // the rows before have been summed
     begins[threadIdx.x] = begin;
     ends[threadIdx.x] = end;
-    if (Lane() == 0) long_rows[WarpOfBlock()] = found;
+    if (LaneOfWarp() == 0) long_rows[WarpOfBlock()] = found;
     __syncthreads();
     for (unsigned warp = 0; warp < kWarps; ++warp) {
       for (uint32_t bits = long_rows[warp]; bits != 0; bits &= bits - 1) {

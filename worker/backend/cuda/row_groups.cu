@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kThreads)
   const V* const from = values + i * width;
   V* const to = table + static_cast<uint64_t>(stale[i]) * width;
 #pragma unroll 4
-  for (uint32_t c = Lane(); c < width; c += kWarp) to[c] = from[c];
+  for (uint32_t c = LaneOfWarp(); c < width; c += kWarp) to[c] = from[c];
 }
 
 template <class V>
