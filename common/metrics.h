@@ -49,7 +49,7 @@ enum class Metric {
   kDataFree,
   kDataSize,
 };
-inline constexpr int kMetricCount = 33;
+inline constexpr int kMetricCount = 34;
 
 enum class Direction { kSent, kReceived };
 
