@@ -5,23 +5,10 @@
 namespace mf {
 namespace {
 
-/// By the bytes that a micro-batch moves for one memory layer at S = 1 (DESIGN 2.1 and 2.4). Where
-/// GPU workers have a copy of the rows only gradients move.
+/// The cheaper way by ExchangeBytes.
 ExchangeMode CheaperMode(const Config& config, const TensorSpec& tensor) {
-  const double tokens = static_cast<double>(config.tokens_per_micro_batch());
-  const double rows = static_cast<double>(tensor.rows);
-  const double pairs = static_cast<double>(tensor.tables * config.model.probes);
-  const double columns = static_cast<double>(tensor.columns);
-  const double number = config.exchange.wire == Wire::kBf16 ? 2 : 4;
-  const double index = tensor.index_bytes();
-  const double ways = tensor.on_device ? 1 : 2;
-  const double pushdown =
-      tokens * (ways * pairs * (index + 4) + 1 + ways * columns * number + 8 * pairs);
-  const double reads = tokens * static_cast<double>(config.model.probes);
-  const double distinct = static_cast<double>(tensor.tables) * rows * -std::expm1(-reads / rows);
-  // A row id each way and a hit count with the gradient; the values each way, as f32 on any wire.
-  const double pull = distinct * (ways * 8 + 4 + ways * columns * 4);
-  return pull < pushdown ? ExchangeMode::kPull : ExchangeMode::kPushdown;
+  const ExchangeBytes bytes = BytesOfExchange(config, tensor);
+  return bytes.pull < bytes.pushdown ? ExchangeMode::kPull : ExchangeMode::kPushdown;
 }
 
 class Builder {
@@ -103,6 +90,22 @@ class Builder {
 };
 
 }  // namespace
+
+ExchangeBytes BytesOfExchange(const Config& config, const TensorSpec& tensor) {
+  const double tokens = static_cast<double>(config.tokens_per_micro_batch());
+  const double rows = static_cast<double>(tensor.rows);
+  const double pairs = static_cast<double>(tensor.tables * config.model.probes);
+  const double columns = static_cast<double>(tensor.columns);
+  const double number = config.exchange.wire == Wire::kBf16 ? 2 : 4;
+  const double index = tensor.index_bytes();
+  const double ways = tensor.on_device ? 1 : 2;
+  const double reads = tokens * static_cast<double>(config.model.probes);
+  const double distinct = static_cast<double>(tensor.tables) * rows * -std::expm1(-reads / rows);
+  return {
+      .pushdown = tokens * (ways * pairs * (index + 4) + 1 + ways * columns * number + 8 * pairs),
+      // A row id each way and a hit count with the gradient; the values each way, f32 on any wire.
+      .pull = distinct * (ways * 8 + 4 + ways * columns * 4)};
+}
 
 std::vector<TensorSpec> TensorsOf(const Config& config) {
   const ModelConfig& m = config.model;

@@ -40,6 +40,14 @@ struct TensorSpec {
   int index_bytes() const { return index_bits <= 8 ? 1 : index_bits <= 16 ? 2 : 4; }
 };
 
+/// Bytes that a micro-batch is expected to move for a memory tensor at S = 1 (DESIGN 2.1 and 2.4),
+/// by either mode. Where GPU workers have a copy of the rows (on_device) only gradients count.
+struct ExchangeBytes {
+  double pushdown = 0;
+  double pull = 0;
+};
+ExchangeBytes BytesOfExchange(const Config& config, const TensorSpec& tensor);
+
 /// All tensors of a model in canonical order: embed, blocks (norm1, qkv, norm2, m1, mid_norm, m2 or
 /// their dense counterparts), final_norm, head. `mode = auto` and `placement = auto` are resolved
 /// here (DESIGN 2.4).

@@ -18,6 +18,7 @@
 #include "common/metrics.h"
 #include "worker/data.h"
 #include "worker/embedded.h"
+#include "worker/exchange_report.h"
 #include "worker/report.h"
 #include "worker/trainer.h"
 
@@ -155,6 +156,7 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   const std::string run_id = Sha256Hex(IdentityJson(config) + data->Digest());
   MF_RETURN_IF_ERROR(CheckOut(options));
   LogRowGaps(config, tensors);
+  for (const std::string& line : DescribeExchange(config, tensors)) spdlog::info(line);
 
   TransportContext context;
   std::unique_ptr<EmbeddedServers> embedded;

@@ -5,6 +5,7 @@
 
 #include "common/logging.h"
 #include "worker/backend/cuda/attention.h"
+#include "worker/backend/cuda/bandwidth.h"
 #include "worker/backend/cuda/device_pass.h"
 #include "worker/backend/cuda/hash.h"
 #include "worker/backend/cuda/lane.h"
@@ -64,7 +65,14 @@ class CudaCompute final : public Compute {
     }
   }
 
-  std::string Describe() const override { return name_; }
+  std::string Describe() const override {
+    std::string copies;
+    const Status measured = Guarded([&] {
+      copies = MeasureCopies();
+      return Status::Ok();
+    });
+    return name_ + "; copies: " + (measured.ok() ? copies : measured.message());
+  }
   uint64_t device_bytes() const override { return DeviceMemory::TotalBytes(); }
   bool one_at_a_time() const override { return false; }
   void Forget() override { tables_.Forget(); }
