@@ -116,7 +116,7 @@ TEST(EmulatedGpu, TilesWithBothBarriersAreRight) { EXPECT_EQ(WrongTileSums<true>
 TEST(EmulatedGpu, TilesWithOneBarrierAreWrong) { EXPECT_GE(WrongTileSums<false>(50), 48); }
 
 __global__ void WarpThings(int* out) {
-  const int lane = static_cast<int>(cuda::Lane());
+  const int lane = static_cast<int>(cuda::LaneOfWarp());
   int* const mine = out + threadIdx.x * 12;
   mine[0] = cuda::WarpSum(lane);
   mine[1] = __shfl_sync(kAllLanes, lane * 10, 7);
