@@ -148,13 +148,13 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   if (!options.export_path.empty()) {
     MF_RETURN_IF_ERROR(CheckExportPlace("--export", options.export_path));
   }
+  const std::string run_id = Sha256Hex(IdentityJson(config) + data->Digest());
+  MF_RETURN_IF_ERROR(CheckOut(options));
   ThreadPool pool(options.threads);
   MF_ASSIGN_OR_RETURN(const std::unique_ptr<Compute> compute,
                       options.make_compute ? options.make_compute(config, tensors)
                                            : MakeCompute(options.backend, config, tensors, pool));
   spdlog::info("computes on: {}", compute->Describe());
-  const std::string run_id = Sha256Hex(IdentityJson(config) + data->Digest());
-  MF_RETURN_IF_ERROR(CheckOut(options));
   LogRowGaps(config, tensors);
   for (const std::string& line : DescribeExchange(config, tensors)) spdlog::info(line);
 
