@@ -78,8 +78,10 @@ class Array {
 std::vector<double> Wide(const std::vector<float>& x);
 
 /// The largest difference, relative to the largest expected number, in float epsilons; infinite for
-/// a NaN or another size.
-double Error(const std::vector<float>& got, const std::vector<double>& expected);
+/// a NaN or another size. `size` is how large a number usually is: sums of a few numbers may happen
+/// to cancel, and are then compared with that.
+double Error(const std::vector<float>& got, const std::vector<double>& expected,
+             double size = 1e-30);
 
 /// How many of Error()'s epsilons a product on tensor cores may be off: their inputs are rounded to
 /// 11 bits (TF32). The emulated GPU does not round, so that mistakes can not hide behind it.

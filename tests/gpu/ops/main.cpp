@@ -98,10 +98,10 @@ void RawArray::Download(void* to) const {
 
 std::vector<double> Wide(const std::vector<float>& x) { return {x.begin(), x.end()}; }
 
-double Error(const std::vector<float>& got, const std::vector<double>& expected) {
+double Error(const std::vector<float>& got, const std::vector<double>& expected, double size) {
   if (got.size() != expected.size()) return std::numeric_limits<double>::infinity();
   double worst = 0;
-  double largest = 1e-30;
+  double largest = size;
   for (size_t i = 0; i < got.size(); ++i) {
     const double difference = std::abs(static_cast<double>(got[i]) - expected[i]);
     if (std::isnan(difference)) return std::numeric_limits<double>::infinity();
