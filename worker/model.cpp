@@ -23,7 +23,7 @@ Status CheckIds(const std::vector<uint32_t>& ids, const char* what, size_t token
   return Status::Ok();
 }
 
-enum class Targets { kUnused, kNeeded };
+}  // namespace
 
 Status CheckBatch(const Config& config, const TokenBatch& batch, Targets targets) {
   if (batch.tokens() == 0 || batch.length > static_cast<size_t>(config.model.sequence)) {
@@ -36,8 +36,6 @@ Status CheckBatch(const Config& config, const TokenBatch& batch, Targets targets
   if (targets == Targets::kUnused) return Status::Ok();
   return CheckIds(batch.targets, "targets", batch.tokens(), vocabulary);
 }
-
-}  // namespace
 
 Model::Workspace::Workspace() : state(std::make_unique<State>()) {}
 Model::Workspace::~Workspace() = default;

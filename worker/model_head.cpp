@@ -14,12 +14,6 @@ constexpr size_t kRowsPerTask = 8;                // rows of logits per task: no
 
 }  // namespace
 
-/// A multiple of 64 tokens, by the shape only.
-size_t Pass::SliceRows() const {
-  const size_t rows = kSliceBytes / (vocabulary_ * sizeof(float)) / kTokenChunk * kTokenChunk;
-  return std::clamp(rows, kTokenChunk, ChunkCount(tokens_) * kTokenChunk);
-}
-
 /// logits [rows][V] = normed [rows][d] * head [V][d]^T.
 void Pass::LogitsOf(const float* normed, size_t rows, float* logits) {
   MultiplyTiled({.m = rows,
@@ -33,7 +27,7 @@ void Pass::LogitsOf(const float* normed, size_t rows, float* logits) {
 }
 
 void Pass::Score() {
-  const size_t slice = SliceRows();
+  const size_t slice = SliceRows(kSliceBytes, vocabulary_, tokens_);
   float* normed = Need(state_.normed, tokens_ * d_);
   float* logits = Need(state_.logits, slice * vocabulary_);
   state_.nll.resize(tokens_);
@@ -52,7 +46,7 @@ void Pass::Score() {
 }
 
 void Pass::ScoreAndBackward(double loss_scale, DenseTensors* gradients) {
-  const size_t slice = SliceRows();
+  const size_t slice = SliceRows(kSliceBytes, vocabulary_, tokens_);
   const float scale = static_cast<float>(loss_scale);
   float* normed = Need(state_.normed, tokens_ * d_);
   float* dnormed = Need(state_.dnormed, tokens_ * d_);

@@ -59,7 +59,6 @@ class Pass {
   void AddRows(const float* a, const float* b, int bias, float* out);
   void BiasGradient(int bias, size_t width, const float* dy, DenseTensors* gradients);
   void LogitsOf(const float* normed, size_t rows, float* logits);
-  size_t SliceRows() const;
 
   const float* Parameter(int id) const;
   NormParameters NormOf(const NormIds& norm) const;

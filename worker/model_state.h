@@ -75,6 +75,10 @@ struct Model::Workspace::State {
   std::vector<std::array<std::vector<float>, 2>> rows;  // by thread: 64 rows each
 };
 
+enum class Targets { kUnused, kNeeded };
+/// kInvalid, naming what is wrong, unless `batch` is one that this model takes.
+Status CheckBatch(const Config& config, const TokenBatch& batch, Targets targets);
+
 /// Grows, never shrinks: no allocation once warm.
 inline float* Need(std::vector<float>& buffer, size_t numbers) {
   if (buffer.size() < numbers) buffer.resize(numbers);

@@ -14,18 +14,6 @@
 namespace mf {
 namespace {
 
-ModelConfig SmallShape() {
-  ModelConfig shape;
-  shape.d = 24;
-  shape.layers = 2;
-  shape.heads = 2;  // 12 numbers a head, the first 2 rotated
-  shape.K = 3;
-  shape.tau = 8;  // with expanding bits, two bytes an index
-  shape.sequence = 70;
-  shape.vocabulary = 37;
-  return shape;
-}
-
 /// ModelSweep, and some of it again with the tables on the device.
 std::vector<ModelCase> Cases() {
   std::vector<ModelCase> cases = ModelSweep(SmallShape());

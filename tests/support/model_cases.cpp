@@ -8,6 +8,18 @@
 
 namespace mf {
 
+ModelConfig SmallShape() {
+  ModelConfig shape;
+  shape.d = 24;
+  shape.layers = 2;
+  shape.heads = 2;  // 12 numbers a head, the first 2 rotated
+  shape.K = 3;
+  shape.tau = 8;  // with expanding bits, two bytes an index
+  shape.sequence = 70;
+  shape.vocabulary = 37;
+  return shape;
+}
+
 std::vector<ModelCase> ModelSweep(const ModelConfig& shape) {
   std::vector<ModelCase> cases;
   const auto norm_name = [](NormKind norm) {

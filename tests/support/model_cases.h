@@ -16,6 +16,9 @@ struct ModelCase {
   Config config;
 };
 
+/// Small, and no width or length a multiple of what the backends work with at once.
+ModelConfig SmallShape();
+
 /// Both scores x probes 1 to 3 x both norms x expanding bits 0 and 2, some with a temperature other
 /// than 1; then the dense baseline with both norms.
 std::vector<ModelCase> ModelSweep(const ModelConfig& shape);

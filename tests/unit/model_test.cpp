@@ -28,18 +28,6 @@ constexpr double kTolerance = 1000 * kEps;
 // z is the result of a norm over numbers that passed the blocks below.
 constexpr double kBorder = 200 * kEps;
 
-ModelConfig SmallShape() {
-  ModelConfig shape;
-  shape.d = 24;
-  shape.layers = 2;
-  shape.heads = 2;  // 12 numbers a head, the first 2 rotated
-  shape.K = 3;
-  shape.tau = 8;  // with expanding bits, two bytes an index
-  shape.sequence = 70;
-  shape.vocabulary = 37;
-  return shape;
-}
-
 /// One run of the float model.
 struct FloatRun {
   double loss_sum = 0;

@@ -21,6 +21,13 @@ struct Chunk {
 
 inline size_t ChunkCount(size_t tokens) { return (tokens + kTokenChunk - 1) / kTokenChunk; }
 
+/// Tokens whose logits, [rows][vocabulary], take about `bytes`: whole chunks, at least one, no more
+/// than there are; by the shape only.
+inline size_t SliceRows(size_t bytes, size_t vocabulary, size_t tokens) {
+  const size_t rows = bytes / (vocabulary * sizeof(float)) / kTokenChunk * kTokenChunk;
+  return std::clamp(rows, kTokenChunk, ChunkCount(tokens) * kTokenChunk);
+}
+
 template <class Body>
 void ForChunks(size_t tokens, ThreadPool& pool, const Body& body) {
   pool.ParallelFor(ChunkCount(tokens), [&](size_t i, int thread) {

@@ -34,23 +34,13 @@ struct Drain {
   ~Drain() { cudaStreamSynchronize(stream); }
 };
 
-Status CheckBatch(const TokenBatch& batch, const Config& config, size_t most) {
-  if (batch.tokens() > 0 && batch.tokens() <= most &&
-      batch.length <= static_cast<size_t>(config.model.sequence) &&
-      batch.inputs.size() == batch.tokens() && batch.targets.size() == batch.tokens()) {
-    const uint32_t vocabulary = static_cast<uint32_t>(config.model.vocabulary);
-    const auto outside = [vocabulary](uint32_t id) { return id >= vocabulary; };
-    if (std::none_of(batch.inputs.begin(), batch.inputs.end(), outside) &&
-        std::none_of(batch.targets.begin(), batch.targets.end(), outside)) {
-      return Status::Ok();
-    }
-    return Status::Invalid("the batch has a token outside the vocabulary of " +
-                           std::to_string(vocabulary));
-  }
-  return Status::Invalid("batch of " + std::to_string(batch.sequences) + " sequences of " +
-                         std::to_string(batch.length) + " tokens: at most " + std::to_string(most) +
-                         " tokens, in sequences of at most " +
-                         std::to_string(config.model.sequence) + ", fit");
+/// One that the model takes and that a lane has room for.
+Status CheckFits(const TokenBatch& batch, const Config& config, size_t most) {
+  MF_RETURN_IF_ERROR(CheckBatch(config, batch, Targets::kNeeded));
+  if (batch.tokens() <= most) return Status::Ok();
+  return Status::Invalid("batch of " + std::to_string(batch.tokens()) +
+                         " tokens: a micro-batch has " + std::to_string(most) +
+                         " (train.batch sequences)");
 }
 
 class CudaCompute final : public Compute {
@@ -94,7 +84,7 @@ class CudaCompute final : public Compute {
                Exchange& exchange, Workspace& workspace, double* loss_sum,
                Gradients* gradients) override {
     Lane& lane = static_cast<Lane&>(workspace);
-    MF_RETURN_IF_ERROR(CheckBatch(batch, model_.config, lane.tokens));
+    MF_RETURN_IF_ERROR(CheckFits(batch, model_.config, lane.tokens));
     return Guarded([&] {
       const auto on_device = parameters_.Get(parameters);
       DevicePass pass(model_, tables_, *on_device, batch, exchange, lane);
@@ -114,7 +104,7 @@ class CudaCompute final : public Compute {
   Status Score(const Parameters& parameters, const TokenBatch& batch, Exchange& exchange,
                Workspace& workspace, std::vector<float>* logprobs) override {
     Lane& lane = static_cast<Lane&>(workspace);
-    MF_RETURN_IF_ERROR(CheckBatch(batch, model_.config, lane.tokens));
+    MF_RETURN_IF_ERROR(CheckFits(batch, model_.config, lane.tokens));
     return Guarded([&] {
       const auto on_device = parameters_.Get(parameters);
       DevicePass pass(model_, tables_, *on_device, batch, exchange, lane);

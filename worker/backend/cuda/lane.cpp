@@ -121,18 +121,13 @@ void LayOut(const Widths& w, const std::vector<TensorSpec>& tensors, const Model
   LayOutGradients(tensors, plan.embed, w, layout, &to->gradients);
 }
 
-/// A multiple of 64 tokens, by the shape only.
-size_t SliceRows(const Config& config, size_t tokens) {
-  const size_t vocabulary = static_cast<size_t>(config.model.vocabulary);
-  const size_t rows = kSliceBytes / (vocabulary * sizeof(float)) / kTokenChunk * kTokenChunk;
-  return std::clamp(rows, kTokenChunk, ChunkCount(tokens) * kTokenChunk);
-}
-
 }  // namespace
 
 Lane::Lane(const Config& config, const std::vector<TensorSpec>& tensors, const Model::Plan& plan,
            size_t most_tokens)
-    : tokens(most_tokens), slice_rows(SliceRows(config, most_tokens)), products(stream.get()) {
+    : tokens(most_tokens),
+      slice_rows(SliceRows(kSliceBytes, static_cast<size_t>(config.model.vocabulary), most_tokens)),
+      products(stream.get()) {
   const Widths widths = WidthsOf(config, plan, tokens, slice_rows);
   Layout device_size;
   LayOut(widths, tensors, plan, device_size, &device);
