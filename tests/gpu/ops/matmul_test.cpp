@@ -1,6 +1,8 @@
 // Matrix products: row-major views over cuBLAS, all transposes.
 #include "worker/backend/cuda/matmul.h"
 
+#include <cmath>
+
 #include "tests/gpu/ops/harness.h"
 #include "tests/support/oracle_ops.h"
 
@@ -40,7 +42,8 @@ GPU_TEST(Matmul) {
                              .c_stride = s.n,
                              .alpha = 0.5f,
                              .beta = beta});
-          const double error = Error(d_c.Get(), expected.values);
+          const double size = std::sqrt(static_cast<double>(s.k));
+          const double error = Error(d_c.Get(), expected.values, size);
           Expect(error < tolerance, "%zu x %zu x %zu: %g eps", s.m, s.n, s.k, error);
         }
       }
