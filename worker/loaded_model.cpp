@@ -1,5 +1,7 @@
 #include "worker/loaded_model.h"
 
+#include <utility>
+
 namespace mf {
 
 Result<std::unique_ptr<LoadedModel>> LoadedModel::Open(const std::string& path) {
@@ -15,7 +17,7 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::Open(const std::string& path) 
   model->config_ = std::move(config).value();
   model->tensors_ = TensorsOf(model->config_);
   MF_RETURN_IF_ERROR(model->file_->CheckTensors(model->tensors_));
-  model->dense_.resize(model->tensors_.size());
+  DenseTensors dense(model->tensors_.size());
   model->tables_.resize(model->tensors_.size());
   for (const TensorSpec& spec : model->tensors_) {
     const SafetensorsReader::Tensor& tensor = *model->file_->Find(spec.name);
@@ -23,9 +25,10 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::Open(const std::string& path) 
     if (spec.kind == TensorKind::kMemory) {
       model->tables_[spec.id] = data;
     } else {
-      model->dense_[spec.id].assign(data, data + tensor.bytes / sizeof(float));
+      dense[spec.id].assign(data, data + tensor.bytes / sizeof(float));
     }
   }
+  model->dense_ = std::make_shared<const DenseTensors>(std::move(dense));
   return model;
 }
 

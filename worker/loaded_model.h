@@ -22,7 +22,7 @@ class LoadedModel {
   /// [model] as exported; all other sections have their defaults.
   const Config& config() const { return config_; }
   const std::vector<TensorSpec>& tensors() const { return tensors_; }
-  const DenseTensors& dense() const { return dense_; }
+  const std::shared_ptr<const DenseTensors>& dense() const { return dense_; }
   /// The rows [tables * rows][columns] of a memory tensor, in the file's mapping.
   const float* table(const TensorSpec& tensor) const { return tables_[tensor.id]; }
 
@@ -32,7 +32,7 @@ class LoadedModel {
   std::shared_ptr<const SafetensorsReader> file_;
   Config config_;
   std::vector<TensorSpec> tensors_;
-  DenseTensors dense_;
+  std::shared_ptr<const DenseTensors> dense_;
   std::vector<const float*> tables_;  // by tensor id; nullptr for dense tensors
 };
 

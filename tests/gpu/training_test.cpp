@@ -1,13 +1,21 @@
 // Training by a GPU worker: 20 steps beside the CPU worker, and one result whatever the number of
-// servers and of micro-batches in flight.
+// servers and of micro-batches in flight. What was trained is then scored on the GPU.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "tests/support/training_case.h"
 #include "worker/backend/cuda/compute.h"
+#include "worker/cpu_compute.h"
+#include "worker/loaded_model.h"
+#include "worker/local_exchange.h"
+#include "worker/scorer.h"
 
 namespace mf {
 namespace {
@@ -49,6 +57,7 @@ TEST(GpuTrainingTest, GoesAsTheCpuDoes) {
     TrainOptions gpu = OptionsOf(folder, true);
     cpu.config.model.projection = gpu.config.model.projection = variant.projection;
     cpu.config.exchange.placement = gpu.config.exchange.placement = variant.placement;
+    cpu.config.train.micro_batches = gpu.config.train.micro_batches = 2;
     const TrainingOutcome expected = TrainAndRead(cpu, folder.Path("cpu"));
     const TrainingOutcome got = TrainAndRead(gpu, folder.Path("gpu"));
     const std::vector<double> cpu_loss = Losses(expected);
@@ -98,6 +107,62 @@ TEST(GpuTrainingTest, OneResultOfTablesOnTheDevice) {
       EXPECT_EQ(outcomes.back(), outcomes.front()) << shards << " servers";
     }
   }
+}
+
+/// The log-probabilities of `tokens` under an exported model.
+std::vector<float> Logprobs(const LoadedModel& model, Compute& compute, ThreadPool& pool,
+                            const std::vector<uint32_t>& tokens) {
+  LocalExchange exchange(model, pool);
+  auto scorer = Scorer::Make(model.config(), compute, model.dense(), exchange);
+  EXPECT_TRUE(scorer.ok()) << scorer.status().message();
+  std::vector<float> all;
+  const Status status = (*scorer)->Score(
+      static_cast<int64_t>(tokens.size()),
+      [&](int64_t begin, int64_t count, uint32_t* ids) {
+        std::copy_n(tokens.begin() + begin, count, ids);
+        return Status::Ok();
+      },
+      [&](std::span<const float> logprobs) {
+        all.insert(all.end(), logprobs.begin(), logprobs.end());
+      });
+  EXPECT_TRUE(status.ok()) << status.message();
+  return all;
+}
+
+// What `worker eval` and `worker score` do: full passes, and a shorter one at the end.
+TEST(GpuTrainingTest, ScoresAnExportAsTheCpuDoes) {
+  const TrainingFolder folder;
+  TrainOptions options = OptionsOf(folder, false);
+  options.config.train.eval_batches = 1;
+  options.out = folder.Path("out");
+  options.export_path = folder.Path("model.safetensors");
+  const Status trained = Train(options);
+  ASSERT_TRUE(trained.ok()) << trained.message();
+  auto model = LoadedModel::Open(options.export_path);
+  ASSERT_TRUE(model.ok()) << model.status().message();
+
+  const std::string text = "a river of small stones runs under the old bridge and never stops. ";
+  std::vector<uint32_t> tokens;
+  for (int i = 0; i < 20; ++i) {
+    for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
+  }
+  const Config& config = (*model)->config();
+  ASSERT_GT(tokens.size(), static_cast<size_t>(config.tokens_per_micro_batch()));
+  ThreadPool pool(2);
+  CpuCompute cpu(config, (*model)->tensors(), pool);
+  auto gpu = cuda::MakeCudaCompute(config, (*model)->tensors());
+  ASSERT_TRUE(gpu.ok()) << gpu.status().message();
+  const std::vector<float> expected = Logprobs(**model, cpu, pool, tokens);
+  const std::vector<float> got = Logprobs(**model, **gpu, pool, tokens);
+  ASSERT_EQ(expected.size(), tokens.size() - 1);
+  ASSERT_EQ(got.size(), expected.size());
+  double cpu_loss = 0, gpu_loss = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    cpu_loss -= static_cast<double>(expected[i]);
+    gpu_loss -= static_cast<double>(got[i]);
+  }
+  EXPECT_NEAR(gpu_loss, cpu_loss, 2e-3 * cpu_loss);
+  EXPECT_LT(cpu_loss, std::log(257.0) * static_cast<double>(got.size()));
 }
 
 }  // namespace

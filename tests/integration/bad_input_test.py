@@ -139,7 +139,9 @@ class BadInput(unittest.TestCase):
         self.refused(self.train("--set", "train.lr=fast"), "train.lr", "fast", "number")
         self.refused(self.train("--set", "exchange.wire=f64"), "exchange.wire", "f64", "bf16")
         self.refused(self.train("--set", "exchange.placement=gpu"), "exchange.placement", "device")
-        self.refused(self.train("--backend", "gpu"), "--backend", "cuda")
+        for command in (self.train(), ["eval", "--model", "m", "--data", "d"],
+                        ["score", "--model", "m", "--text", "t"]):
+            self.refused([*command, "--backend", "gpu"], "--backend", "cuda")
 
     def test_more_servers_than_column_blocks(self):
         self.refused(self.train("--shards", "99"), "99", "column blocks")

@@ -1,5 +1,6 @@
 #include "worker/commands/commands.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 
@@ -25,6 +26,17 @@ int Report(const Status& status) {
 int ReportUsage(const std::string& message) {
   PrintError(message + "; see --help");
   return 2;
+}
+
+void AddBackendOption(CLI::App& command, Backend* backend) {
+  const auto take = [backend](const std::string& name) {
+    *backend = name == "cpu" ? Backend::kCpu : name == "cuda" ? Backend::kCuda : Backend::kAuto;
+  };
+  command
+      .add_option_function<std::string>(
+          "--backend", take, "What computes; auto: a GPU if this build can use one and it is there")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->default_str("auto");
 }
 
 int ThreadsOrCores(int threads) {

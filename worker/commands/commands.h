@@ -5,6 +5,7 @@
 #include <string>
 
 #include "common/status.h"
+#include "worker/compute.h"
 
 namespace CLI {
 class App;
@@ -25,6 +26,9 @@ void AddOptionsCommand(CLI::App& app, int* exit_code);
 int Report(const Status& status);
 /// The same for an error in the command line: 2.
 int ReportUsage(const std::string& message);
+
+/// --backend auto|cpu|cuda of `command`, kAuto unless it is given. `backend` outlives the parse.
+void AddBackendOption(CLI::App& command, Backend* backend);
 
 /// --threads N as a number of threads: 0 is one per core.
 int ThreadsOrCores(int threads);

@@ -7,10 +7,10 @@
 #include <mutex>
 
 #include "worker/commands/commands.h"
-#include "worker/commands/scorer.h"
 #include "worker/loaded_model.h"
 #include "worker/local_exchange.h"
 #include "worker/remote_exchange.h"
+#include "worker/scorer.h"
 #include "worker/snapshot_model.h"
 #include "worker/tokens.h"
 
@@ -21,17 +21,23 @@ struct EvalFlags {
   std::string model, data;
   int64_t windows = 0;
   int threads = 0;
+  Backend backend = Backend::kAuto;
 };
 
-/// Scores all of `data` and prints its loss.
-Status EvalWith(Scorer& scorer, const Config& config, const EvalFlags& flags) {
+/// Scores all of --data and prints its loss.
+Status EvalWith(const Config& config, const std::vector<TensorSpec>& tensors,
+                Compute::Parameters dense, Exchange& exchange, ThreadPool& pool,
+                const EvalFlags& flags) {
+  MF_ASSIGN_OR_RETURN(const auto compute, MakeCompute(flags.backend, config, tensors, pool));
+  MF_ASSIGN_OR_RETURN(const auto scorer,
+                      Scorer::Make(config, *compute, std::move(dense), exchange));
   MF_ASSIGN_OR_RETURN(const auto tokens, Tokens::Open(flags.data, config.model.vocabulary));
   if (tokens->size() < 2) {
     return Status::Invalid(flags.data + ": too short: one token has nothing to predict");
   }
   double nll = 0;
   int64_t scored = 0;
-  MF_RETURN_IF_ERROR(scorer.Score(
+  MF_RETURN_IF_ERROR(scorer->Score(
       tokens->size(),
       [&](int64_t begin, int64_t count, uint32_t* ids) { return tokens->Copy(begin, count, ids); },
       [&](std::span<const float> logprobs) {
@@ -50,21 +56,20 @@ Status EvalExport(const EvalFlags& flags) {
   MF_ASSIGN_OR_RETURN(const auto model, LoadedModel::Open(flags.model));
   ThreadPool pool(ThreadsOrCores(flags.threads));
   LocalExchange exchange(*model, pool);
-  Scorer scorer(model->config(), model->tensors(), model->dense(), exchange, pool);
-  return EvalWith(scorer, model->config(), flags);
+  return EvalWith(model->config(), model->tensors(), model->dense(), exchange, pool, flags);
 }
 
 Status EvalSnapshots(const EvalFlags& flags) {
   const int threads = ThreadsOrCores(flags.threads);
   MF_ASSIGN_OR_RETURN(const auto model, SnapshotModel::Open(flags.model, threads));
-  MF_ASSIGN_OR_RETURN(const DenseTensors dense, model->Dense());
+  MF_ASSIGN_OR_RETURN(DenseTensors dense, model->Dense());
   ThreadPool pool(threads);
   ComputeGate gate;
   std::lock_guard computing(gate);
   RemoteExchange exchange(model->tables(), model->config(), pool, gate, model->at(),
                           Access::kReading, /*micro_batch=*/0);
-  Scorer scorer(model->config(), model->tensors(), dense, exchange, pool);
-  return EvalWith(scorer, model->config(), flags);
+  return EvalWith(model->config(), model->tensors(),
+                  std::make_shared<const DenseTensors>(std::move(dense)), exchange, pool, flags);
 }
 
 Status Eval(const EvalFlags& flags) {
@@ -85,6 +90,7 @@ void AddEvalCommand(CLI::App& app, int* exit_code) {
                    "Windows of model.sequence tokens from the start; 0: the whole file")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--threads", flags->threads, "0: one per core")->check(CLI::Range(0, 1024));
+  AddBackendOption(*command, &flags->backend);
   command->callback([flags, exit_code] { *exit_code = Report(Eval(*flags)); });
 }
 

@@ -68,7 +68,7 @@ Status Generate(const GenerateFlags& flags) {
     batch.length = std::min(tokens.size(), static_cast<size_t>(m.sequence));
     batch.inputs.assign(tokens.end() - static_cast<ptrdiff_t>(batch.length), tokens.end());
     batch.targets.assign(batch.length, 0);
-    MF_RETURN_IF_ERROR(model.LastLogits(loaded->dense(), batch, exchange, workspace, &logits));
+    MF_RETURN_IF_ERROR(model.LastLogits(*loaded->dense(), batch, exchange, workspace, &logits));
     const auto words = Philox(flags.seed, {static_cast<uint32_t>(i), 0, 0, 0});
     const double unit = RandomUnit(uint64_t{words[0]} << 32 | words[1]);
     const uint32_t token = Sample(logits, flags.temperature, unit);

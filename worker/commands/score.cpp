@@ -5,9 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include "worker/commands/commands.h"
-#include "worker/commands/scorer.h"
 #include "worker/loaded_model.h"
 #include "worker/local_exchange.h"
+#include "worker/scorer.h"
 #include "worker/tokens.h"
 
 namespace mf {
@@ -18,6 +18,7 @@ struct ScoreFlags {
   std::vector<std::string> texts;
   bool per_token = false;
   int threads = 0;
+  Backend backend = Backend::kAuto;
 };
 
 Status ScoreFile(const std::string& path, bool per_token, const LoadedModel& model,
@@ -53,9 +54,12 @@ Status ScoreAll(const ScoreFlags& flags) {
   MF_ASSIGN_OR_RETURN(const auto model, LoadedModel::Open(flags.model));
   ThreadPool pool(ThreadsOrCores(flags.threads));
   LocalExchange exchange(*model, pool);
-  Scorer scorer(model->config(), model->tensors(), model->dense(), exchange, pool);
+  MF_ASSIGN_OR_RETURN(const auto compute,
+                      MakeCompute(flags.backend, model->config(), model->tensors(), pool));
+  MF_ASSIGN_OR_RETURN(const auto scorer,
+                      Scorer::Make(model->config(), *compute, model->dense(), exchange));
   for (const std::string& path : flags.texts) {
-    MF_RETURN_IF_ERROR(ScoreFile(path, flags.per_token, *model, scorer));
+    MF_RETURN_IF_ERROR(ScoreFile(path, flags.per_token, *model, *scorer));
   }
   return Status::Ok();
 }
@@ -72,6 +76,7 @@ void AddScoreCommand(CLI::App& app, int* exit_code) {
   command->add_option("--text", flags->texts, "Files, each one document")->required();
   command->add_flag("--per-token", flags->per_token, "Add token_ids and logprobs to each line");
   command->add_option("--threads", flags->threads, "0: one per core")->check(CLI::Range(0, 1024));
+  AddBackendOption(*command, &flags->backend);
   command->callback([flags, exit_code] { *exit_code = Report(ScoreAll(*flags)); });
 }
 

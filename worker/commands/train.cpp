@@ -15,8 +15,8 @@ namespace mf {
 namespace {
 
 struct TrainFlags {
-  std::string config, data, validation, out, export_path, metrics, keys, rows = "all",
-                                                                         backend = "auto";
+  std::string config, data, validation, out, export_path, metrics, keys, rows = "all";
+  Backend backend = Backend::kAuto;
   std::vector<std::string> overrides, pservers;
   int64_t steps = 0;
   std::string seed;
@@ -48,9 +48,7 @@ Status Run(const TrainFlags& flags) {
   options.keys = flags.keys;
   options.shards = flags.shards;
   options.threads = ThreadsOrCores(flags.threads);
-  options.backend = flags.backend == "cpu"    ? Backend::kCpu
-                    : flags.backend == "cuda" ? Backend::kCuda
-                                              : Backend::kAuto;
+  options.backend = flags.backend;
   // The cores are shared between the servers that are asked at once.
   options.server_threads = flags.server_threads > 0
                                ? flags.server_threads
@@ -92,11 +90,7 @@ void AddTrainCommand(CLI::App& app, int* exit_code) {
   command->add_option("--seed", flags->seed, "Instead of model.seed and train.seed");
   command->add_option("--threads", flags->threads, "Of the worker; 0: one per core")
       ->check(CLI::Range(0, 1024));
-  command
-      ->add_option("--backend", flags->backend,
-                   "What computes; auto: a GPU if this build can use one and it is there")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-      ->capture_default_str();
+  AddBackendOption(*command, &flags->backend);
   command
       ->add_option("--server-threads", flags->server_threads,
                    "Of each embedded server; 0: the cores shared between them")

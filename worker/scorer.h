@@ -3,30 +3,24 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "common/config.h"
 #include "common/status.h"
 #include "common/tensors.h"
-#include "common/thread_pool.h"
+#include "worker/compute.h"
 #include "worker/exchange.h"
-#include "worker/model.h"
 
 namespace mf {
 
 class Scorer {
  public:
-  /// All outlive the scorer. A pass is as large as a micro-batch: servers take no more, and as the
-  /// last bits of a row may depend on how many there are in a pass, all programs tell the same
-  /// loss.
-  Scorer(const Config& config, const std::vector<TensorSpec>& tensors, const DenseTensors& dense,
-         Exchange& exchange, ThreadPool& pool)
-      : config_(config),
-        dense_(dense),
-        exchange_(exchange),
-        model_(config, tensors, pool),
-        tokens_per_pass_(config.tokens_per_micro_batch()) {}
+  /// References outlive it. kFailed if `compute` has no memory for a pass.
+  static Result<std::unique_ptr<Scorer>> Make(const Config& config, Compute& compute,
+                                              Compute::Parameters dense, Exchange& exchange);
 
   /// Scores tokens 1..size-1 exactly once, in windows of model.sequence tokens; a window knows
   /// nothing of the one before it but the token it begins with. `read(begin, count, ids)` copies
@@ -36,11 +30,20 @@ class Scorer {
   Status Score(int64_t size, const Read& read, const Take& take, int64_t max_windows = 0);
 
  private:
+  Scorer(const Config& config, Compute& compute, Compute::Parameters dense, Exchange& exchange)
+      : config_(config),
+        compute_(compute),
+        dense_(std::move(dense)),
+        exchange_(exchange),
+        tokens_per_pass_(config.tokens_per_micro_batch()) {}
+
   const Config& config_;
-  const DenseTensors& dense_;
+  Compute& compute_;
+  const Compute::Parameters dense_;
   Exchange& exchange_;
-  Model model_;
-  Model::Workspace workspace_;
+  std::unique_ptr<Compute::Workspace> workspace_;
+  /// A pass is as large as a micro-batch: servers take no more, and as the last bits of a row may
+  /// depend on how many there are in a pass, all programs tell the same loss.
   const int64_t tokens_per_pass_;
 };
 

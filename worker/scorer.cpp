@@ -1,8 +1,16 @@
-#include "worker/commands/scorer.h"
+#include "worker/scorer.h"
 
 #include <algorithm>
 
 namespace mf {
+
+Result<std::unique_ptr<Scorer>> Scorer::Make(const Config& config, Compute& compute,
+                                             Compute::Parameters dense, Exchange& exchange) {
+  std::unique_ptr<Scorer> scorer(new Scorer(config, compute, std::move(dense), exchange));
+  MF_ASSIGN_OR_RETURN(scorer->workspace_, compute.NewWorkspace());
+  return scorer;
+}
+
 Status Scorer::Score(int64_t size, const Read& read, const Take& take, int64_t max_windows) {
   const int64_t sequence = config_.model.sequence;
   int64_t scored_end = std::max<int64_t>(size - 1, 0);  // inputs are [0, scored_end)
@@ -23,7 +31,7 @@ Status Scorer::Score(int64_t size, const Read& read, const Take& take, int64_t m
     batch.length = static_cast<size_t>(length);
     batch.inputs.assign(ids.begin(), ids.end() - 1);
     batch.targets.assign(ids.begin() + 1, ids.end());
-    MF_RETURN_IF_ERROR(model_.Score(dense_, batch, exchange_, workspace_, &logprobs));
+    MF_RETURN_IF_ERROR(compute_.Score(dense_, batch, exchange_, *workspace_, &logprobs));
     MF_CHECK(logprobs.size() == batch.tokens());
     take(logprobs);
     at += count;
