@@ -190,7 +190,7 @@ void MeetLanes(const char* what, unsigned mask, void* argument, Completion compl
   warp.runnable &= ~(1u << lane);
   warp.at_lanes |= 1u << lane;
   bool met = (warp.at_lanes & mask) == mask;
-  std::array<void*, kWarpLanes> arguments{};
+  std::array<void*, kWarpLanes> arguments;  // of lanes in `mask`
   for (unsigned other = 0; other < kWarpLanes && met; ++other) {
     if ((mask >> other & 1u) == 0) continue;
     const Thread& thread = block.thread[first + other];
