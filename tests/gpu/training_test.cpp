@@ -93,7 +93,7 @@ TEST(GpuTrainingTest, OneResult) {
 TEST(GpuTrainingTest, OneResultOfTablesOnTheDevice) {
   const TrainingFolder folder;
   TrainOptions options = OptionsOf(folder, true);
-  options.config.train.steps = 4;
+  options.config.train.steps = 3;
   options.config.train.eval_every = 2;  // readers meet the copies of training, and the other way
   options.config.model.probes = 2;
   options.config.exchange.placement = Placement::kDevice;
