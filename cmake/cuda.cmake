@@ -20,7 +20,12 @@ endif()
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_EXTENSIONS OFF)
-find_package(CUDAToolkit REQUIRED)
+# For projects of at least 3.25, CMake 3.25 marks nvToolsExt as deprecated without looking whether it is
+# there; toolkits from 13 on have none.
+block()
+  set(CMAKE_MINIMUM_REQUIRED_VERSION 3.24)
+  find_package(CUDAToolkit REQUIRED)
+endblock()
 
 # In this folder everything but these two hands work to an exchange, and belongs to the worker.
 file(GLOB MF_CUDA_SOURCES CONFIGURE_DEPENDS ${MF_ROOT}/worker/backend/cuda/*.cu)
