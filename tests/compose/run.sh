@@ -75,6 +75,7 @@ tear_down() {
   exit "$code"
 }
 trap tear_down EXIT
+command -v "${compose_command[0]}" > /dev/null || skip "there is neither docker compose nor docker-compose"
 
 if ! docker info > /dev/null 2>&1; then
   echo "starting dockerd"
