@@ -28,13 +28,13 @@ struct EvalFlags {
 Status EvalWith(const Config& config, const std::vector<TensorSpec>& tensors,
                 Compute::Parameters dense, Exchange& exchange, ThreadPool& pool,
                 const EvalFlags& flags) {
-  MF_ASSIGN_OR_RETURN(const auto compute, MakeCompute(flags.backend, config, tensors, pool));
-  MF_ASSIGN_OR_RETURN(const auto scorer,
-                      Scorer::Make(config, *compute, std::move(dense), exchange));
   MF_ASSIGN_OR_RETURN(const auto tokens, Tokens::Open(flags.data, config.model.vocabulary));
   if (tokens->size() < 2) {
     return Status::Invalid(flags.data + ": too short: one token has nothing to predict");
   }
+  MF_ASSIGN_OR_RETURN(const auto compute, MakeCompute(flags.backend, config, tensors, pool));
+  MF_ASSIGN_OR_RETURN(const auto scorer,
+                      Scorer::Make(config, *compute, std::move(dense), exchange));
   double nll = 0;
   int64_t scored = 0;
   MF_RETURN_IF_ERROR(scorer->Score(
