@@ -28,9 +28,9 @@ block()
 endblock()
 
 # In this folder everything but these two hands work to an exchange, and belongs to the worker.
-file(GLOB MF_CUDA_SOURCES CONFIGURE_DEPENDS ${MF_ROOT}/worker/backend/cuda/*.cu)
-list(APPEND MF_CUDA_SOURCES ${MF_ROOT}/worker/backend/cuda/matmul.cpp
-  ${MF_ROOT}/worker/backend/cuda/memory.cpp)
+file(GLOB MF_CUDA_SOURCES CONFIGURE_DEPENDS ${MF_ROOT}/worker/compute/cuda/kernels/*.cu)
+list(APPEND MF_CUDA_SOURCES ${MF_ROOT}/worker/compute/cuda/matmul.cpp
+  ${MF_ROOT}/worker/compute/cuda/memory.cpp)
 add_library(mf_cuda_kernels STATIC ${MF_CUDA_SOURCES})
 target_include_directories(mf_cuda_kernels PUBLIC ${MF_ROOT})
 target_link_libraries(mf_cuda_kernels PUBLIC CUDA::cudart_static CUDA::cublas)

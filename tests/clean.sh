@@ -35,25 +35,25 @@ none='-'
 # The boxes: pserver -> common <- worker, tests above all.
 fence "common/ includes neither pserver/ nor worker/" '(pserver|worker)/' "$none" common
 fence "pserver/ does not include worker/" 'worker/' "$none" pserver
-fence "worker/ includes pserver/ in worker/embedded.cpp only" 'pserver/' 'worker/embedded\.cpp' worker
+fence "worker/ includes pserver/ in worker/train/embedded.cpp only" 'pserver/' 'worker/train/embedded\.cpp' worker
 fence "no program includes tests/" 'tests/' "$none" common pserver worker
 
 # Libraries, each behind one file.
 boxes=(common pserver worker)
-fence "ZeroMQ is used in common/zmq_*.cpp only" 'zmq(_addon)?\.h' \
-  'common/zmq_[a-z]+\.cpp' "${boxes[@]}"
-fence "Cap'n Proto is used in common/codec.cpp only" '(capnp|kj)/|[^">]*\.capnp\.h' \
-  'common/codec\.cpp' "${boxes[@]}"
-fence "RocksDB is used in pserver/snapshot*.cpp only" 'rocksdb/' \
-  'pserver/snapshot[a-z_]*\.cpp' "${boxes[@]}"
-fence "prometheus-cpp is used in common/metrics.cpp only" 'prometheus/' 'common/metrics\.cpp' "${boxes[@]}"
-fence "cpp-httplib is used in common/http_endpoint.cpp only" 'httplib\.h' 'common/http_endpoint\.cpp' \
+fence "ZeroMQ is used in common/net/zmq_*.cpp only" 'zmq(_addon)?\.h' \
+  'common/net/zmq_[a-z]+\.cpp' "${boxes[@]}"
+fence "Cap'n Proto is used in common/net/codec.cpp only" '(capnp|kj)/|[^">]*\.capnp\.h' \
+  'common/net/codec\.cpp' "${boxes[@]}"
+fence "RocksDB is used in pserver/snapshot/ only" 'rocksdb/' \
+  'pserver/snapshot/.*\.cpp' "${boxes[@]}"
+fence "prometheus-cpp is used in common/metrics/metrics.cpp only" 'prometheus/' 'common/metrics/metrics\.cpp' "${boxes[@]}"
+fence "cpp-httplib is used in common/metrics/http_endpoint.cpp only" 'httplib\.h' 'common/metrics/http_endpoint\.cpp' \
   "${boxes[@]}"
-fence "the CUDA toolkit is used in worker/backend/cuda/ only" '(cuda|cublas|nv)[a-z_0-9]*\.h|mma\.h|(cub|cuda|thrust)/' \
-  'worker/backend/cuda/.*' "${boxes[@]}"
-fence "the CUDA backend is known to worker/make_compute.cpp only" 'worker/backend/cuda/' \
-  'worker/(backend/cuda/.*|make_compute\.cpp)' "${boxes[@]}"
-fence "TOML is read in common/config*.cpp only" 'toml\+\+' 'common/config[a-z_]*\.cpp' "${boxes[@]}"
+fence "the CUDA toolkit is used in worker/compute/cuda/ only" '(cuda|cublas|nv)[a-z_0-9]*\.h|mma\.h|(cub|cuda|thrust)/' \
+  'worker/compute/cuda/.*' "${boxes[@]}"
+fence "the CUDA backend is known to worker/compute/make_compute.cpp only" 'worker/compute/cuda/' \
+  'worker/compute/(cuda/.*|make_compute\.cpp)' "${boxes[@]}"
+fence "TOML is read in common/config/config*.cpp only" 'toml\+\+' 'common/config/config[a-z_]*\.cpp' "${boxes[@]}"
 
 # Sizes: 600 lines is too long for one reading. Headers are guarded.
 while IFS= read -r file; do

@@ -18,8 +18,8 @@ gtest=/usr/src/googletest/googletest
 compile=(aarch64-linux-gnu-g++-12 -std=c++20 -O2 -ffp-contract=off -DHWY_SHARED_DEFINE
   -I"$root" -I"$work/include" -I"$gtest")
 
-sources=("$root"/common/kernels/*.cpp "$root"/pserver/kernels/*.cpp "$root"/common/random.cpp
-  "$root"/tests/unit/{kernels,elementwise}_test.cpp "$gtest"/src/{gtest-all.cc,gtest_main.cc})
+sources=("$root"/common/kernels/*.cpp "$root"/pserver/table/kernels/*.cpp "$root"/common/base/random.cpp
+  "$root"/tests/unit/kernels/{kernels,elementwise}_test.cpp "$gtest"/src/{gtest-all.cc,gtest_main.cc})
 for source in "${sources[@]}"; do
   "${compile[@]}" -c "$source" -o "$work/$(basename "$source").o"
 done

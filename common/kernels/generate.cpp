@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <array>
 
-#include "common/random.h"
+#include "common/base/random.h"
 
 // The order of these matters: targets, then this file once per target.
 // clang-format off

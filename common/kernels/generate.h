@@ -12,7 +12,7 @@ namespace mf {
 /// 4*quad + 0 and + 1, words (w2, w3) columns + 2 and + 3 as r*cos(a), r*sin(a) with r = sqrt(-2
 /// ln((w_even + 1) * 2^-32)) and a = 2 pi * w_odd * 2^-32. The value at a column never depends on
 /// begin and end. `scale` and `stddev` are multiplied in double first. RandomNormal in
-/// common/random.h is the oracle.
+/// common/base/random.h is the oracle.
 void GenerateNormal(uint64_t key, uint64_t row, size_t begin, size_t end, double stddev,
                     double scale, float* out);
 

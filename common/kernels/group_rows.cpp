@@ -4,7 +4,7 @@
 #include <bit>
 #include <utility>
 
-#include "common/buffer.h"
+#include "common/base/buffer.h"
 #include "common/kernels/pairs.h"
 
 namespace mf {

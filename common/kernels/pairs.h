@@ -12,7 +12,7 @@
 #include <span>
 #include <vector>
 
-#include "common/sharding.h"
+#include "common/config/sharding.h"
 
 namespace mf {
 

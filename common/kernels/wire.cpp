@@ -3,8 +3,8 @@
 #include <cmath>
 #include <limits>
 
-#include "common/bf16.h"
-#include "common/buffer.h"
+#include "common/base/bf16.h"
+#include "common/base/buffer.h"
 #include "common/kernels/pairs.h"
 
 // The order of these matters: targets, then this file once per target.

@@ -8,7 +8,7 @@
 
 namespace mf {
 
-/// dst[i] = bf16 of src[i] (common/bf16.h), u16.
+/// dst[i] = bf16 of src[i] (common/base/bf16.h), u16.
 void PackBf16(void* dst, const float* src, size_t count);
 /// dst[i] = the float that is bf16 src[i].
 void UnpackBf16(float* dst, const void* src, size_t count);

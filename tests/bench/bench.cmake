@@ -1,9 +1,9 @@
 # Benchmarks: built with the tests, run by hand (they say little on a busy machine): bench/run.sh.
 set(MF_BENCH ${CMAKE_CURRENT_SOURCE_DIR}/bench)
-add_library(mf_bench STATIC ${MF_BENCH}/machine.cpp ${MF_BENCH}/layer.cpp ${MF_BENCH}/report.cpp
-  ${MF_BENCH}/child.cpp ${MF_BENCH}/flags.cpp)
+add_library(mf_bench STATIC ${MF_BENCH}/support/machine.cpp ${MF_BENCH}/support/layer.cpp
+  ${MF_BENCH}/support/report.cpp ${MF_BENCH}/support/child.cpp ${MF_BENCH}/support/flags.cpp)
 target_link_libraries(mf_bench PUBLIC mf_common PRIVATE PkgConfig::HWY nlohmann_json::nlohmann_json)
-add_library(mf_bench_served STATIC ${MF_BENCH}/served_layer.cpp)
+add_library(mf_bench_served STATIC ${MF_BENCH}/support/served_layer.cpp)
 target_link_libraries(mf_bench_served PUBLIC mf_bench mf_worker)
 add_executable(kernels_bench ${MF_BENCH}/kernels_bench.cpp)
 target_link_libraries(kernels_bench PRIVATE mf_bench mf_pserver PkgConfig::HWY)

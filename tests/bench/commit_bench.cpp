@@ -15,10 +15,10 @@
 #include <thread>
 #include <vector>
 
-#include "pserver/tensor_shard.h"
-#include "tests/bench/flags.h"
-#include "tests/bench/machine.h"
-#include "tests/bench/report.h"
+#include "pserver/table/tensor_shard.h"
+#include "tests/bench/support/flags.h"
+#include "tests/bench/support/machine.h"
+#include "tests/bench/support/report.h"
 
 namespace mf {
 namespace {

@@ -18,14 +18,14 @@
 #include <string>
 #include <vector>
 
-#include "common/check.h"
-#include "common/keys.h"
-#include "common/logging.h"
-#include "tests/bench/child.h"
-#include "tests/bench/flags.h"
-#include "tests/bench/machine.h"
-#include "tests/bench/report.h"
-#include "tests/bench/served_layer.h"
+#include "common/base/check.h"
+#include "common/base/logging.h"
+#include "common/net/keys.h"
+#include "tests/bench/support/child.h"
+#include "tests/bench/support/flags.h"
+#include "tests/bench/support/machine.h"
+#include "tests/bench/support/report.h"
+#include "tests/bench/support/served_layer.h"
 
 namespace mf {
 namespace {

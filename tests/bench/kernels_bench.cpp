@@ -18,10 +18,10 @@
 
 #include "common/kernels/generate.h"
 #include "common/kernels/pairs.h"
-#include "pserver/kernels/optimizer.h"
-#include "tests/bench/flags.h"
-#include "tests/bench/layer.h"
-#include "tests/bench/machine.h"
+#include "pserver/table/kernels/optimizer.h"
+#include "tests/bench/support/flags.h"
+#include "tests/bench/support/layer.h"
+#include "tests/bench/support/machine.h"
 
 // The order of these matters: targets, then this file once per target.
 // clang-format off

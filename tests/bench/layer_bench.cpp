@@ -18,15 +18,15 @@
 #include <thread>
 #include <vector>
 
-#include "common/check.h"
-#include "common/thread_pool.h"
-#include "pserver/kernels/optimizer.h"
-#include "pserver/tensor_shard.h"
-#include "tests/bench/child.h"
-#include "tests/bench/flags.h"
-#include "tests/bench/layer.h"
-#include "tests/bench/machine.h"
-#include "tests/bench/report.h"
+#include "common/base/check.h"
+#include "common/base/thread_pool.h"
+#include "pserver/table/kernels/optimizer.h"
+#include "pserver/table/tensor_shard.h"
+#include "tests/bench/support/child.h"
+#include "tests/bench/support/flags.h"
+#include "tests/bench/support/layer.h"
+#include "tests/bench/support/machine.h"
+#include "tests/bench/support/report.h"
 
 namespace mf {
 namespace {

@@ -16,18 +16,18 @@
 #include <thread>
 #include <vector>
 
-#include "common/client.h"
-#include "common/config.h"
-#include "common/logging.h"
-#include "common/table_client.h"
-#include "common/thread_pool.h"
-#include "tests/bench/machine.h"
-#include "tests/bench/served_layer.h"
-#include "worker/cpu_compute.h"
-#include "worker/data.h"
-#include "worker/embedded.h"
-#include "worker/remote_exchange.h"
-#include "worker/trainer.h"
+#include "common/base/logging.h"
+#include "common/base/thread_pool.h"
+#include "common/client/client.h"
+#include "common/client/table_client.h"
+#include "common/config/config.h"
+#include "tests/bench/support/machine.h"
+#include "tests/bench/support/served_layer.h"
+#include "worker/compute/cpu_compute.h"
+#include "worker/data/data.h"
+#include "worker/exchange/remote_exchange.h"
+#include "worker/train/embedded.h"
+#include "worker/train/trainer.h"
 
 namespace mf {
 namespace {

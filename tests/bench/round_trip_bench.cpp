@@ -15,12 +15,12 @@
 #include <thread>
 #include <vector>
 
-#include "common/check.h"
-#include "common/client.h"
-#include "common/config.h"
-#include "pserver/server.h"
-#include "tests/bench/flags.h"
-#include "tests/bench/report.h"
+#include "common/base/check.h"
+#include "common/client/client.h"
+#include "common/config/config.h"
+#include "pserver/shard/server.h"
+#include "tests/bench/support/flags.h"
+#include "tests/bench/support/report.h"
 
 namespace mf {
 namespace {

@@ -14,9 +14,9 @@
 #include <string>
 #include <vector>
 
-#include "pserver/snapshot_files.h"
-#include "pserver/snapshot_rocksdb.h"
-#include "tests/bench/flags.h"
+#include "pserver/snapshot/snapshot_files.h"
+#include "pserver/snapshot/snapshot_rocksdb.h"
+#include "tests/bench/support/flags.h"
 
 namespace mf {
 namespace {

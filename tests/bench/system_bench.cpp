@@ -16,17 +16,17 @@
 #include <thread>
 #include <vector>
 
-#include "common/check.h"
-#include "common/config.h"
-#include "common/logging.h"
-#include "common/random.h"
-#include "tests/bench/flags.h"
-#include "tests/bench/layer.h"
-#include "tests/bench/machine.h"
-#include "tests/bench/report.h"
-#include "tests/bench/served_layer.h"
-#include "worker/embedded.h"
-#include "worker/train_run.h"
+#include "common/base/check.h"
+#include "common/base/logging.h"
+#include "common/base/random.h"
+#include "common/config/config.h"
+#include "tests/bench/support/flags.h"
+#include "tests/bench/support/layer.h"
+#include "tests/bench/support/machine.h"
+#include "tests/bench/support/report.h"
+#include "tests/bench/support/served_layer.h"
+#include "worker/train/embedded.h"
+#include "worker/train/train_run.h"
 
 namespace mf {
 namespace {

@@ -9,8 +9,8 @@
 
 #include "emulated_gpu/control.h"
 #include "tests/emulated_gpu/testing.h"
-#include "worker/backend/cuda/device_code.h"
-#include "worker/backend/cuda/launch.h"
+#include "worker/compute/cuda/kernels/device_code.h"
+#include "worker/compute/cuda/kernels/launch.h"
 
 namespace mf::emulated_gpu {
 namespace {

@@ -12,9 +12,9 @@ target_link_libraries(mf_emulated_gpu PUBLIC Boost::context PRIVATE PkgConfig::O
 
 # The backend: its .cu files are C++ here. What wraps a library for GPUs has a stand-in.
 file(GLOB MF_CUDA_EMULATED_SOURCES CONFIGURE_DEPENDS
-  ${CMAKE_SOURCE_DIR}/worker/backend/cuda/*.cu ${CMAKE_SOURCE_DIR}/worker/backend/cuda/*.cpp)
+  ${CMAKE_SOURCE_DIR}/worker/compute/cuda/kernels/*.cu ${CMAKE_SOURCE_DIR}/worker/compute/cuda/*.cpp)
 list(FILTER MF_CUDA_EMULATED_SOURCES EXCLUDE REGEX "/sort_pairs\\.cu$")
-if(EXISTS ${CMAKE_SOURCE_DIR}/worker/backend/cuda/sort_pairs.h)
+if(EXISTS ${CMAKE_SOURCE_DIR}/worker/compute/cuda/kernels/sort_pairs.h)
   list(APPEND MF_CUDA_EMULATED_SOURCES emulated_gpu/sort_pairs.cpp)
 endif()
 set(MF_CUDA_KERNELS ${MF_CUDA_EMULATED_SOURCES})

@@ -12,8 +12,8 @@
 
 namespace mf::cuda {
 
-// Declared, without a size, by worker/backend/cuda/device_code.h. One guard's size more than a
-// block can have.
+// Declared, without a size, by worker/compute/cuda/kernels/device_code.h. One guard's size more
+// than a block can have.
 extern float4 dynamic_shared_memory[];
 alignas(256) float4 dynamic_shared_memory[(emulated_gpu::kMaxSharedBytes + 4096) / sizeof(float4)];
 

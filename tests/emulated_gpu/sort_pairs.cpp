@@ -1,12 +1,12 @@
 // The emulated GPU's sort: std::stable_sort as work of the stream, in place of CUB's.
-#include "worker/backend/cuda/sort_pairs.h"
+#include "worker/compute/cuda/kernels/sort_pairs.h"
 
 #include <algorithm>
 #include <memory>
 #include <numeric>
 #include <vector>
 
-#include "worker/backend/cuda/launch.h"
+#include "worker/compute/cuda/kernels/launch.h"
 
 namespace mf::cuda {
 namespace {

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "worker/backend/cuda/launch.h"
+#include "worker/compute/cuda/kernels/launch.h"
 
 namespace mf::emulated_gpu {
 

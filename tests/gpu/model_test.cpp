@@ -8,8 +8,8 @@
 #include "tests/support/model_cases.h"
 #include "tests/support/naive_exchange.h"
 #include "tests/support/oracle.h"
-#include "worker/backend/cuda/compute.h"
-#include "worker/backend/embedding.h"
+#include "worker/compute/cpu/embedding.h"
+#include "worker/compute/cuda/compute.h"
 
 namespace mf {
 namespace {

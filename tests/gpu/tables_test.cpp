@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <thread>
 
-#include "worker/backend/cuda/device_tables.h"
-#include "worker/backend/cuda/lane.h"
+#include "worker/compute/cuda/device_tables.h"
+#include "worker/compute/cuda/lane.h"
 
 namespace mf {
 namespace {

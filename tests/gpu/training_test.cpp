@@ -11,11 +11,11 @@
 #include <vector>
 
 #include "tests/support/training_case.h"
-#include "worker/backend/cuda/compute.h"
-#include "worker/cpu_compute.h"
-#include "worker/loaded_model.h"
-#include "worker/local_exchange.h"
-#include "worker/scorer.h"
+#include "worker/compute/cpu_compute.h"
+#include "worker/compute/cuda/compute.h"
+#include "worker/exchange/local_exchange.h"
+#include "worker/model/loaded_model.h"
+#include "worker/model/scorer.h"
 
 namespace mf {
 namespace {

@@ -15,11 +15,11 @@
 #include <thread>
 #include <vector>
 
-#include "common/client.h"
-#include "common/digest.h"
-#include "common/sharding.h"
-#include "common/tensors.h"
-#include "worker/data.h"
+#include "common/base/digest.h"
+#include "common/client/client.h"
+#include "common/config/sharding.h"
+#include "common/config/tensors.h"
+#include "worker/data/data.h"
 
 namespace mf {
 namespace {

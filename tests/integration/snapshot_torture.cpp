@@ -17,8 +17,8 @@
 #include <random>
 #include <string>
 
-#include "pserver/snapshot_files.h"
-#include "pserver/snapshot_rocksdb.h"
+#include "pserver/snapshot/snapshot_files.h"
+#include "pserver/snapshot/snapshot_rocksdb.h"
 #include "tests/support/snapshot_model.h"
 
 namespace mf {

@@ -21,7 +21,10 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# name, source, the text that is replaced, what replaces it
+# Machines whose tests need no library: their folders in pserver/ and tests/unit/.
+FOLDERS = {"board": "board", "commit": "shard"}
+
+# name, machine, the text that is replaced, what replaces it
 MUTATIONS = [
     ("CommitState::Admit takes any epoch", "commit",
      "  if (epoch != epoch_) {\n", "  if (false) {\n"),
@@ -48,36 +51,36 @@ SIMULATION = ("simulation_test", ["--seeds", "1500"])
 
 # name, who must notice, source, the text that is replaced, what replaces it
 SYSTEM_MUTATIONS = [
-    ("late messages of an older epoch are taken", (ZOMBIE, SIMULATION), "pserver/commit.cpp",
+    ("late messages of an older epoch are taken", (ZOMBIE, SIMULATION), "pserver/shard/commit.cpp",
      "  if (epoch != epoch_) {\n", "  if (false) {\n"),
-    ("rollbacks of an older epoch are taken", (ZOMBIE, SIMULATION), "pserver/commit.cpp",
+    ("rollbacks of an older epoch are taken", (ZOMBIE, SIMULATION), "pserver/shard/commit.cpp",
      "  if (epoch <= epoch_) {\n", "  if (epoch == 0) {\n"),
-    ("a repeated rollback is not known again", (ZOMBIE,), "pserver/commit.cpp",
+    ("a repeated rollback is not known again", (ZOMBIE,), "pserver/shard/commit.cpp",
      "  if (epoch == epoch_ && restored_ && step == first_) return Action::kRepeat;\n", ""),
-    ("a late prepare gets the next step's answer", (SIMULATION,), "pserver/commit.cpp",
+    ("a late prepare gets the next step's answer", (SIMULATION,), "pserver/shard/commit.cpp",
      "!ended_.empty() && !prepared_)", "!ended_.empty())"),
-    ("a rollback for the process before is taken", (ZOMBIE,), "pserver/shard.cpp",
+    ("a rollback for the process before is taken", (ZOMBIE,), "pserver/shard/shard.cpp",
      "  if (!request.incarnations.empty() && request.incarnations[0] != options_.incarnation) {\n",
      "  if (false) {\n"),
     ("a rollback to a step that is gone is the worker's fault", (ZOMBIE,),
-     "pserver/shard.cpp",
+     "pserver/shard/shard.cpp",
      "return {Code::kUnavailable,\n              \"rollback to step", "return {Code::kInvalid, \"rollback to step"),
-    ("a rollback leaves newer snapshots", (ZOMBIE, SIMULATION), "pserver/snapshots.cpp",
+    ("a rollback leaves newer snapshots", (ZOMBIE, SIMULATION), "pserver/snapshot/snapshots.cpp",
      "  MF_RETURN_IF_ERROR(DeleteNewer(step));\n", ""),
-    ("a snapshot leaves out the last step's evaluation", (SIMULATION,), "pserver/snapshots.cpp",
+    ("a snapshot leaves out the last step's evaluation", (SIMULATION,), "pserver/snapshot/snapshots.cpp",
      "return record.step >= last_step_; }", "return record.step > last_step_; }"),
-    ("the newest common step is discarded", (ZOMBIE, SIMULATION), "common/snapshot_plan.cpp",
+    ("the newest common step is discarded", (ZOMBIE, SIMULATION), "common/client/snapshot_plan.cpp",
      "if (step < keep_from || never_common)", "if (step <= keep_from || never_common)"),
     ("recovery goes to a step that only some have", (ZOMBIE, SIMULATION),
-     "common/snapshot_plan.cpp",
+     "common/client/snapshot_plan.cpp",
      "  plan.step = NewestCommonStep(snapshots);\n", "  plan.step = snapshots[0].published.empty() ? 0 : snapshots[0].published.back();\n"),
-    ("gradients that are not finite are applied", (SIMULATION,), "common/lease_work.cpp",
+    ("gradients that are not finite are applied", (SIMULATION,), "common/client/lease_work.cpp",
      "end.apply = prepared.not_finite.empty() && std::isfinite(end.norm);", "end.apply = true;"),
-    ("the board believes late ends of steps", (ZOMBIE,), "pserver/board.cpp",
+    ("the board believes late ends of steps", (ZOMBIE,), "pserver/board/board.cpp",
      "  if (epoch != epoch_) {\n", "  if (false) {\n"),
-    ("the board does not mind new servers", (ZOMBIE, SIMULATION), "pserver/board.cpp",
+    ("the board does not mind new servers", (ZOMBIE, SIMULATION), "pserver/board/board.cpp",
      "return behind ? Meeting::kWorkerIsBehind : Meeting::kNewServer;", "return Meeting::kKnown;"),
-    ("any restart of server 0 issues the same epochs", (SIMULATION,), "pserver/board.cpp",
+    ("any restart of server 0 issues the same epochs", (SIMULATION,), "pserver/board/board.cpp",
      "epoch_ = boot_count_ << 32 | ++epoch_counter_;", "epoch_ = uint64_t{1} << 32 | ++epoch_counter_;"),
 ]
 
@@ -102,15 +105,15 @@ class Builder:
 
     def compile_test(self, machine):
         target = self.folder / f"{machine}_test.o"
-        self.compile(ROOT / "tests" / "unit" / f"{machine}_test.cpp", target, ROOT)
+        self.compile(ROOT / "tests" / "unit" / FOLDERS[machine] / f"{machine}_test.cpp", target, ROOT)
         self.tests[machine] = target
 
     def test(self, number, machine, old, new):
         """The outcome of the machine's test with `old` replaced; a fault's text if that fails."""
         folder = self.folder / str(number)
-        shutil.copytree(ROOT / "pserver", folder / "pserver",
+        shutil.copytree(ROOT / "pserver" / FOLDERS[machine], folder / "pserver" / FOLDERS[machine],
                         ignore=lambda _, names: [n for n in names if not n.startswith(machine)])
-        source = folder / "pserver" / f"{machine}.cpp"
+        source = folder / "pserver" / FOLDERS[machine] / f"{machine}.cpp"
         text = source.read_text()
         if old is not None:
             if text.count(old) != 1:
@@ -186,7 +189,7 @@ class SystemBuilder:
 def test_systems(build, pool):
     """The number of faults."""
     builder = SystemBuilder(build)
-    cases = [("servers as they are", (ZOMBIE, SIMULATION), "pserver/commit.cpp", None, None)]
+    cases = [("servers as they are", (ZOMBIE, SIMULATION), "pserver/shard/commit.cpp", None, None)]
     cases += SYSTEM_MUTATIONS
     results = list(pool.map(lambda i: builder.test(i, *cases[i][1:]), range(len(cases))))
     faults = 0

@@ -19,20 +19,20 @@
 #include <utility>
 #include <vector>
 
-#include "common/check.h"
-#include "common/client.h"
-#include "common/config.h"
-#include "common/safetensors.h"
-#include "common/table_client.h"
-#include "common/tensors.h"
-#include "common/transport.h"
-#include "worker/cpu_compute.h"
-#include "worker/data.h"
-#include "worker/embedded.h"
-#include "worker/export.h"
-#include "worker/model_state.h"
-#include "worker/remote_exchange.h"
-#include "worker/trainer.h"
+#include "common/base/check.h"
+#include "common/client/client.h"
+#include "common/client/table_client.h"
+#include "common/config/config.h"
+#include "common/config/tensors.h"
+#include "common/net/transport.h"
+#include "worker/compute/cpu_compute.h"
+#include "worker/data/data.h"
+#include "worker/exchange/remote_exchange.h"
+#include "worker/model/export.h"
+#include "worker/model/model_state.h"
+#include "worker/model/safetensors.h"
+#include "worker/train/embedded.h"
+#include "worker/train/trainer.h"
 
 namespace mf {
 namespace {

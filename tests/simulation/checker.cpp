@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "common/snapshot_plan.h"
+#include "common/client/snapshot_plan.h"
 
 namespace mf::simulation {
 namespace {

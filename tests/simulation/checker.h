@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "common/messages.h"
-#include "pserver/commit.h"
+#include "common/net/messages.h"
+#include "pserver/shard/commit.h"
 #include "tests/simulation/disk.h"
 #include "tests/simulation/model.h"
 #include "tests/simulation/tally.h"

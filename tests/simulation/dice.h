@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <random>
 
-#include "common/random.h"
+#include "common/base/random.h"
 
 namespace mf::simulation {
 

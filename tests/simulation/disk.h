@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "pserver/snapshot_key.h"
-#include "pserver/snapshot_store.h"
-#include "pserver/snapshot_writer.h"
+#include "pserver/snapshot/snapshot_key.h"
+#include "pserver/snapshot/snapshot_store.h"
+#include "pserver/snapshot/snapshot_writer.h"
 
 namespace mf::simulation {
 

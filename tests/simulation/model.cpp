@@ -5,9 +5,9 @@
 #include <map>
 #include <utility>
 
+#include "common/base/random.h"
+#include "common/config/schedule.h"
 #include "common/kernels/pairs.h"
-#include "common/random.h"
-#include "common/schedule.h"
 #include "tests/support/shard_harness.h"
 
 namespace mf::simulation {

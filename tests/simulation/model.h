@@ -10,10 +10,10 @@
 #include <tuple>
 #include <vector>
 
-#include "common/config.h"
-#include "common/messages.h"
-#include "common/tensors.h"
-#include "pserver/layout.h"
+#include "common/config/config.h"
+#include "common/config/tensors.h"
+#include "common/net/messages.h"
+#include "pserver/table/layout.h"
 #include "tests/simulation/dice.h"
 
 namespace mf::simulation {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <set>
 
-#include "common/config.h"
+#include "common/config/config.h"
 #include "tests/simulation/dice.h"
 #include "tests/simulation/model.h"
 

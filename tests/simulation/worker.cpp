@@ -5,7 +5,7 @@
 #include <cstring>
 #include <utility>
 
-#include "common/lease_work.h"
+#include "common/client/lease_work.h"
 #include "tests/simulation/world.h"
 
 namespace mf::simulation {

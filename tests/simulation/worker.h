@@ -1,6 +1,6 @@
-// A worker in the simulation: does what worker/trainer.h does, with the same decisions
-// (common/lease_work.h), client rules (common/client.h: resends, deadlines) and messages, on
-// coroutines in place of threads.
+// A worker in the simulation: does what worker/train/trainer.h does, with the same decisions
+// (common/client/lease_work.h), client rules (common/client/client.h: resends, deadlines) and
+// messages, on coroutines in place of threads.
 #pragma once
 
 #include <coroutine>
@@ -11,9 +11,9 @@
 #include <set>
 #include <vector>
 
-#include "common/lease_work.h"
-#include "common/messages.h"
-#include "common/status.h"
+#include "common/base/status.h"
+#include "common/client/lease_work.h"
+#include "common/net/messages.h"
 #include "tests/simulation/task.h"
 
 namespace mf::simulation {

@@ -5,13 +5,13 @@
 #include <cstdio>
 #include <cstring>
 
-#include "common/check.h"
-#include "common/random.h"
+#include "common/base/check.h"
+#include "common/base/random.h"
 
 namespace mf::simulation {
 namespace {
 
-constexpr double kTickSeconds = 0.05;         // as pserver/server.cpp
+constexpr double kTickSeconds = 0.05;         // as pserver/shard/server.cpp
 constexpr double kWriterSeconds = 0.002;      // the same
 constexpr double kFaultSecondsMax = 60;       // then they stop
 constexpr uint64_t kFaultEventsMax = 15'000;  // the same

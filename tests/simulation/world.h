@@ -1,6 +1,6 @@
-// A run in simulated time: real servers (pserver/shard.h) and workers that speak the real protocol,
-// with a clock, a network, disks and faults between them, all driven by one seed. Single-threaded;
-// the same seed gives the same run.
+// A run in simulated time: real servers (pserver/shard/shard.h) and workers that speak the real
+// protocol, with a clock, a network, disks and faults between them, all driven by one seed.
+// Single-threaded; the same seed gives the same run.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
-#include "common/thread_pool.h"
-#include "pserver/shard.h"
+#include "common/base/thread_pool.h"
+#include "pserver/shard/shard.h"
 #include "tests/simulation/checker.h"
 #include "tests/simulation/dice.h"
 #include "tests/simulation/disk.h"

@@ -7,13 +7,13 @@
 #include <memory>
 #include <vector>
 
-#include "common/client.h"
-#include "common/config.h"
-#include "common/table_client.h"
-#include "common/thread_pool.h"
-#include "worker/embedded.h"
-#include "worker/model.h"
-#include "worker/remote_exchange.h"
+#include "common/base/thread_pool.h"
+#include "common/client/client.h"
+#include "common/client/table_client.h"
+#include "common/config/config.h"
+#include "worker/exchange/remote_exchange.h"
+#include "worker/model/model.h"
+#include "worker/train/embedded.h"
 
 namespace mf {
 

@@ -7,7 +7,7 @@
 #include <tuple>
 #include <utility>
 
-#include "common/random.h"
+#include "common/base/random.h"
 
 namespace mf {
 namespace {

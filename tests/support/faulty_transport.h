@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "common/transport.h"
+#include "common/net/transport.h"
 
 namespace mf {
 

@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include "common/buffer.h"
+#include "common/base/buffer.h"
 
 namespace mf {
 

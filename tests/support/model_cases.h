@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "common/config.h"
-#include "common/tensors.h"
-#include "worker/model.h"
+#include "common/config/config.h"
+#include "common/config/tensors.h"
+#include "worker/model/model.h"
 
 namespace mf {
 

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "worker/exchange.h"
-#include "worker/model.h"
+#include "worker/exchange/exchange.h"
+#include "worker/model/model.h"
 
 namespace mf {
 

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <string>
 
-#include "common/check.h"
+#include "common/base/check.h"
 #include "tests/support/oracle_ops.h"
 
 namespace mf::oracle {

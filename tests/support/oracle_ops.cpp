@@ -3,7 +3,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "common/check.h"
+#include "common/base/check.h"
 
 namespace mf::oracle {
 namespace {

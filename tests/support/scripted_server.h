@@ -8,8 +8,8 @@
 #include <thread>
 #include <vector>
 
-#include "common/messages.h"
-#include "common/transport.h"
+#include "common/net/messages.h"
+#include "common/net/transport.h"
 
 namespace mf {
 

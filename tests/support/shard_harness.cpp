@@ -8,7 +8,7 @@
 #include <numeric>
 #include <random>
 
-#include "common/check.h"
+#include "common/base/check.h"
 #include "common/kernels/pairs.h"
 #include "common/kernels/wire.h"
 

@@ -7,10 +7,10 @@
 #include <utility>
 #include <vector>
 
-#include "common/config.h"
-#include "common/messages.h"
-#include "common/thread_pool.h"
-#include "pserver/shard.h"
+#include "common/base/thread_pool.h"
+#include "common/config/config.h"
+#include "common/net/messages.h"
+#include "pserver/shard/shard.h"
 
 namespace mf {
 

@@ -6,9 +6,9 @@
 #include <random>
 #include <string>
 
-#include "pserver/snapshot_format.h"
-#include "pserver/snapshot_key.h"
-#include "pserver/snapshot_store.h"
+#include "pserver/snapshot/snapshot_format.h"
+#include "pserver/snapshot/snapshot_key.h"
+#include "pserver/snapshot/snapshot_store.h"
 
 namespace mf {
 

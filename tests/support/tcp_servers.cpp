@@ -1,6 +1,6 @@
 #include "tests/support/tcp_servers.h"
 
-#include "common/check.h"
+#include "common/base/check.h"
 
 namespace mf {
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "common/transport.h"
-#include "pserver/server.h"
+#include "common/net/transport.h"
+#include "pserver/shard/server.h"
 
 namespace mf {
 

@@ -8,8 +8,8 @@
 #include <fstream>
 #include <iterator>
 
-#include "common/digest.h"
-#include "common/random.h"
+#include "common/base/digest.h"
+#include "common/base/random.h"
 
 namespace mf {
 namespace {

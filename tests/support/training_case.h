@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <string>
 
-#include "common/config.h"
-#include "worker/train_run.h"
+#include "common/config/config.h"
+#include "worker/train/train_run.h"
 
 namespace mf {
 

@@ -7,13 +7,13 @@
 #include <string>
 #include <vector>
 
-#include "common/bucket_summary.h"
-#include "common/client.h"
-#include "common/config.h"
-#include "common/tensors.h"
-#include "worker/buckets_plot.h"
+#include "common/client/client.h"
+#include "common/config/config.h"
+#include "common/config/tensors.h"
+#include "common/metrics/bucket_summary.h"
 #include "worker/commands/commands.h"
-#include "worker/report.h"
+#include "worker/train/buckets_plot.h"
+#include "worker/train/report.h"
 
 namespace mf {
 namespace {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "common/machine_limits.h"
+#include "common/base/machine_limits.h"
 
 namespace mf {
 namespace {

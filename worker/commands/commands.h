@@ -4,8 +4,8 @@
 
 #include <string>
 
-#include "common/status.h"
-#include "worker/compute.h"
+#include "common/base/status.h"
+#include "worker/compute/compute.h"
 
 namespace CLI {
 class App;

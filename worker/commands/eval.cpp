@@ -7,12 +7,12 @@
 #include <mutex>
 
 #include "worker/commands/commands.h"
-#include "worker/loaded_model.h"
-#include "worker/local_exchange.h"
-#include "worker/remote_exchange.h"
-#include "worker/scorer.h"
-#include "worker/snapshot_model.h"
-#include "worker/tokens.h"
+#include "worker/data/tokens.h"
+#include "worker/exchange/local_exchange.h"
+#include "worker/exchange/remote_exchange.h"
+#include "worker/model/loaded_model.h"
+#include "worker/model/scorer.h"
+#include "worker/model/snapshot_model.h"
 
 namespace mf {
 namespace {

@@ -1,12 +1,12 @@
 // worker flops: size and cost of a configuration in the paper's convention.
-#include "worker/flops.h"
+#include "worker/model/flops.h"
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "common/config.h"
+#include "common/config/config.h"
 #include "worker/commands/commands.h"
 
 namespace mf {

@@ -5,11 +5,11 @@
 #include <cstdio>
 #include <memory>
 
-#include "common/random.h"
+#include "common/base/random.h"
 #include "worker/commands/commands.h"
-#include "worker/loaded_model.h"
-#include "worker/local_exchange.h"
-#include "worker/tokens.h"
+#include "worker/data/tokens.h"
+#include "worker/exchange/local_exchange.h"
+#include "worker/model/loaded_model.h"
 
 namespace mf {
 namespace {

@@ -4,8 +4,8 @@
 #include <cstdio>
 #include <memory>
 
-#include "common/config.h"
-#include "common/metrics.h"
+#include "common/config/config.h"
+#include "common/metrics/metrics.h"
 #include "worker/commands/commands.h"
 
 namespace mf {

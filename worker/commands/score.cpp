@@ -5,10 +5,10 @@
 #include <nlohmann/json.hpp>
 
 #include "worker/commands/commands.h"
-#include "worker/loaded_model.h"
-#include "worker/local_exchange.h"
-#include "worker/scorer.h"
-#include "worker/tokens.h"
+#include "worker/data/tokens.h"
+#include "worker/exchange/local_exchange.h"
+#include "worker/model/loaded_model.h"
+#include "worker/model/scorer.h"
 
 namespace mf {
 namespace {

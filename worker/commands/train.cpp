@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "worker/commands/commands.h"
-#include "worker/train_run.h"
+#include "worker/train/train_run.h"
 
 namespace mf {
 namespace {

@@ -1,4 +1,4 @@
-#include "worker/backend/cuda/attention.h"
+#include "worker/compute/cuda/kernels/attention.h"
 
 #include <algorithm>
 #include <cmath>

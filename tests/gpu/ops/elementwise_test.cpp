@@ -1,12 +1,12 @@
 // Cross entropy, embedding, biases, residuals, rotary embedding, GELU.
-#include "worker/backend/cuda/elementwise.h"
+#include "worker/compute/cuda/kernels/elementwise.h"
 
 #include <cmath>
 
 #include "tests/gpu/ops/harness.h"
 #include "tests/support/oracle_ops.h"
-#include "worker/backend/cuda/cross_entropy.h"
-#include "worker/backend/cuda/embedding.h"
+#include "worker/compute/cuda/kernels/cross_entropy.h"
+#include "worker/compute/cuda/kernels/embedding.h"
 
 namespace mf::gpu_test {
 namespace {

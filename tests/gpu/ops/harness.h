@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "worker/backend/cuda/launch.h"
+#include "worker/compute/cuda/kernels/launch.h"
 
 namespace mf::gpu_test {
 

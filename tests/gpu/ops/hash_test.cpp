@@ -1,6 +1,6 @@
 // The hash with the norm before it against the oracle's formulas: over bits, probes, scores, index
 // sizes, and tails of the blocks of 32 tokens and 32 tables.
-#include "worker/backend/cuda/hash.h"
+#include "worker/compute/cuda/kernels/hash.h"
 
 #include <cmath>
 

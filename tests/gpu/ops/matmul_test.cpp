@@ -1,5 +1,5 @@
 // Matrix products: row-major views over cuBLAS, all transposes.
-#include "worker/backend/cuda/matmul.h"
+#include "worker/compute/cuda/matmul.h"
 
 #include <cmath>
 

@@ -1,11 +1,11 @@
 // Norms and column sums against the oracle's formulas.
-#include "worker/backend/cuda/norm.h"
+#include "worker/compute/cuda/kernels/norm.h"
 
 #include <cmath>
 
 #include "tests/gpu/ops/harness.h"
 #include "tests/support/oracle_ops.h"
-#include "worker/backend/cuda/column_sums.h"
+#include "worker/compute/cuda/kernels/column_sums.h"
 
 namespace mf::gpu_test {
 namespace {

@@ -1,6 +1,6 @@
-// Memory layers on a GPU (worker/backend/cuda/rows.h) against loops written here: sums bit by bit
-// against the same chain of FMAs, dots against double sums.
-#include "worker/backend/cuda/rows.h"
+// Memory layers on a GPU (worker/compute/cuda/kernels/rows.h) against loops written here: sums bit
+// by bit against the same chain of FMAs, dots against double sums.
+#include "worker/compute/cuda/kernels/rows.h"
 
 #include <algorithm>
 #include <cmath>

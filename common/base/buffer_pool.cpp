@@ -1,0 +1,145 @@
+#include "common/base/buffer_pool.h"
+
+#include <sys/mman.h>
+
+#include <bit>
+#include <mutex>
+#include <new>
+
+#include "common/base/huge_pages.h"
+
+namespace mf {
+namespace {
+
+constexpr std::align_val_t kAlignment{64};
+constexpr size_t kClassBytesMin = 64;
+constexpr int kSteps = 4;  // classes from one power of two to the next
+constexpr int kClasses = 64 * kSteps;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr size_t kKeptMax = 0;
+#else
+constexpr size_t kKeptMax = kPooledBytesMax;
+#endif
+
+int ClassOf(size_t bytes) {
+  if (bytes <= kClassBytesMin) return 0;
+  // The power of two below `bytes` - 1, and which quarter of it above that.
+  const size_t last = bytes - 1;
+  const int power = static_cast<int>(std::bit_width(last)) - 1;
+  const int quarter = static_cast<int>((last >> (power - 2)) & 3);
+  return (power - std::countr_zero(kClassBytesMin)) * kSteps + quarter + 1;
+}
+
+size_t BytesOfClass(int index) {
+  if (index == 0) return kClassBytesMin;
+  const int power = (index - 1) / kSteps + std::countr_zero(kClassBytesMin);
+  return (size_t{1} << power) + (static_cast<size_t>((index - 1) % kSteps + 1) << (power - 2));
+}
+
+/// Large blocks are mapped, so that they begin a huge page and leave no holes in malloc's memory.
+bool IsMapped(size_t bytes) { return kKeptMax > 0 && bytes >= kHugePageBytes; }
+
+void* FromSystem(size_t bytes) {
+  if (!IsMapped(bytes)) return ::operator new(bytes, kAlignment);
+  return MapHugePages(bytes);
+}
+
+void ToSystem(void* memory, size_t bytes) {
+  if (IsMapped(bytes)) {
+    munmap(memory, bytes);
+  } else {
+    ::operator delete(memory, kAlignment);
+  }
+}
+
+/// What stands in a block that is kept: its place in the list of its class (the last one given is
+/// taken first, as it is the warmest) and in the list of all by age.
+struct Kept {
+  Kept* below = nullptr;  // in the class
+  Kept* above = nullptr;
+  Kept* older = nullptr;
+  Kept* newer = nullptr;
+  int index = 0;
+};
+static_assert(sizeof(Kept) <= kClassBytesMin);
+
+class Pool {
+ public:
+  void* Take(int index) {
+    const std::lock_guard lock(mutex_);
+    Kept* kept = tops_[index];
+    if (kept == nullptr) return nullptr;
+    Remove(kept);
+    return kept;
+  }
+
+  /// Keeps a block; what becomes too much for it is returned in `gone`, a list by `below`.
+  Kept* Give(void* memory, int index) {
+    Kept* gone = nullptr;
+    const std::lock_guard lock(mutex_);
+    Kept* kept = new (memory) Kept{.below = tops_[index], .older = newest_, .index = index};
+    if (kept->below != nullptr) kept->below->above = kept;
+    tops_[index] = kept;
+    (newest_ != nullptr ? newest_->newer : oldest_) = kept;
+    newest_ = kept;
+    bytes_ += BytesOfClass(index);
+    while (bytes_ > kKeptMax) {
+      Kept* old = oldest_;
+      Remove(old);
+      old->below = gone;
+      gone = old;
+    }
+    return gone;
+  }
+
+  size_t bytes() {
+    const std::lock_guard lock(mutex_);
+    return bytes_;
+  }
+
+ private:
+  void Remove(Kept* kept) {
+    (kept->above != nullptr ? kept->above->below : tops_[kept->index]) = kept->below;
+    if (kept->below != nullptr) kept->below->above = kept->above;
+    (kept->newer != nullptr ? kept->newer->older : newest_) = kept->older;
+    (kept->older != nullptr ? kept->older->newer : oldest_) = kept->newer;
+    bytes_ -= BytesOfClass(kept->index);
+  }
+
+  std::mutex mutex_;
+  Kept* tops_[kClasses] = {};
+  Kept* newest_ = nullptr;
+  Kept* oldest_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+/// Never destroyed: buffers in static storage may end after it.
+Pool& ThePool() {
+  static Pool& pool = *new Pool;
+  return pool;
+}
+
+}  // namespace
+
+size_t ClassBytes(size_t bytes) { return BytesOfClass(ClassOf(bytes)); }
+
+PoolBlock TakeBlock(size_t bytes) {
+  if (bytes > SIZE_MAX / 4) throw std::bad_alloc();
+  const int index = ClassOf(bytes);
+  const size_t class_bytes = BytesOfClass(index);
+  void* memory = ThePool().Take(index);
+  return {memory != nullptr ? memory : FromSystem(class_bytes), class_bytes};
+}
+
+void GiveBlock(PoolBlock block) {
+  for (Kept* gone = ThePool().Give(block.memory, ClassOf(block.bytes)); gone != nullptr;) {
+    Kept* next = gone->below;
+    ToSystem(gone, BytesOfClass(gone->index));
+    gone = next;
+  }
+}
+
+size_t PooledBytes() { return ThePool().bytes(); }
+
+}  // namespace mf

@@ -1,0 +1,169 @@
+// Asynchronous requests to all servers at once: any number of threads may call, many requests are
+// in flight, and a call is done when every server it went to has answered. A request without an
+// answer is sent again under the same id, as servers do nothing twice.
+//
+// A small request should cost little more than its way through ZeroMQ, and waking another thread on
+// an idle core costs as much as that way. So the threads that call do the work themselves. The
+// transport belongs to whoever holds the mutex. A request is sent by the thread that makes it. Of
+// the threads that wait for answers one leads: it alone waits for the transport, without the
+// mutex, and takes in what comes for everybody; when its own answer is there, it wakes another to
+// lead. The client's own thread looks after time: deadlines, repeats, and, every few milliseconds,
+// answers that nobody waits for. It does not poll, so that it does not wake up for what a waiting
+// thread takes in. What keeps this from waiting for ever:
+//  - Whoever sends while the leader waits then takes in what there is, as a send may take away the
+//    news that the leader waits for (transport.h); if that completes the leader's call, it is
+//    woken.
+//  - Whoever leaves, for whatever reason, while nobody leads wakes one of those that follow.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "common/metrics/metrics.h"
+#include "common/net/messages.h"
+#include "common/net/transport.h"
+
+namespace mf {
+
+/// What went over the wire for one operation, payload and header frames together.
+struct Traffic {
+  std::atomic<uint64_t> calls{0};  // calls, whatever the number of servers
+  std::atomic<uint64_t> sent_bytes{0};
+  std::atomic<uint64_t> received_bytes{0};
+};
+
+class Client {
+  struct OpenCall;
+
+ public:
+  /// The replies in server order, or the first error: the transport's, or the code of a server's
+  /// reply with the server's number before its message.
+  using Outcome = Result<std::vector<Reply>>;
+
+  /// What a call will come to, to be waited for as a std::future is. It may be dropped (the request
+  /// is made all the same) and may outlive the client. One thread at a time.
+  class Answer {
+   public:
+    Answer() = default;
+    Answer(Answer&&) = default;
+    Answer& operator=(Answer&&) = default;
+    /// Until the call is done, at the latest at its deadline.
+    void wait() const;
+    /// Waits. Once.
+    Outcome get();
+
+   private:
+    friend class Client;
+    Answer(Client* client, std::shared_ptr<OpenCall> call)
+        : client_(client), call_(std::move(call)) {}
+    Client* client_ = nullptr;  // there as long as the call is open
+    std::shared_ptr<OpenCall> call_;
+  };
+
+  struct Options {
+    double deadline_seconds = 60;  // after which a call fails and names the silent servers
+    double resend_seconds = 5;     // first repeat of an unanswered request; doubles, with jitter
+    Metrics* metrics = nullptr;    // outlives the client; none: nothing is counted there
+  };
+
+  Client(std::unique_ptr<ClientTransport> transport, std::vector<std::string> addresses,
+         Options options);
+  /// Open calls fail, also those that threads are waiting for. Nobody calls any more.
+  ~Client();
+
+  size_t servers() const { return addresses_.size(); }
+
+  /// Sends requests[i] to server i.
+  Answer CallAll(std::vector<Request> requests);
+  /// The same to one server; the outcome holds one reply.
+  Answer Call(size_t server, Request request);
+
+  /// The session that hello returned, stamped on every later request to that server.
+  void SetSession(size_t server, uint64_t session);
+
+  /// Requests that were sent again because no answer came.
+  uint64_t resends() const { return resends_.load(); }
+  const Traffic& traffic(Op op) const { return traffic_[static_cast<size_t>(op)]; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct OpenCall {
+    std::shared_ptr<std::mutex> mutex;  // the client's, which guards the rest
+    std::condition_variable changed;    // `outcome`, or nobody leads any more
+    std::optional<Outcome> outcome;     // set once; the call is then no longer in calls_
+    Op op;
+    size_t waiting = 0;             // servers that have not answered
+    std::vector<Message> messages;  // by server, for repeats; emptied when answered
+    size_t first_server = 0;
+    std::vector<Reply> replies;
+    std::vector<bool> answered;
+    Clock::time_point start;
+    Clock::time_point deadline;
+    Clock::time_point resend;
+    double resend_seconds = 0;
+  };
+  using Lock = std::unique_lock<std::mutex>;
+
+  Answer Start(std::vector<Request> requests, size_t first_server);
+  void CountBytes(Op op, Direction direction, uint64_t bytes);
+  std::string SilentServers(const OpenCall& call) const;
+
+  // The rest is called with the mutex held; those that get the lock give it up while they wait.
+
+  /// Until `own` is done: leads, or follows whoever leads.
+  void Await(OpenCall& own, Lock& lock);
+  void Lead(OpenCall& own, Lock& lock);
+  /// Takes in messages until there is none (true), `own` is done or there were very many.
+  bool TakeIn(const OpenCall* own);
+  void OnMessage(size_t server, const Message& message);
+  /// A message that can not be sent now is not answered either: the call's deadline reports it.
+  void Send(size_t server, const Message& message);
+  /// Comes after Send() and before the mutex is given up.
+  void TakeInForLeader();
+  /// Sets the outcome and wakes who waits for it. The caller takes the call out of calls_.
+  void Complete(OpenCall& call, Outcome outcome);
+  /// The work of thread_.
+  void WatchTime();
+  /// Fails calls past their deadline, repeats requests that are due, says whom long calls wait for.
+  void CheckCalls();
+  void Repeat(OpenCall& call, Clock::time_point now);
+  void SendAgain(OpenCall& call, size_t i);
+  /// Repeats what servers that were connected to again have not answered: it may be lost.
+  void RepeatAfterReconnects();
+
+  const std::unique_ptr<ClientTransport> transport_;
+  const std::vector<std::string> addresses_;
+  const Options options_;
+  std::array<Traffic, kOpCount> traffic_;
+  std::vector<std::atomic<uint64_t>> sessions_;
+  std::atomic<uint64_t> next_id_{1};
+  std::atomic<uint64_t> resends_{0};
+
+  // Guards what follows and the transport. Shared with the calls, as answers may outlive the
+  // client.
+  const std::shared_ptr<std::mutex> mutex_ = std::make_shared<std::mutex>();
+  std::unordered_map<uint64_t, std::shared_ptr<OpenCall>> calls_;
+  OpenCall* leader_ = nullptr;        // what the thread that leads waits for
+  bool leader_waits_ = false;         // it is in transport_->Wait()
+  std::vector<OpenCall*> followers_;  // what the others wait for, the longest first
+  size_t awaiting_ = 0;               // threads in Await()
+  std::condition_variable nobody_awaits_;
+  bool closing_ = false;
+  std::condition_variable closes_;
+  std::minstd_rand random_;            // jitter only
+  std::vector<uint64_t> connections_;  // by server, as last looked at
+  Clock::time_point last_said_{};
+  std::thread thread_;
+};
+
+}  // namespace mf

@@ -1,0 +1,271 @@
+#include "common/client/table_client.h"
+
+#include <cstring>
+#include <memory>
+
+#include "common/config/sharding.h"
+#include "common/kernels/pairs.h"
+#include "common/kernels/wire.h"
+
+namespace mf {
+namespace {
+
+Frame CopyToFrame(const void* data, size_t bytes) {
+  Buffer buffer(bytes);
+  if (bytes > 0) std::memcpy(buffer.data(), data, bytes);
+  return buffer;
+}
+
+size_t NumberBytes(Wire wire) { return wire == Wire::kBf16 ? 2 : 4; }
+
+/// Columns `range` of a [rows][columns] matrix of floats, packed for the wire: the matrix itself
+/// where it is that already.
+Frame PackColumns(const Frame& values, size_t rows, size_t columns, ColumnRange range, Wire wire) {
+  const size_t width = static_cast<size_t>(range.size());
+  if (wire == Wire::kF32 && width == columns) return values;
+  const Buffer buffer(rows * width * NumberBytes(wire));
+  const float* from = values.as<float>() + range.begin;
+  if (wire == Wire::kBf16 && width == columns) {
+    PackBf16(buffer.data(), from, rows * width);
+    return buffer;
+  }
+  for (size_t row = 0; row < rows; ++row, from += columns) {
+    std::byte* to = buffer.data() + row * width * NumberBytes(wire);
+    if (wire == Wire::kBf16) {
+      PackBf16(to, from, width);
+    } else {
+      std::memcpy(to, from, width * sizeof(float));
+    }
+  }
+  return buffer;
+}
+
+/// The other way: rows of `width` from the wire to the columns at `out` of rows of `stride`.
+void UnpackColumns(const Frame& packed, size_t rows, size_t width, size_t stride, Wire wire,
+                   float* out) {
+  const bool whole = width == stride;
+  const size_t runs = whole ? 1 : rows, run = whole ? rows * width : width;
+  for (size_t i = 0; i < runs; ++i) {
+    const std::byte* from = packed.data() + i * run * NumberBytes(wire);
+    if (wire == Wire::kBf16) {
+      UnpackBf16(out + i * stride, from, run);
+    } else {
+      std::memcpy(out + i * stride, from, run * sizeof(float));
+    }
+  }
+}
+
+Status WrongReply(const TensorSpec& tensor, size_t server) {
+  return Status::Failed("server " + std::to_string(server) + " answered for " + tensor.name +
+                        " with a frame of the wrong size");
+}
+
+}  // namespace
+
+Status Pending::Wait() {
+  Client::Outcome outcome = answer_.get();
+  if (!outcome.ok()) return outcome.status();
+  return tables_ == nullptr ? Status::Ok() : tables_->Land(landing_, *outcome);
+}
+
+TableClient::TableClient(Client& client, const Config& config,
+                         const std::vector<TensorSpec>& tensors)
+    : client_(client), config_(config), tensors_(tensors) {
+  const int64_t shards = static_cast<int64_t>(client.servers());
+  for (const TensorSpec& tensor : tensors) {
+    const std::vector<ColumnRange> blocks =
+        ColumnBlocks(tensor.columns, config.model.column_blocks);
+    columns_.emplace_back();
+    blocks_.emplace_back();
+    for (int64_t shard = 0; shard < shards; ++shard) {
+      const BlockRange own = ShardBlocks(static_cast<int64_t>(blocks.size()), shard, shards);
+      columns_.back().push_back({blocks[static_cast<size_t>(own.begin)].begin,
+                                 blocks[static_cast<size_t>(own.end) - 1].end});
+      blocks_.back().push_back(static_cast<size_t>(own.end - own.begin));
+    }
+  }
+}
+
+std::vector<Request> TableClient::Requests(Op op, StepRef at, const TensorSpec& tensor) const {
+  Request request;
+  request.op = op;
+  request.epoch = at.epoch;
+  request.step = at.step;
+  request.tensor = tensor.id;
+  return std::vector<Request>(servers(), request);
+}
+
+Status TableClient::Land(const Landing& landing, const std::vector<Reply>& replies) const {
+  const TensorSpec& tensor = *landing.tensor;
+  const bool dots = landing.exponents.size() > 0;
+  std::vector<const void*, PoolAllocator<const void*>> parts(replies.size());
+  for (size_t server = 0; server < replies.size(); ++server) {
+    const size_t width = static_cast<size_t>(Columns(tensor, server).size());
+    const size_t bytes =
+        landing.rows * (dots ? landing.pairs * sizeof(int64_t) : width * NumberBytes(landing.wire));
+    const Frames& payload = replies[server].payload;
+    if (payload.size() != 1 || payload[0].size() != bytes) return WrongReply(tensor, server);
+    parts[server] = payload[0].data();
+  }
+  if (dots) {
+    DotValues(parts, landing.pairs, landing.rows, landing.exponents.as<int8_t>(), landing.out);
+    return Status::Ok();
+  }
+  for (size_t server = 0; server < replies.size(); ++server) {
+    const ColumnRange range = Columns(tensor, server);
+    UnpackColumns(replies[server].payload[0], landing.rows, static_cast<size_t>(range.size()),
+                  landing.stride, landing.wire, landing.out + range.begin);
+  }
+  return Status::Ok();
+}
+
+Pending TableClient::Forward(StepRef at, Access access, const TensorSpec& tensor, size_t tokens,
+                             const Frame& indices, const Frame& weights, float* y) {
+  std::vector<Request> requests = Requests(Op::kForward, at, tensor);
+  for (Request& request : requests) {
+    request.tokens = static_cast<uint32_t>(tokens);
+    request.training = access == Access::kTraining;
+    request.payload = {indices, weights};
+  }
+  return {client_.CallAll(std::move(requests)),
+          *this,
+          {.tensor = &tensor,
+           .rows = tokens,
+           .stride = static_cast<size_t>(tensor.columns),
+           .wire = config_.exchange.wire,
+           .out = y}};
+}
+
+Pending TableClient::Backward(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+                              size_t tokens, const Frame& indices, const Frame& weights,
+                              const Frame& dy, float* dweights) {
+  const size_t columns = static_cast<size_t>(tensor.columns);
+  const Wire wire = config_.exchange.wire;
+  // Exponents are of the numbers as sent.
+  const Buffer exponents(tokens), as_sent(wire == Wire::kBf16 ? columns * sizeof(float) : 0),
+      narrow(columns * sizeof(uint16_t));
+  for (size_t t = 0; t < tokens; ++t) {
+    const float* row = dy.as<float>() + t * columns;
+    if (wire == Wire::kBf16) {
+      PackBf16(narrow.data(), row, columns);
+      UnpackBf16(as_sent.as<float>(), narrow.data(), columns);
+      row = as_sent.as<float>();
+    }
+    exponents.as<int8_t>()[t] = DotExponent(row, columns);
+  }
+  std::vector<Request> requests = Requests(Op::kBackward, at, tensor);
+  for (size_t server = 0; server < requests.size(); ++server) {
+    Request& request = requests[server];
+    request.micro_batch = micro_batch;
+    request.tokens = static_cast<uint32_t>(tokens);
+    request.payload = {indices, weights,
+                       PackColumns(dy, tokens, columns, Columns(tensor, server), wire),
+                       Frame(exponents)};
+  }
+  if (dweights == nullptr) return Pending(client_.CallAll(std::move(requests)));
+  return {client_.CallAll(std::move(requests)),
+          *this,
+          {.tensor = &tensor,
+           .rows = tokens,
+           .pairs = weights.size() / sizeof(float) / tokens,
+           .exponents = exponents,
+           .out = dweights}};
+}
+
+Pending TableClient::PullRows(StepRef at, Access access, const TensorSpec& tensor,
+                              const Frame& rows, uint64_t first, uint64_t count, float* values,
+                              size_t stride) {
+  std::vector<Request> requests = Requests(Op::kPull, at, tensor);
+  for (Request& request : requests) {
+    request.training = access == Access::kTraining;
+    request.first_row = first;
+    request.row_count = count;
+    request.payload = {rows};
+  }
+  return {client_.CallAll(std::move(requests)),
+          *this,
+          {.tensor = &tensor, .rows = count, .stride = stride, .wire = Wire::kF32, .out = values}};
+}
+
+Pending TableClient::Pull(StepRef at, Access access, const TensorSpec& tensor, const Frame& rows,
+                          float* values, size_t stride) {
+  return PullRows(at, access, tensor, rows, 0, rows.size() / sizeof(uint64_t), values, stride);
+}
+
+Pending TableClient::Pull(StepRef at, Access access, const TensorSpec& tensor,
+                          const std::vector<uint64_t>& rows, float* values) {
+  return Pull(at, access, tensor, CopyToFrame(rows.data(), rows.size() * sizeof(uint64_t)), values,
+              static_cast<size_t>(tensor.columns));
+}
+
+Pending TableClient::PullRange(StepRef at, const TensorSpec& tensor, uint64_t first, uint64_t count,
+                               float* values) {
+  return PullRows(at, Access::kReading, tensor, Frame(), first, count, values,
+                  static_cast<size_t>(tensor.columns));
+}
+
+Pending TableClient::PushRows(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+                              const Frame& rows, const Frame& hits, uint64_t count,
+                              const Frame& values) {
+  std::vector<Request> requests = Requests(Op::kPush, at, tensor);
+  for (size_t server = 0; server < requests.size(); ++server) {
+    Request& request = requests[server];
+    request.micro_batch = micro_batch;
+    request.row_count = count;
+    request.payload = {rows, hits,
+                       PackColumns(values, count, static_cast<size_t>(tensor.columns),
+                                   Columns(tensor, server), Wire::kF32)};
+  }
+  return Pending(client_.CallAll(std::move(requests)));
+}
+
+Pending TableClient::Push(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+                          const Frame& rows, const Frame& hits, const Frame& values) {
+  MF_CHECK(rows.size() > 0);
+  return PushRows(at, micro_batch, tensor, rows, hits, rows.size() / sizeof(uint64_t), values);
+}
+
+Pending TableClient::Push(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+                          const std::vector<uint64_t>& rows, const std::vector<uint32_t>& hits,
+                          const float* values) {
+  const size_t bytes = rows.size() * static_cast<size_t>(tensor.columns) * sizeof(float);
+  return Push(at, micro_batch, tensor, CopyToFrame(rows.data(), rows.size() * sizeof(uint64_t)),
+              CopyToFrame(hits.data(), hits.size() * sizeof(uint32_t)), CopyToFrame(values, bytes));
+}
+
+Pending TableClient::PushWhole(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+                               const float* values) {
+  const size_t bytes = tensor.total_rows() * static_cast<size_t>(tensor.columns) * sizeof(float);
+  return PushRows(at, micro_batch, tensor, Frame(), Frame(), tensor.total_rows(),
+                  CopyToFrame(values, bytes));
+}
+
+Result<std::vector<uint64_t>> TableClient::ListRows(StepRef at, const TensorSpec& tensor,
+                                                    uint64_t first, uint64_t most) {
+  Request request = Requests(Op::kListRows, at, tensor)[0];
+  request.first_row = first;
+  request.row_count = most;
+  Client::Outcome outcome = client_.Call(0, std::move(request)).get();
+  if (!outcome.ok()) return outcome.status();
+  const Frames& payload = (*outcome)[0].payload;
+  if (payload.size() != 1 || payload[0].size() % sizeof(uint64_t) != 0)
+    return WrongReply(tensor, 0);
+  std::vector<uint64_t> rows(payload[0].size() / sizeof(uint64_t));
+  if (!rows.empty()) std::memcpy(rows.data(), payload[0].data(), payload[0].size());
+  return rows;
+}
+
+Result<Prepared> TableClient::Prepare(StepRef at) {
+  Client::Outcome outcome = client_.CallAll(Requests(Op::kPrepare, at, tensors_[0])).get();
+  if (!outcome.ok()) return outcome.status();
+  return CombinePrepared(tensors_, blocks_, *outcome);
+}
+
+Result<bool> TableClient::Finish(StepRef at, const StepEnd& end) {
+  Client::Outcome outcome =
+      client_.CallAll(std::vector<Request>(servers(), EndRequest(at.epoch, at.step, end))).get();
+  if (!outcome.ok()) return outcome.status();
+  return HowItEnded(at.step, *outcome);
+}
+
+}  // namespace mf

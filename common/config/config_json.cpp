@@ -1,0 +1,103 @@
+// The configuration as JSON (hello, run identity, safetensors files) and as the README's table.
+#include <nlohmann/json.hpp>
+
+#include "common/config/config.h"
+#include "common/config/config_keys.h"
+
+namespace mf {
+namespace {
+
+using nlohmann::json;  // its objects sort their keys
+
+json ToJson(const KeyValue& value) {
+  return std::visit(
+      [](const auto& v) -> json {
+        if constexpr (std::is_same_v<std::decay_t<decltype(v)>, std::monostate>) {
+          return nullptr;
+        } else {
+          return v;
+        }
+      },
+      value);
+}
+
+KeyValue FromJson(const json& value) {
+  if (value.is_boolean()) return value.get<bool>();
+  if (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{INT64_MAX}) return {};
+  if (value.is_number_integer()) return value.get<int64_t>();
+  if (value.is_number_float()) return value.get<double>();
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_array()) {
+    std::vector<double> numbers;
+    for (const json& item : value) {
+      if (!item.is_number()) return {};
+      numbers.push_back(item.get<double>());
+    }
+    return numbers;
+  }
+  return {};
+}
+
+template <class Wanted>
+std::string Dump(const Config& config, Wanted wanted) {
+  json root = json::object();
+  for (const ConfigKey& key : ConfigKeys()) {
+    if (wanted(key)) root[key.section][key.name] = ToJson(key.get(config));
+  }
+  return root.dump();
+}
+
+}  // namespace
+
+std::string CanonicalJson(const Config& config) {
+  return Dump(config, [](const ConfigKey&) { return true; });
+}
+
+std::string IdentityJson(const Config& config) {
+  return Dump(config, [](const ConfigKey& key) { return key.decides_result; });
+}
+
+std::string ModelJson(const Config& config) {
+  return Dump(config, [](const ConfigKey& key) { return key.section == "model"; });
+}
+
+Result<Config> ConfigFromJson(const std::string& text) {
+  const std::string where = "configuration";
+  const json root = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!root.is_object()) return Status::Invalid(where + ": not a JSON object");
+  Config config = UnresolvedConfig();
+  for (const auto& [section, keys] : root.items()) {
+    if (!keys.is_object() || (keys.empty() && !IsConfigSection(section))) {
+      return Status::Invalid(where + ": " + section + " is not a section");
+    }
+    for (const auto& [key, value] : keys.items()) {
+      MF_RETURN_IF_ERROR(SetConfigKey(where, section, key, FromJson(value), config));
+    }
+  }
+  ResolveConfig(config);
+  MF_RETURN_IF_ERROR(CheckConfig(config));
+  return config;
+}
+
+std::string DescribeDifference(const Config& a, const Config& b) {
+  std::string text;
+  for (const ConfigKey& key : ConfigKeys()) {
+    const KeyValue here = key.get(a), there = key.get(b);
+    if (here == there) continue;
+    text += (text.empty() ? "" : "; ") + key.full_name() + ": " + FormatKeyValue(here) + " here, " +
+            FormatKeyValue(there) + " there";
+  }
+  return text;
+}
+
+std::string ConfigTableMarkdown() {
+  const Config defaults = UnresolvedConfig();
+  std::string text = "| Key | Default | Allowed | Meaning |\n|---|---|---|---|\n";
+  for (const ConfigKey& key : ConfigKeys()) {
+    text += "| `" + key.full_name() + "` | `" + FormatKeyValue(key.get(defaults)) + "` | " +
+            key.allowed + " | " + key.meaning + " |\n";
+  }
+  return text;
+}
+
+}  // namespace mf

@@ -1,0 +1,143 @@
+#include "common/config/tensors.h"
+
+#include <cmath>
+
+namespace mf {
+namespace {
+
+/// The cheaper way by ExchangeBytes.
+ExchangeMode CheaperMode(const Config& config, const TensorSpec& tensor) {
+  const ExchangeBytes bytes = BytesOfExchange(config, tensor);
+  return bytes.pull < bytes.pushdown ? ExchangeMode::kPull : ExchangeMode::kPushdown;
+}
+
+class Builder {
+ public:
+  explicit Builder(const Config& config) : config_(config) {}
+
+  void Dense(const std::string& name, int64_t rows, int64_t columns, std::vector<int64_t> shape,
+             Init init, double value, bool decay) {
+    TensorSpec spec;
+    spec.name = name;
+    spec.rows = rows;
+    spec.columns = columns;
+    spec.init = init;
+    spec.init_value = value;
+    spec.weight_decay = decay;
+    spec.shape = std::move(shape);
+    Add(std::move(spec));
+  }
+  void Matrix(const std::string& name, int64_t rows, int64_t columns, double stddev) {
+    Dense(name, rows, columns, {rows, columns}, Init::kNormal, stddev, true);
+  }
+  void Vector(const std::string& name, int64_t columns, double value) {
+    Dense(name, 1, columns, {columns}, Init::kConstant, value, false);
+  }
+  void Norm(const std::string& name, int64_t columns, bool layernorm) {
+    Vector(name + ".weight", columns, 1);
+    if (layernorm) Vector(name + ".bias", columns, 0);
+  }
+  void Norm(const std::string& name, int64_t columns) {
+    Norm(name, columns, config_.model.norm == NormKind::kLayerNorm);
+  }
+  void Memory(const std::string& name, int64_t bits, int64_t columns) {
+    TensorSpec spec;
+    spec.name = name + ".tables";
+    spec.kind = TensorKind::kMemory;
+    spec.tables = config_.model.K;
+    spec.rows = int64_t{1} << bits;
+    spec.columns = columns;
+    spec.index_bits = static_cast<int>(bits);
+    spec.init = Init::kNormal;
+    spec.init_value = std::sqrt(2.0 / (5.0 * static_cast<double>(config_.model.d)));
+    spec.weight_decay = true;
+    spec.row_type = config_.model.table_dtype;
+    spec.shape = {spec.tables, spec.rows, columns};
+    spec.on_device = TakesDevice(spec);
+    spec.mode = config_.exchange.mode;
+    if (spec.mode == ExchangeMode::kAuto) spec.mode = CheaperMode(config_, spec);
+    Add(std::move(spec));
+    Vector(name + ".bias", columns, 0);
+  }
+  void Linear(const std::string& name, int64_t in, int64_t out) {
+    Matrix(name + ".weight", in, out,
+           std::sqrt(2.0 / (5.0 * static_cast<double>(config_.model.d))));
+    Vector(name + ".bias", out, 0);
+  }
+
+  std::vector<TensorSpec> Take() { return std::move(tensors_); }
+
+ private:
+  /// Whether GPU workers keep a copy: by the configuration alone, in the order of the tensors.
+  bool TakesDevice(const TensorSpec& spec) {
+    if (config_.exchange.placement != Placement::kAuto) {
+      return config_.exchange.placement == Placement::kDevice;
+    }
+    const double bytes =
+        4.0 * static_cast<double>(spec.total_rows() * static_cast<uint64_t>(spec.columns));
+    if (device_bytes_ + bytes > static_cast<double>(config_.exchange.device_bytes)) return false;
+    device_bytes_ += bytes;
+    return true;
+  }
+  void Add(TensorSpec spec) {
+    spec.id = static_cast<uint32_t>(tensors_.size());
+    tensors_.push_back(std::move(spec));
+  }
+
+  const Config& config_;
+  std::vector<TensorSpec> tensors_;
+  double device_bytes_ = 0;  // of copies so far
+};
+
+}  // namespace
+
+ExchangeBytes BytesOfExchange(const Config& config, const TensorSpec& tensor) {
+  const double tokens = static_cast<double>(config.tokens_per_micro_batch());
+  const double rows = static_cast<double>(tensor.rows);
+  const double pairs = static_cast<double>(tensor.tables * config.model.probes);
+  const double columns = static_cast<double>(tensor.columns);
+  const double number = config.exchange.wire == Wire::kBf16 ? 2 : 4;
+  const double index = tensor.index_bytes();
+  const double ways = tensor.on_device ? 1 : 2;
+  const double reads = tokens * static_cast<double>(config.model.probes);
+  const double distinct = static_cast<double>(tensor.tables) * rows * -std::expm1(-reads / rows);
+  return {
+      .pushdown = tokens * (ways * pairs * (index + 4) + 1 + ways * columns * number + 8 * pairs),
+      // A row id each way and a hit count with the gradient; the values each way, f32 on any wire.
+      .pull = distinct * (ways * 8 + 4 + ways * columns * 4)};
+}
+
+std::vector<TensorSpec> TensorsOf(const Config& config) {
+  const ModelConfig& m = config.model;
+  Builder build(config);
+  build.Matrix("embed.weight", m.vocabulary, m.d, 0.02);
+  for (int64_t layer = 0; layer < m.layers; ++layer) {
+    const std::string block = "blocks." + std::to_string(layer) + ".";
+    build.Norm(block + "norm1", m.d);
+    if (m.projection == Projection::kMemory) {
+      build.Memory(block + "qkv", m.tau, 3 * m.d);
+      build.Norm(block + "norm2", m.d);
+      build.Memory(block + "m1", m.tau, m.expanded());
+      build.Norm(block + "mid_norm", m.expanded(), /*layernorm=*/true);
+      build.Memory(block + "m2", m.tau + m.expand_bits, m.d);
+    } else {
+      build.Linear(block + "qkv", m.d, 3 * m.d);
+      build.Linear(block + "out", m.d, m.d);
+      build.Norm(block + "norm2", m.d);
+      build.Linear(block + "fc1", m.d, 4 * m.d);
+      build.Linear(block + "fc2", 4 * m.d, m.d);
+    }
+  }
+  build.Norm("final_norm", m.d);
+  build.Matrix("head.weight", m.vocabulary, m.d, 0.02);
+  return build.Take();
+}
+
+const TensorSpec* FindTensor(const std::vector<TensorSpec>& tensors, const std::string& name) {
+  for (const TensorSpec& tensor : tensors) {
+    if (tensor.name == name) return &tensor;
+  }
+  return nullptr;
+}
+
+}  // namespace mf

@@ -1,0 +1,406 @@
+#include "pserver/board/board.h"
+
+#include <algorithm>
+
+#include "common/config/schedule.h"
+
+namespace mf {
+namespace {
+constexpr size_t kDurationsKept = 64;
+constexpr size_t kRecordsPerGrant = 10'000;
+constexpr double kSecondLeaseAfterMedians = 2;
+}  // namespace
+
+Board::Board(const TrainConfig& config, const SnapshotConfig& snapshot, int64_t tokens_per_step,
+             uint64_t boot_count)
+    : config_(config),
+      snapshot_(snapshot),
+      tokens_per_step_(tokens_per_step),
+      boot_count_(boot_count) {}
+
+const char* Board::phase() const {
+  switch (phase_) {
+    case Phase::kRecover:
+      return "recover";
+    case Phase::kMicroBatches:
+      return "micro_batches";
+    case Phase::kCommit:
+      return "commit";
+    case Phase::kEvaluate:
+      return "evaluate";
+    case Phase::kFinished:
+      return "finished";
+    case Phase::kFailed:
+      break;
+  }
+  return "failed";
+}
+
+Board::Grants Board::Ask(uint64_t ticket, uint64_t session, uint64_t known_step, double now) {
+  parked_.push_back({ticket, session, known_step, now + kParkSeconds});
+  return Tick(now);
+}
+
+Board::Grants Board::Tick(double now) {
+  Expire(now);
+  return Serve(now);
+}
+
+Board::Grants Board::Serve(double now) {
+  Grants grants;
+  for (Parked& parked : parked_) parked.held = LeasesOf(parked.session);
+  while (ServeNext(now, &grants)) {
+  }
+  std::erase_if(parked_, [&](const Parked& parked) {
+    if (parked.until > now) return false;
+    Answer(parked, {}, &grants);
+    return true;
+  });
+  return grants;
+}
+
+/// Serves one of the parked asks, if there is something for any. Fewest leases first: the lanes of
+/// a worker all ask when a step opens, and must not take it from a worker that asked after them.
+bool Board::ServeNext(double now, Grants* grants) {
+  std::sort(parked_.begin(), parked_.end(), [](const Parked& a, const Parked& b) {
+    return std::pair(a.held, a.ticket) < std::pair(b.held, b.ticket);
+  });
+  for (auto parked = parked_.begin(); parked != parked_.end(); ++parked) {
+    Grant grant;
+    if (!Serve(*parked, now, &grant)) continue;
+    Answer(*parked, std::move(grant), grants);
+    for (Parked& other : parked_) other.held += other.session == parked->session ? 1 : 0;
+    parked_.erase(parked);
+    return true;
+  }
+  return false;
+}
+
+void Board::Answer(const Parked& parked, Grant grant, Grants* grants) const {
+  grant.ticket = parked.ticket;
+  grant.epoch = epoch_;
+  grant.step = step_;
+  grant.records = RecordsAfter(parked.known_step);
+  grants->push_back(std::move(grant));
+}
+
+size_t Board::LeasesOf(uint64_t session) const {
+  size_t count = 0;
+  for (const MicroBatch& micro_batch : micro_batches_) {
+    count += static_cast<size_t>(
+        std::count_if(micro_batch.leases.begin(), micro_batch.leases.end(),
+                      [session](const Lease& lease) { return lease.session == session; }));
+  }
+  return count;
+}
+
+bool Board::Serve(const Parked& parked, double now, Grant* grant) {
+  switch (phase_) {
+    case Phase::kRecover:
+      return GrantSingle(parked, Work::kRecover, now, grant);
+    case Phase::kMicroBatches:
+      return GrantMicroBatch(parked, now, grant);
+    case Phase::kCommit:
+      return GrantSingle(parked, Work::kCommit, now, grant);
+    case Phase::kEvaluate:
+      return GrantSingle(parked, Work::kEvaluate, now, grant);
+    case Phase::kFinished:
+      grant->work = Work::kFinished;
+      return true;
+    case Phase::kFailed:
+      grant->work = Work::kFailed;
+      grant->message = failure_;
+      return true;
+  }
+  return false;
+}
+
+Board::Lease Board::NewLease(uint64_t session, double now) {
+  return {next_lease_++, session, now + config_.lease_seconds, now};
+}
+
+bool Board::GrantSingle(const Parked& parked, Work work, double now, Grant* grant) {
+  if (single_.has_value()) return false;
+  if (work == Work::kRecover) {
+    // Every recovery has an epoch of its own, so that a holder whose lease ended is fenced off.
+    epoch_ = boot_count_ << 32 | ++epoch_counter_;
+  }
+  single_ = NewLease(parked.session, now);
+  grant->work = work;
+  grant->lease = single_->id;
+  grant->lease_seconds = config_.lease_seconds;
+  grant->lr = step_lr_;
+  grant->clip = config_.clip;
+  if (work == Work::kCommit) {
+    if (!step_due_.has_value()) step_due_ = DueAfter(step_, now);
+    grant->snapshot_due = *step_due_;
+    grant->snapshot_keep = static_cast<uint64_t>(snapshot_.keep);
+  }
+  return true;
+}
+
+SnapshotDue Board::DueAfter(uint64_t step, double now) const {
+  if (snapshot_.every_steps == 0 && snapshot_.every_minutes == 0) return SnapshotDue::kNo;
+  if (step == static_cast<uint64_t>(config_.steps)) return SnapshotDue::kNow;
+  const uint64_t every = static_cast<uint64_t>(snapshot_.every_steps);
+  const bool by_steps = every > 0 && step / every > snapshot_step_ / every;
+  const bool by_time =
+      snapshot_.every_minutes > 0 && now - snapshot_time_ >= snapshot_.every_minutes * 60;
+  return by_steps || by_time ? SnapshotDue::kWhenIdle : SnapshotDue::kNo;
+}
+
+bool Board::GrantMicroBatch(const Parked& parked, double now, Grant* grant) {
+  const auto lowest = std::find_if(micro_batches_.begin(), micro_batches_.end(),
+                                   [](const MicroBatch& m) { return !m.done; });
+  const size_t first = static_cast<size_t>(lowest - micro_batches_.begin());
+  const size_t end = std::min(micro_batches_.size(), first + static_cast<size_t>(config_.window));
+  size_t chosen = micro_batches_.size();
+  for (size_t i = first; i < end && chosen == micro_batches_.size(); ++i) {
+    if (!micro_batches_[i].done && micro_batches_[i].leases.empty()) chosen = i;
+  }
+  if (chosen == micro_batches_.size()) {
+    // Nothing unleased is left: the oldest unfinished one a second time, to another worker, once.
+    MicroBatch& oldest = micro_batches_[first];
+    const bool late = !durations_.empty() &&
+                      now - oldest.leases[0].since > kSecondLeaseAfterMedians * MedianSeconds();
+    if (oldest.second_given || !late || oldest.leases[0].session == parked.session) return false;
+    oldest.second_given = true;
+    chosen = first;
+  }
+  MicroBatch& micro_batch = micro_batches_[chosen];
+  micro_batch.leases.push_back(NewLease(parked.session, now));
+  grant->work = Work::kMicroBatch;
+  grant->micro_batch = static_cast<uint32_t>(chosen);
+  grant->lease = micro_batch.leases.back().id;
+  grant->lease_seconds = config_.lease_seconds;
+  return true;
+}
+
+Status Board::Renew(uint64_t lease, double now) {
+  // No Expire() first: a renewal that waited while the server was busy was in time.
+  if (single_.has_value() && single_->id == lease) {
+    single_->until = now + config_.lease_seconds;
+    return Status::Ok();
+  }
+  for (MicroBatch& micro_batch : micro_batches_) {
+    for (Lease& held : micro_batch.leases) {
+      if (held.id != lease) continue;
+      held.until = now + config_.lease_seconds;
+      return Status::Ok();
+    }
+  }
+  return {Code::kStale, "lease " + std::to_string(lease) + " is not held any more"};
+}
+
+Status Board::CheckStep(uint64_t epoch, uint64_t step, Phase phase) const {
+  if (epoch != epoch_) {
+    return {Code::kWrongEpoch,
+            "epoch " + std::to_string(epoch) + ", the board is at " + std::to_string(epoch_)};
+  }
+  if (step < step_) return {Code::kStale, "step " + std::to_string(step) + " has ended"};
+  if (step > step_) return {Code::kNotYet, "step " + std::to_string(step) + " is not open"};
+  if (phase != phase_) return {Code::kStale, "step " + std::to_string(step) + " is past that"};
+  return Status::Ok();
+}
+
+Status Board::MicroBatchDone(uint64_t epoch, uint64_t step, uint32_t number, double loss_sum,
+                             double now, Grants* grants) {
+  MF_RETURN_IF_ERROR(CheckStep(epoch, step, Phase::kMicroBatches));
+  if (number >= micro_batches_.size()) {
+    return Status::Invalid("micro-batch " + std::to_string(number) + " of " +
+                           std::to_string(micro_batches_.size()));
+  }
+  MicroBatch& micro_batch = micro_batches_[number];
+  if (!micro_batch.done) {
+    micro_batch.done = true;
+    micro_batch.loss_sum = loss_sum;
+    if (!micro_batch.leases.empty()) durations_.push_back(now - micro_batch.leases.back().since);
+    if (durations_.size() > kDurationsKept) durations_.pop_front();
+    micro_batch.leases.clear();
+  }
+  if (std::all_of(micro_batches_.begin(), micro_batches_.end(),
+                  [](const MicroBatch& m) { return m.done; })) {
+    EnterPhase(Phase::kCommit);
+  }
+  *grants = Tick(now);
+  return Status::Ok();
+}
+
+void Board::FailOfDrops(const std::string& not_finite, uint64_t step) {
+  failure_ = "the gradient of " + (not_finite.empty() ? "the model" : not_finite) +
+             " was not finite in " + std::to_string(kDropsInARowMax) +
+             " steps in a row; lower train.lr or look at the data of step " + std::to_string(step);
+  EnterPhase(Phase::kFailed);
+}
+
+StepRecord Board::RecordIfEnded(bool applied, double grad_norm) const {
+  StepRecord record;
+  record.step = step_;
+  record.lr = step_lr_;
+  record.grad_norm = grad_norm;
+  record.dropped = !applied;
+  for (const MicroBatch& micro_batch : micro_batches_) record.loss += micro_batch.loss_sum;
+  record.loss /= static_cast<double>(tokens_per_step_);
+  return record;
+}
+
+void Board::Restore(uint64_t step, const std::vector<StepRecord>& records) {
+  // What was lived through here goes further than what was saved: evaluations are in it.
+  if (!records_.empty() && records_.back().step >= step) return;
+  records_ = records;
+}
+
+Status Board::StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad_norm,
+                        const std::string& not_finite, bool snapshot, double now, Grants* grants) {
+  MF_RETURN_IF_ERROR(CheckStep(epoch, step, Phase::kCommit));
+  records_.push_back(RecordIfEnded(applied, grad_norm));
+  if (snapshot) {
+    snapshot_step_ = step;
+    snapshot_time_ = now;
+  }
+  drops_in_a_row_ = applied ? 0 : drops_in_a_row_ + 1;
+  if (drops_in_a_row_ >= kDropsInARowMax) {
+    FailOfDrops(not_finite, step);
+  } else if (EvaluationFollows(step)) {
+    EnterPhase(Phase::kEvaluate);
+  } else {
+    OpenStep(step + 1);
+  }
+  *grants = Tick(now);
+  return Status::Ok();
+}
+
+Status Board::Evaluated(uint64_t epoch, uint64_t step, double val_loss, double now,
+                        Grants* grants) {
+  MF_RETURN_IF_ERROR(CheckStep(epoch, step, Phase::kEvaluate));
+  records_.back().val_loss = val_loss;
+  records_.back().has_val_loss = true;
+  OpenStep(step + 1);
+  *grants = Tick(now);
+  return Status::Ok();
+}
+
+Status Board::Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_seen, double now,
+                        Grants* grants, const std::vector<uint64_t>& incarnations) {
+  if (epoch != epoch_ || phase_ != Phase::kRecover) {
+    return {Code::kWrongEpoch, "recovery of epoch " + std::to_string(epoch) + " is not awaited"};
+  }
+  if (ok && step > static_cast<uint64_t>(config_.steps)) {
+    return Status::Invalid("recovery to step " + std::to_string(step) + " of a run of " +
+                           std::to_string(config_.steps));
+  }
+  if (ok) {
+    for (size_t i = 0; i < incarnations_.size() && i < incarnations.size(); ++i) {
+      if (incarnations_[i] != incarnations[i]) retired_incarnations_.insert(incarnations_[i]);
+    }
+    incarnations_ = incarnations;
+    snapshot_step_ = step;
+    snapshot_time_ = now;
+    while (!records_.empty() && records_.back().step > step) records_.pop_back();
+    // What is counted is as if nothing had been lost.
+    drops_in_a_row_ = 0;
+    for (auto r = records_.rbegin(); r != records_.rend() && r->dropped; ++r) ++drops_in_a_row_;
+    if (drops_in_a_row_ >= kDropsInARowMax) {
+      FailOfDrops("", step);  // as it had before it was stopped
+    } else if (LastRecordWaits() && records_.back().step == step) {
+      step_ = step;
+      EnterPhase(Phase::kEvaluate);
+    } else {
+      OpenStep(step + 1);
+    }
+  } else {
+    const uint64_t boot_seen = epoch_seen >> 32, counter_seen = epoch_seen & 0xFFFFFFFF;
+    if (boot_seen > boot_count_) {
+      failure_ = "a server is at epoch " + std::to_string(epoch_seen) +
+                 ", which this server 0 never issued; it must keep its --data directory";
+      EnterPhase(Phase::kFailed);
+    } else {
+      if (boot_seen == boot_count_) epoch_counter_ = std::max(epoch_counter_, counter_seen);
+      EnterPhase(Phase::kRecover);
+    }
+  }
+  *grants = Tick(now);
+  return Status::Ok();
+}
+
+Board::Meeting Board::Meet(const std::vector<uint64_t>& incarnations) const {
+  if (incarnations.empty() || incarnations_.empty() || incarnations == incarnations_) {
+    return Meeting::kKnown;
+  }
+  const bool behind = std::any_of(incarnations.begin(), incarnations.end(),
+                                  [this](uint64_t i) { return retired_incarnations_.contains(i); });
+  return behind ? Meeting::kWorkerIsBehind : Meeting::kNewServer;
+}
+
+Board::Grants Board::NeedRecovery(double now) {
+  if (phase_ != Phase::kRecover && phase_ != Phase::kFailed) EnterPhase(Phase::kRecover);
+  return Tick(now);
+}
+
+Board::Grants Board::GiveBack(uint64_t lease, double now) {
+  if (single_.has_value() && single_->id == lease) single_.reset();
+  for (MicroBatch& micro_batch : micro_batches_) {
+    std::erase_if(micro_batch.leases, [lease](const Lease& held) { return held.id == lease; });
+  }
+  return Tick(now);
+}
+
+void Board::Expire(double now) {
+  const auto ended = [now](const Lease& lease) { return lease.until <= now; };
+  if (single_.has_value() && ended(*single_)) {
+    single_.reset();
+    ++leases_expired_;
+  }
+  for (MicroBatch& micro_batch : micro_batches_) {
+    leases_expired_ += std::erase_if(micro_batch.leases, ended);
+  }
+}
+
+void Board::EnterPhase(Phase phase) {
+  phase_ = phase;
+  single_.reset();
+}
+
+void Board::OpenStep(uint64_t step) {
+  step_ = step;
+  if (step > static_cast<uint64_t>(config_.steps)) {
+    EnterPhase(Phase::kFinished);
+    return;
+  }
+  step_due_.reset();
+  micro_batches_.assign(static_cast<size_t>(config_.micro_batches), {});
+  step_lr_ = LearningRate(config_, step);
+  EnterPhase(Phase::kMicroBatches);
+}
+
+double Board::MedianSeconds() const {
+  std::vector<double> sorted(durations_.begin(), durations_.end());
+  std::nth_element(sorted.begin(), sorted.begin() + static_cast<ptrdiff_t>(sorted.size() / 2),
+                   sorted.end());
+  return sorted[sorted.size() / 2];
+}
+
+bool Board::EvaluationFollows(uint64_t step) const {
+  return step == static_cast<uint64_t>(config_.steps) ||
+         (config_.eval_every > 0 && step % static_cast<uint64_t>(config_.eval_every) == 0);
+}
+
+bool Board::LastRecordWaits() const {
+  return phase_ != Phase::kFailed && !records_.empty() && !records_.back().has_val_loss &&
+         EvaluationFollows(records_.back().step);
+}
+
+std::vector<StepRecord> Board::RecordsAfter(uint64_t step) const {
+  // It waits so that a record never changes once seen, whatever happens to the evaluation's holder.
+  std::vector<StepRecord> result;
+  const size_t final = records_.size() - (LastRecordWaits() ? 1 : 0);
+  const auto first = std::upper_bound(records_.begin(), records_.end(), step,
+                                      [](uint64_t s, const StepRecord& r) { return s < r.step; });
+  for (size_t i = static_cast<size_t>(first - records_.begin());
+       i < final && result.size() < kRecordsPerGrant; ++i) {
+    result.push_back(records_[i]);
+  }
+  return result;
+}
+
+}  // namespace mf

@@ -1,0 +1,162 @@
+// The work board of server 0 (DESIGN 2.5-2.7): leases micro-batches, commit, evaluation and
+// recovery to whichever worker asks, one phase after the other. A state machine: (message, now) ->
+// grants. No socket, thread, clock or file inside; all times are seconds on the caller's clock.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/config/config.h"
+#include "common/net/messages.h"
+
+namespace mf {
+
+/// What an asking worker gets.
+struct Grant {
+  uint64_t ticket = 0;  // the ask that this answers
+  Work work = Work::kWait;
+  uint64_t epoch = 0;
+  uint64_t step = 0;
+  uint32_t micro_batch = 0;
+  uint64_t lease = 0;
+  double lease_seconds = 0;
+  double lr = 0;  // commit: fixed with the first commit lease of a step
+  double clip = 0;
+  SnapshotDue snapshot_due = SnapshotDue::kNo;  // commit: fixed like lr
+  uint64_t snapshot_keep = 0;                   // commit: of the run, whatever the holder's is
+  std::string message;                          // why a run failed
+  std::vector<StepRecord> records;              // finished steps that the asker did not know
+};
+
+class Board {
+ public:
+  /// `boot_count` of this server, made durable before it listens: epochs are boot_count << 32 |
+  /// counter.
+  Board(const TrainConfig& config, const SnapshotConfig& snapshot, int64_t tokens_per_step,
+        uint64_t boot_count);
+
+  using Grants = std::vector<Grant>;
+
+  /// `session` asks for work; the ask is parked until there is some, but at most kParkSeconds (then
+  /// kWait). Of those that are parked the session with the fewest leases is served first, then the
+  /// lowest ticket; tickets rise. `known_step`: the last step whose record the asker has.
+  Grants Ask(uint64_t ticket, uint64_t session, uint64_t known_step, double now);
+  /// Extends a lease; kStale if it is not held any more.
+  Status Renew(uint64_t lease, double now);
+  /// The holder can not do the work (a server was in recovery, say): somebody else may.
+  Grants GiveBack(uint64_t lease, double now);
+  /// Every server has taken micro-batch `number`'s contributions. Repeats and second leases are
+  /// ignored.
+  Status MicroBatchDone(uint64_t epoch, uint64_t step, uint32_t number, double loss_sum, double now,
+                        Grants* grants);
+  /// All servers have acknowledged the end of `step`. `not_finite`: the first such tensor of a
+  /// drop. `snapshot`: one was begun of the state after it.
+  Status StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad_norm,
+                   const std::string& not_finite, bool snapshot, double now, Grants* grants);
+  Status Evaluated(uint64_t epoch, uint64_t step, double val_loss, double now, Grants* grants);
+  /// All servers are at `step` finished steps of `epoch`; or (ok = false) a server reported
+  /// `epoch_seen`, at or above the leased epoch, and another recovery with a higher one is needed.
+  /// `incarnations`: all servers', as the holder met them.
+  Status Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_seen, double now,
+                   Grants* grants, const std::vector<uint64_t>& incarnations = {});
+
+  /// What `incarnations`, the servers as a worker met them, say to the board.
+  enum class Meeting {
+    kKnown,           // those of the last recovery, or nothing is known yet
+    kWorkerIsBehind,  // a server has been recovered since in a newer incarnation: say hello again
+    kNewServer,       // a server was restarted and has lost its state: NeedRecovery()
+  };
+  Meeting Meet(const std::vector<uint64_t>& incarnations) const;
+  /// A server was met in an unknown incarnation, or lost: recovery is leased.
+  Grants NeedRecovery(double now);
+  /// Time has passed: leases end, parked asks are answered.
+  Grants Tick(double now);
+
+  /// What is being worked on: recover, micro_batches, commit, evaluate, finished or failed.
+  const char* phase() const;
+  uint64_t epoch() const { return epoch_; }
+  uint64_t step() const { return step_; }
+  /// The record of the open step, all of whose micro-batches are in, if it ends like this.
+  StepRecord RecordIfEnded(bool applied, double grad_norm) const;
+  /// What a snapshot of `step` finished steps knows of them, unless more is known here.
+  void Restore(uint64_t step, const std::vector<StepRecord>& records);
+  uint64_t leases_expired() const { return leases_expired_; }
+  bool finished() const { return phase_ == Phase::kFinished; }
+  const std::vector<StepRecord>& records() const { return records_; }
+
+  static constexpr double kParkSeconds = 1.0;
+  static constexpr int kDropsInARowMax = 10;
+
+ private:
+  enum class Phase { kRecover, kMicroBatches, kCommit, kEvaluate, kFinished, kFailed };
+  struct Parked {
+    uint64_t ticket, session, known_step;
+    double until;
+    size_t held = 0;  // leases of the session, while asks are served
+  };
+  struct Lease {
+    uint64_t id = 0;
+    uint64_t session = 0;
+    double until = 0;
+    double since = 0;
+  };
+  struct MicroBatch {
+    bool done = false;
+    double loss_sum = 0;
+    bool second_given = false;
+    std::vector<Lease> leases;
+  };
+
+  Grants Serve(double now);
+  bool ServeNext(double now, Grants* grants);
+  bool Serve(const Parked& parked, double now, Grant* grant);
+  void Answer(const Parked& parked, Grant grant, Grants* grants) const;
+  bool GrantMicroBatch(const Parked& parked, double now, Grant* grant);
+  bool GrantSingle(const Parked& parked, Work work, double now, Grant* grant);
+  /// Of micro-batches.
+  size_t LeasesOf(uint64_t session) const;
+  Lease NewLease(uint64_t session, double now);
+  Status CheckStep(uint64_t epoch, uint64_t step, Phase phase) const;
+  void Expire(double now);
+  void OpenStep(uint64_t step);
+  void EnterPhase(Phase phase);
+  void FailOfDrops(const std::string& not_finite, uint64_t step);
+  SnapshotDue DueAfter(uint64_t step, double now) const;
+  double MedianSeconds() const;
+  /// `step` is one after which there is an evaluation.
+  bool EvaluationFollows(uint64_t step) const;
+  /// The last record waits for its evaluation.
+  bool LastRecordWaits() const;
+  std::vector<StepRecord> RecordsAfter(uint64_t step) const;
+
+  const TrainConfig config_;
+  const SnapshotConfig snapshot_;
+  const int64_t tokens_per_step_;
+  const uint64_t boot_count_;
+  Phase phase_ = Phase::kRecover;
+  uint64_t epoch_counter_ = 0;
+  uint64_t epoch_ = 0;  // of the last recovery leased
+  uint64_t step_ = 0;   // the open step
+  uint64_t next_lease_ = 1;
+  std::vector<Parked> parked_;
+  std::vector<MicroBatch> micro_batches_;
+  std::optional<Lease> single_;  // commit, evaluate, recover: one holder at a time
+  double step_lr_ = 0;
+  std::optional<SnapshotDue> step_due_;  // once commit was leased
+  uint64_t snapshot_step_ = 0;           // of the last snapshot begun, or rolled back to
+  double snapshot_time_ = 0;
+  std::vector<StepRecord> records_;
+  std::deque<double> durations_;  // of the last finished micro-batches
+  int drops_in_a_row_ = 0;
+  std::string failure_;
+  uint64_t leases_expired_ = 0;
+  std::vector<uint64_t> incarnations_;       // of the servers at the last recovery
+  std::set<uint64_t> retired_incarnations_;  // known once, replaced since
+};
+
+}  // namespace mf

@@ -1,0 +1,63 @@
+// pserver reshard --from DIR --to DIR --shards N [--step N]
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "pserver/commands/commands.h"
+#include "pserver/snapshot/reshard.h"
+
+namespace mf {
+namespace {
+
+/// A bar on a terminal, a line at every tenth in a log; on stderr.
+class Progress {
+ public:
+  void Show(uint64_t done, uint64_t all) {
+    const uint64_t percent = all == 0 ? 100 : std::min<uint64_t>(100, done * 100 / all);
+    if (percent == shown_) return;
+    if (terminal_) {
+      const auto full = static_cast<int>(percent * 40 / 100);
+      std::fprintf(stderr, "\r[%.*s%*s] %3d%%", full, "########################################",
+                   40 - full, "", static_cast<int>(percent));
+      if (percent == 100) std::fputc('\n', stderr);
+    } else if (percent / 10 != shown_ / 10) {
+      std::fprintf(stderr, "resharding: %d%%\n", static_cast<int>(percent));
+    }
+    shown_ = percent;
+  }
+
+ private:
+  const bool terminal_ = isatty(STDERR_FILENO) != 0;
+  uint64_t shown_ = 0;
+};
+
+Status Run(const ReshardOptions& options) {
+  Progress progress;
+  MF_ASSIGN_OR_RETURN(
+      const ReshardReport report,
+      Reshard(options, [&](uint64_t done, uint64_t all) { progress.Show(done, all); }));
+  progress.Show(1, 1);
+  std::printf("step %llu: %llu rows, %llu bytes, from %u to %u shards\n",
+              static_cast<unsigned long long>(report.step),
+              static_cast<unsigned long long>(report.rows),
+              static_cast<unsigned long long>(report.bytes), report.from_shards, options.shards);
+  return Status::Ok();
+}
+
+}  // namespace
+
+void AddReshardCommand(CLI::App& app, Status* status) {
+  auto options = std::make_shared<ReshardOptions>();
+  CLI::App* command =
+      app.add_subcommand("reshard", "Turn the snapshots of S servers into those of N");
+  command->add_option("--from", options->from, "The --data folder of all S servers")->required();
+  command->add_option("--to", options->to, "The --data folder of the N servers: empty")->required();
+  command->add_option("--shards", options->shards, "N")->required()->check(CLI::Range(1, 4096));
+  command->add_option("--step", options->step, "0: the newest that all servers have");
+  command->callback([options, status] { *status = Run(*options); });
+}
+
+}  // namespace mf

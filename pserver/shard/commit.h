@@ -1,0 +1,59 @@
+// Where a server is: epoch, open step, prepared or not, and how earlier steps ended
+// (DESIGN 2.6, 2.7). A state machine: it decides, the caller does. No socket, thread, clock or file
+// inside.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "common/base/status.h"
+
+namespace mf {
+
+enum class Ended { kApplied, kDropped };
+
+class CommitState {
+ public:
+  uint64_t epoch() const { return epoch_; }
+  /// The open step: finished steps + 1.
+  uint64_t step() const { return finished() + 1; }
+  uint64_t finished() const { return first_ + ended_.size(); }
+  /// False until the first rollback: nothing but hello, status and rollback is answered.
+  bool recovered() const { return restored_; }
+
+  /// Ok if (epoch, step) is where the server is; else kUnavailable, kWrongEpoch, kStale or kNotYet.
+  Status Admit(uint64_t epoch, uint64_t step) const;
+
+  enum class Action {
+    kDo,      // do it now, then nothing more to say
+    kRepeat,  // it was done before: answer as then
+  };
+  /// prepare(step): refused (kNotYet) unless every table's watermark is at the step's end. Of the
+  /// step that ended last it is a repeat: its answer is kept until the next step is prepared.
+  Result<Action> Prepare(uint64_t epoch, uint64_t step, bool all_in);
+
+  struct End {
+    Action action;
+    Ended ended;  // how the step ended, which may not be as asked
+  };
+  /// apply(step) or drop(step): needs a prepared step; on a step already ended it says how.
+  Result<End> Finish(uint64_t epoch, uint64_t step, Ended how);
+
+  /// What rollback(epoch, step) would be: only an epoch above the own one is taken; the same again
+  /// is a repeat.
+  Result<Action> AdmitRollback(uint64_t epoch, uint64_t step) const;
+  /// After kDo the state after `step` finished steps is to be restored.
+  Result<Action> Rollback(uint64_t epoch, uint64_t step);
+  /// The state that Rollback() asked for could not be restored: as before the first rollback, but
+  /// the epoch stays.
+  void RollbackFailed() { restored_ = false; }
+
+ private:
+  uint64_t epoch_ = 0;
+  bool restored_ = false;
+  uint64_t first_ = 0;        // finished steps at the last rollback
+  std::vector<Ended> ended_;  // since then
+  bool prepared_ = false;
+};
+
+}  // namespace mf

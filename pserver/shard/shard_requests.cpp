@@ -1,0 +1,258 @@
+// Requests for tensors: what is checked of each before the tables see it.
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <span>
+
+#include "common/kernels/wire.h"
+#include "pserver/shard/shard_run.h"
+
+namespace mf {
+namespace {
+
+constexpr uint64_t kRowsPerReply = 1 << 22;
+constexpr uint64_t kBytesPerReply = 1ull << 30;
+
+Status Bad(const std::string& what) { return Status::Invalid(what); }
+
+Status CheckFrame(const Request& request, size_t frame, uint64_t bytes, const char* name) {
+  if (request.payload[frame].size() == bytes) return Status::Ok();
+  return Bad(std::string(name) + " frame has " + std::to_string(request.payload[frame].size()) +
+             " bytes, " + std::to_string(bytes) + " are due");
+}
+
+std::span<const uint32_t> BucketsOf(const Buffer& buffer) {
+  return {buffer.as<const uint32_t>(), buffer.size() / sizeof(uint32_t)};
+}
+
+Status CheckFrames(const Request& request, size_t count) {
+  if (request.payload.size() == count) return Status::Ok();
+  return Bad(std::to_string(request.payload.size()) + " payload frames, " + std::to_string(count) +
+             " are due");
+}
+
+Status CheckRows(const TensorSpec& spec, std::span<const uint64_t> rows) {
+  const uint64_t total = spec.total_rows();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i] >= total || (i > 0 && rows[i] <= rows[i - 1])) {
+      return Bad("rows of " + spec.name + " must rise and stay below " + std::to_string(total));
+    }
+  }
+  return Status::Ok();
+}
+
+/// f32 from a wire frame: itself, or unpacked from bf16.
+Frame ToF32(const Frame& frame, size_t count, Wire wire) {
+  if (wire == Wire::kF32) return frame;
+  Buffer buffer(count * sizeof(float));
+  UnpackBf16(buffer.as<float>(), frame.data(), count);
+  return buffer;
+}
+
+Frame FromF32(const Buffer& values, size_t count, Wire wire) {
+  if (wire == Wire::kF32) return values;
+  Buffer buffer(count * sizeof(uint16_t));
+  PackBf16(buffer.data(), values.as<float>(), count);
+  return buffer;
+}
+
+}  // namespace
+
+Status Shard::CheckTensor(const Request& request, TensorKind kind, TensorShard** tensor) {
+  if (request.tensor >= run_->specs.size()) {
+    return Bad("tensor " + std::to_string(request.tensor) + " of " +
+               std::to_string(run_->specs.size()));
+  }
+  if (run_->tensors.empty()) return {Code::kUnavailable, "waits for recovery"};
+  *tensor = run_->tensors[request.tensor].get();
+  if (kind == TensorKind::kMemory && run_->specs[request.tensor].kind != kind) {
+    return Bad(run_->specs[request.tensor].name + " is not a memory tensor");
+  }
+  return Status::Ok();
+}
+
+/// Readers outside a training step name the finished step they want to see: the state must be at
+/// it.
+Status Shard::CheckReadStep(const Request& request) const {
+  return commit_.Admit(request.epoch, request.training ? request.step : request.step + 1);
+}
+
+/// u32 [pairs][tokens], all of them rows of the tensor.
+Status Shard::ReadBuckets(const Request& request, const TensorShard& tensor, Buffer* buckets) {
+  const TensorSpec& spec = tensor.layout().spec;
+  // A micro-batch is the most that any message is about; evaluation uses no more.
+  const uint64_t most = static_cast<uint64_t>(run_->config.tokens_per_micro_batch());
+  if (request.tokens == 0 || request.tokens > most) {
+    return Bad(std::to_string(request.tokens) + " tokens; 1 to " + std::to_string(most) +
+               " are allowed");
+  }
+  const size_t count = tensor.pairs() * request.tokens;
+  const int index_bytes = spec.index_bytes();
+  MF_RETURN_IF_ERROR(CheckFrame(request, 0, count * static_cast<size_t>(index_bytes), "index"));
+  MF_RETURN_IF_ERROR(CheckFrame(request, 1, count * sizeof(float), "weight"));
+  *buckets = Buffer(count * sizeof(uint32_t));
+  const uint32_t any =
+      WidenIndices(request.payload[0].data(), index_bytes, count, buckets->as<uint32_t>());
+  // rows is a power of two: one bit beyond it in any index is one index out of range.
+  if (any >= static_cast<uint64_t>(spec.rows))
+    return Bad("a bucket index of " + spec.name + " is out of range");
+  return Status::Ok();
+}
+
+/// Contributions that wait for earlier ones are bounded by the window, as the board bounds its
+/// leases.
+Status Shard::CheckMicroBatch(const Request& request, const TensorShard& tensor) const {
+  if (request.micro_batch >= run_->micro_batches()) {
+    return Bad("micro-batch " + std::to_string(request.micro_batch) + " of " +
+               std::to_string(run_->micro_batches()));
+  }
+  if (request.micro_batch >=
+      tensor.watermark() + static_cast<uint64_t>(run_->config.train.window)) {
+    return {Code::kNotYet, "micro-batch " + std::to_string(request.micro_batch) +
+                               " is beyond the window of " +
+                               std::to_string(run_->config.train.window)};
+  }
+  return Status::Ok();
+}
+
+Status Shard::Forward(const Request& request, Reply* reply) {
+  MF_RETURN_IF_ERROR(CheckReadStep(request));
+  TensorShard* tensor = nullptr;
+  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kMemory, &tensor));
+  MF_RETURN_IF_ERROR(CheckFrames(request, 2));
+  Buffer buckets;
+  MF_RETURN_IF_ERROR(ReadBuckets(request, *tensor, &buckets));
+  const size_t count = request.tokens * tensor->layout().width();
+  Buffer y(count * sizeof(float));
+  tensor->Forward(BucketsOf(buckets), request.payload[1].data(), request.tokens, request.training,
+                  run_->history, y.as<float>());
+  reply->payload = {FromF32(y, count, run_->config.exchange.wire)};
+  return Status::Ok();
+}
+
+Status Shard::Backward(const std::string& peer, const Request& request, Reply* reply,
+                       bool* answered) {
+  MF_RETURN_IF_ERROR(commit_.Admit(request.epoch, request.step));
+  TensorShard* tensor = nullptr;
+  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kMemory, &tensor));
+  MF_RETURN_IF_ERROR(CheckFrames(request, 4));
+  MF_RETURN_IF_ERROR(CheckMicroBatch(request, *tensor));
+  Contribution c;
+  c.step = request.step;
+  MF_RETURN_IF_ERROR(ReadBuckets(request, *tensor, &c.buckets));
+  const size_t count = request.tokens * tensor->layout().width();
+  const Wire wire = run_->config.exchange.wire;
+  MF_RETURN_IF_ERROR(CheckFrame(request, 2, count * (wire == Wire::kBf16 ? 2 : 4), "gradient"));
+  MF_RETURN_IF_ERROR(CheckFrame(request, 3, request.tokens, "exponent"));
+  c.tokens = request.tokens;
+  c.weights = request.payload[1];
+  c.dy = ToF32(request.payload[2], count, wire);
+  const int8_t* exponents = request.payload[3].as<int8_t>();
+  const std::span<const uint32_t> buckets = BucketsOf(c.buckets);
+  Buffer dots(buckets.size() * sizeof(int64_t));
+  tensor->Dots(buckets, c.weights.data(), c.tokens, c.dy.data(), exponents, run_->history,
+               dots.as<int64_t>());
+  reply->payload = {Frame(dots)};
+  // The worker goes on with dL/dp while the row gradients are summed.
+  Answer(peer, request, Status::Ok(), std::move(*reply));
+  *answered = true;
+  if (!tensor->Wants(request.micro_batch)) return Status::Ok();
+  c.finite =
+      AllFinite(c.weights.data(), buckets.size()) && AllFinite(c.dy.data(), count) &&
+      std::find(exponents, exponents + request.tokens, kNotFinite) == exponents + request.tokens;
+  tensor->Contribute(request.micro_batch, std::move(c));
+  return Status::Ok();
+}
+
+Status Shard::Push(const std::string& peer, const Request& request, Reply* reply, bool* answered) {
+  MF_RETURN_IF_ERROR(commit_.Admit(request.epoch, request.step));
+  TensorShard* tensor = nullptr;
+  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kDense, &tensor));
+  MF_RETURN_IF_ERROR(CheckFrames(request, 3));
+  MF_RETURN_IF_ERROR(CheckMicroBatch(request, *tensor));
+  Contribution c;
+  c.step = request.step;
+  c.is_push = true;
+  const Frame& ids = request.payload[0];
+  if (ids.size() % sizeof(uint64_t) != 0) return Bad("row frame is not whole");
+  c.rows = Buffer(ids.size());
+  if (ids.size() > 0) std::memcpy(c.rows.data(), ids.data(), ids.size());
+  const std::span<const uint64_t> listed = c.row_ids();
+  MF_RETURN_IF_ERROR(CheckRows(tensor->layout().spec, listed));
+  const uint64_t total = tensor->layout().spec.total_rows();
+  const bool whole = listed.empty() && request.row_count != 0;  // row_count = total: all rows
+  if (whole && request.row_count != total) return Bad("row count of a whole push");
+  const uint64_t rows = whole ? total : listed.size();
+  const size_t hits = request.payload[1].size();
+  if (hits != 0 && hits != rows * sizeof(uint32_t)) return Bad("hit frame of the wrong size");
+  const size_t count = rows * tensor->layout().width();
+  MF_RETURN_IF_ERROR(CheckFrame(request, 2, count * sizeof(float), "value"));
+  Answer(peer, request, Status::Ok(), std::move(*reply));
+  *answered = true;
+  if (!tensor->Wants(request.micro_batch)) return Status::Ok();
+  c.hits = request.payload[1];
+  c.values = request.payload[2];
+  c.finite = AllFinite(c.values.data(), count);
+  c.whole = whole;
+  tensor->Contribute(request.micro_batch, std::move(c));
+  return Status::Ok();
+}
+
+Status Shard::Pull(const Request& request, Reply* reply) {
+  MF_RETURN_IF_ERROR(CheckReadStep(request));
+  TensorShard* tensor = nullptr;
+  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kDense, &tensor));
+  MF_RETURN_IF_ERROR(CheckFrames(request, 1));
+  const uint64_t total = tensor->layout().spec.total_rows();
+  const size_t width = tensor->layout().width();
+  const Frame& ids = request.payload[0];
+  const uint64_t count = ids.size() > 0 ? ids.size() / sizeof(uint64_t) : request.row_count;
+  if (ids.size() % sizeof(uint64_t) != 0 || count > total ||
+      count * width * sizeof(float) > kBytesPerReply) {
+    return Bad("pull of " + std::to_string(count) + " rows of " + tensor->layout().spec.name);
+  }
+  const Buffer list(count * sizeof(uint64_t));
+  const std::span<uint64_t> rows(list.as<uint64_t>(), count);
+  if (ids.size() > 0) {
+    std::memcpy(list.data(), ids.data(), ids.size());
+    MF_RETURN_IF_ERROR(CheckRows(tensor->layout().spec, rows));
+  } else {
+    if (request.first_row > total - count)
+      return Bad("rows beyond the end of " + tensor->layout().spec.name);
+    std::iota(rows.begin(), rows.end(), request.first_row);
+  }
+  Buffer values(count * width * sizeof(float));
+  tensor->Pull(rows, request.training, run_->history, values.as<float>());
+  reply->payload = {Frame(values)};
+  return Status::Ok();
+}
+
+Status Shard::ListRows(const Request& request, Reply* reply) {
+  MF_RETURN_IF_ERROR(CheckReadStep(request));
+  TensorShard* tensor = nullptr;
+  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kDense, &tensor));
+  MF_RETURN_IF_ERROR(CheckFrames(request, 0));
+  const std::vector<uint64_t> rows =
+      tensor->UpdatedRows(request.first_row, std::min(request.row_count, kRowsPerReply));
+  Buffer buffer(rows.size() * sizeof(uint64_t));
+  if (!rows.empty()) std::memcpy(buffer.data(), rows.data(), buffer.size());
+  reply->payload = {Frame(buffer)};
+  return Status::Ok();
+}
+
+Status Shard::Buckets(const Request& request, Reply* reply) {
+  TensorShard* tensor = nullptr;
+  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kMemory, &tensor));
+  MF_RETURN_IF_ERROR(CheckFrames(request, 0));
+  if (options_.shard != 0) {
+    return Bad("buckets are counted on shard 0, this is shard " + std::to_string(options_.shard));
+  }
+  const std::vector<TableBuckets> tables = tensor->Buckets(commit_.step());
+  Buffer buffer(tables.size() * sizeof(TableBuckets));
+  std::memcpy(buffer.data(), tables.data(), buffer.size());
+  reply->payload = {Frame(buffer)};
+  reply->step = commit_.finished();
+  return Status::Ok();
+}
+
+}  // namespace mf

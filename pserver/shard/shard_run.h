@@ -1,0 +1,49 @@
+// What a server has once it knows the configuration of the run. Seen by the parts of Shard only.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "pserver/shard/shard.h"
+#include "pserver/table/optimizer.h"
+#include "pserver/table/tensor_shard.h"
+
+namespace mf {
+
+struct Shard::Run {
+  explicit Run(Config c)
+      : config(std::move(c)),
+        canonical(CanonicalJson(config)),
+        specs(TensorsOf(config)),
+        optimizer(config.train),
+        history(config.train.weight_decay) {}
+
+  uint64_t micro_batches() const { return static_cast<uint64_t>(config.train.micro_batches); }
+  bool AllIn() const {
+    return std::all_of(tensors.begin(), tensors.end(),
+                       [&](const auto& t) { return t->watermark() == micro_batches(); });
+  }
+
+  void DropTensors() {
+    tensors.clear();
+    arena = std::make_unique<PageArena>();
+  }
+
+  const Config config;
+  const std::string canonical;
+  std::string id;
+  const std::vector<TensorSpec> specs;
+  const Optimizer optimizer;
+  UpdateHistory history;
+  ChangeClock clock;
+  RequestScratch scratch;
+  std::unique_ptr<PageArena> arena = std::make_unique<PageArena>();  // of the tensors' state
+  std::vector<std::unique_ptr<TensorShard>> tensors;
+  std::vector<double> squares;  // of the step that is being prepared
+  Reply prepared;               // kept until the next step is prepared
+};
+
+}  // namespace mf

@@ -1,0 +1,89 @@
+// Which entries the live database of a snapshot store has, in memory: so that a snapshot can say
+// how many entries it holds, and an increment that replaces all of them is seen as such. 64 bits
+// for 64 neighbouring ids: 1 byte or less an entry where ids are dense, some 50 where they are
+// scattered, beside rows of 200 bytes to 24 KiB.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "pserver/snapshot/snapshot_store.h"
+
+namespace mf {
+
+class SnapshotKeySet {
+ public:
+  /// False if the space has entries of another size.
+  bool Add(uint32_t space, uint64_t id, size_t bytes) {
+    Space& keys = spaces_[space];
+    if (keys.entries == 0) keys.entry_bytes = bytes;
+    if (keys.entry_bytes != bytes) return false;
+    uint64_t& word = keys.words[id / 64];
+    keys.entries += (word & BitOf(id)) == 0;
+    word |= BitOf(id);
+    return true;
+  }
+  bool Has(uint32_t space, uint64_t id) const {
+    const auto keys = spaces_.find(space);
+    if (keys == spaces_.end()) return false;
+    const auto word = keys->second.words.find(id / 64);
+    return word != keys->second.words.end() && (word->second & BitOf(id)) != 0;
+  }
+  /// Whether entries of `bytes` bytes go with what the space has.
+  bool Fits(uint32_t space, size_t bytes) const {
+    const auto keys = spaces_.find(space);
+    return keys == spaces_.end() || keys->second.entries == 0 || keys->second.entry_bytes == bytes;
+  }
+  /// Takes over what `other` has. REQUIRES: no key is in both, and sizes fit.
+  void Merge(SnapshotKeySet other) {
+    for (auto& [space, keys] : other.spaces_) {
+      Space& mine = spaces_[space];
+      if (mine.entries == 0) {
+        mine = std::move(keys);
+        continue;
+      }
+      mine.entries += keys.entries;
+      for (const auto& [index, word] : keys.words) mine.words[index] |= word;
+    }
+  }
+  void Clear() { spaces_.clear(); }
+
+  /// Entries of spaces below `end`.
+  uint64_t EntriesBelow(uint32_t end) const {
+    uint64_t entries = 0;
+    for (auto space = spaces_.begin(); space != spaces_.end() && space->first < end; ++space)
+      entries += space->second.entries;
+    return entries;
+  }
+  /// Of this and `other`, which has no key of this, by rising space.
+  std::vector<SpaceCount> CountsWith(const SnapshotKeySet& other) const {
+    std::map<uint32_t, SpaceCount> counts;
+    for (const SnapshotKeySet* set : {this, &other}) {
+      for (const auto& [space, keys] : set->spaces_) {
+        if (keys.entries == 0) continue;
+        SpaceCount& count = counts[space];
+        count.space = space;
+        count.entries += keys.entries;
+        count.bytes += keys.entries * keys.entry_bytes;
+      }
+    }
+    std::vector<SpaceCount> list;
+    for (const auto& [space, count] : counts) list.push_back(count);
+    return list;
+  }
+
+ private:
+  struct Space {
+    uint64_t entries = 0;
+    size_t entry_bytes = 0;
+    std::unordered_map<uint64_t, uint64_t> words;  // id / 64 -> a bit for each id
+  };
+  static uint64_t BitOf(uint64_t id) { return uint64_t{1} << id % 64; }
+
+  std::map<uint32_t, Space> spaces_;
+};
+
+}  // namespace mf

@@ -1,0 +1,48 @@
+// Writes increments to a SnapshotStore off the training path: takes rows in chunks and never keeps
+// its caller waiting. One increment at a time.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pserver/snapshot/snapshot_store.h"
+
+namespace mf {
+
+/// Entries of an increment, rising.
+struct SnapshotChunk {
+  struct Entry {
+    uint32_t space;
+    uint64_t id;
+    size_t offset, bytes;  // in `values`
+  };
+  std::vector<Entry> entries;
+  std::vector<std::byte> values;
+};
+
+class SnapshotWriter {
+ public:
+  struct Outcome {
+    Status status;
+    PublishStats stats;
+  };
+  virtual ~SnapshotWriter() = default;
+  /// REQUIRES: no increment is open.
+  virtual void Begin() = 0;
+  /// False if it has to be tried again later: enough is waiting to be written.
+  virtual bool Put(SnapshotChunk& chunk) = 0;
+  /// After the last Put: publishes. The outcome comes by Poll(), also that of an earlier failure.
+  virtual void Publish(const SnapshotInfo& info) = 0;
+  /// Once for every Begin(), unless it was abandoned.
+  virtual std::optional<Outcome> Poll() = 0;
+  /// Forgets the increment, if one is open; returns when the store is left alone.
+  virtual void Abandon() = 0;
+};
+
+/// On a thread of its own. `store` outlives it.
+std::unique_ptr<SnapshotWriter> MakeThreadedSnapshotWriter(SnapshotStore& store);
+
+}  // namespace mf

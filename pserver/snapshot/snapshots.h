@@ -1,0 +1,85 @@
+// A server's snapshots (DESIGN 2.7): when a step has ended, the rows changed since the last one are
+// fixed (pserver/table/table_cut.h) and handed to the writer bit by bit, between requests; they are
+// published when all are written. A snapshot that fails costs nothing but itself: the next one
+// holds what it would have held. A state machine: threads and files are behind SnapshotWriter and
+// SnapshotStore, the time is passed in.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/client/snapshot_plan.h"
+#include "common/metrics/metrics.h"
+#include "common/net/messages.h"
+#include "pserver/snapshot/snapshot_store.h"
+#include "pserver/snapshot/snapshot_writer.h"
+#include "pserver/table/optimizer.h"
+#include "pserver/table/tensor_shard.h"
+
+namespace mf {
+
+class Snapshots {
+ public:
+  using Tensors = std::vector<std::unique_ptr<TensorShard>>;
+
+  /// All outlive it; `metrics` may be nullptr.
+  Snapshots(SnapshotStore& store, SnapshotWriter& writer, Metrics* metrics);
+  ~Snapshots();
+
+  SnapshotState State() const { return {store_.Published(), writing()}; }
+  /// Of the newest published one that can be read: whose run this folder holds.
+  std::optional<SnapshotInfo> NewestInfo() const;
+
+  /// Begins the snapshot of the state after info.step finished steps, which `tensors` and `history`
+  /// hold now; while one is being written, only the last of a run, which then begins when that is
+  /// done. `records`: of all steps, rising (shard 0; else none). `clock` goes on.
+  void Begin(const SnapshotInfo& info, const Tensors& tensors, const UpdateHistory& history,
+             const std::vector<StepRecord>& records, ChangeClock& clock, double now);
+  /// Hands over some rows and looks whether the writer is done. True if there is more to do at
+  /// once, false if it has to wait for the writer or there is nothing to do.
+  bool Work(double now);
+  /// Of the one that is being written; 0: none.
+  uint64_t writing() const;
+
+  /// Tells the metrics how old what was last saved is.
+  void TellAge(double now);
+
+  /// Forgets the one that is being written.
+  void GiveUp();
+  void Discard(const std::vector<uint64_t>& steps);
+  /// Goes back: gives up what is being written, deletes all newer than `step` and fills the
+  /// tensors, which are as made from the seed, from the snapshot of `step` (not 0). kUnavailable if
+  /// it can not be read, naming the file; a damaged one is set aside.
+  Status Load(uint64_t step, const std::string& run_id, const Tensors& tensors,
+              UpdateHistory& history, ChangeClock& clock, std::vector<StepRecord>* records);
+  /// The same for step 0.
+  Status Clear(ChangeClock& clock);
+
+ private:
+  struct Writing;
+  void FillChunk();
+  void Failed(uint64_t step, const Status& status);
+  void Finish(const SnapshotWriter::Outcome& outcome, double now);
+  Status DeleteNewer(uint64_t step);
+  Status Read(uint64_t step, const std::string& run_id, const Tensors& tensors,
+              UpdateHistory& history, std::vector<StepRecord>* records);
+
+  SnapshotStore& store_;
+  SnapshotWriter& writer_;
+  Metrics* const metrics_;
+  std::unique_ptr<Writing> writing_;
+  std::function<void(double now)> next_;  // a Begin() that waits for the writer
+  // What the store's live database holds: the next snapshot adds what came later.
+  uint64_t last_step_ = 0;
+  uint64_t last_applied_ = 0;
+  int64_t last_clock_ = kNothing;  // rows changed later are not in it
+  static constexpr int64_t kNothing = -1;
+  bool sick_ = false;               // the last one failed
+  std::optional<double> saved_at_;  // when the state was last as on disk
+};
+
+}  // namespace mf

@@ -1,0 +1,332 @@
+#include "pserver/table/table.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/base/random.h"
+#include "common/kernels/generate.h"
+#include "pserver/snapshot/snapshot_format.h"
+#include "pserver/table/kernels/optimizer.h"
+
+namespace mf {
+namespace {
+constexpr size_t kScratchChunkBytes = 4 << 20;
+constexpr size_t kScratchChunksKept = 8;        // 32 MiB a table
+constexpr size_t kSparseChunkBytes = 64 << 10;  // a plane: little is touched in vain
+constexpr size_t kPrefetchAhead = 16;           // rows looked up ahead in a hash index
+}  // namespace
+
+void ReadScratch::Reset() {
+  if (index_.size() > 0) index_.Clear();
+  rows_.clear();
+  if (chunks_.size() > kScratchChunksKept) chunks_.resize(kScratchChunksKept);
+  chunk_ = 0;
+  used_ = 0;
+}
+
+const void* ReadScratch::Find(uint64_t row) const {
+  const uint32_t slot = index_.Find(row);
+  return slot == RowIndex::kNone ? nullptr : rows_[slot];
+}
+
+void* ReadScratch::Add(uint64_t row, size_t bytes) {
+  MF_CHECK(bytes <= kScratchChunkBytes);  // CheckConfig keeps rows below that
+  bytes = (bytes + 63) / 64 * 64;
+  if (used_ + bytes > kScratchChunkBytes) {
+    ++chunk_;
+    used_ = 0;
+  }
+  if (chunk_ == chunks_.size()) chunks_.emplace_back(kScratchChunkBytes);
+  void* memory = chunks_[chunk_].as<std::byte>() + used_;
+  used_ += bytes;
+  index_.Insert(row);
+  rows_.push_back(memory);
+  return memory;
+}
+
+Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const Optimizer& optimizer,
+             const ChangeClock& clock, uint64_t seed, PageArena& arena)
+    : layout_(layout),
+      k_(k),
+      storage_(storage),
+      optimizer_(optimizer),
+      key_(RandomKey(seed, layout.spec.id)),
+      clock_(clock) {
+  const uint64_t rows = static_cast<uint64_t>(layout.spec.rows);
+  const auto plane = [&](size_t number_bytes) {
+    const size_t bytes = layout.stride * number_bytes;
+    if (storage == Storage::kDirect) return Slots::Fixed(arena, bytes, rows);
+    return Slots(arena, bytes, std::max<size_t>(1, kSparseChunkBytes / bytes));
+  };
+  weights_ = plane(split() ? sizeof(uint16_t) : sizeof(float));
+  if (split()) weights_low_ = plane(sizeof(int16_t));
+  for (int i = 0; i < optimizer.moments(); ++i) moments_[i] = plane(sizeof(float));
+  if (storage == Storage::kDirect) {
+    updated_at_.assign(rows, kNeverUpdated);
+    changed_at_.assign(rows, 0);
+  } else {
+    index_ = RowIndex(UINT64_MAX);
+  }
+}
+
+void Table::ReserveSlots(size_t count) {
+  weights_.Reserve(count);
+  if (split()) weights_low_.Reserve(count);
+  for (int i = 0; i < optimizer_.moments(); ++i) moments_[i].Reserve(count);
+}
+
+void Table::Fill(uint64_t begin, uint64_t end) {
+  std::vector<float> temporary;
+  for (uint64_t row = begin; row < end; ++row) {
+    GenerateInto(row, static_cast<uint32_t>(row), temporary);
+  }
+}
+
+void Table::GenerateInto(uint64_t row, uint32_t slot, std::vector<float>& temporary) {
+  const WeightRow weights = WeightsAt(slot);
+  if (!weights.split()) {
+    Generate(row, weights.f32);
+    return;
+  }
+  temporary.resize(layout_.stride);
+  Generate(row, temporary.data());
+  SplitRow(temporary.data(), weights, layout_.stride);
+}
+
+void Table::Generate(uint64_t row, float* out) const {
+  if (layout_.spec.init == Init::kNormal) {
+    const uint64_t global_row = static_cast<uint64_t>(k_ * layout_.spec.rows) + row;
+    GenerateNormal(key_, global_row, static_cast<size_t>(layout_.columns.begin),
+                   static_cast<size_t>(layout_.columns.end), layout_.spec.init_value, 1.0, out);
+    return;
+  }
+  std::fill_n(out, layout_.width(), static_cast<float>(layout_.spec.init_value));
+  std::fill(out + layout_.width(), out + layout_.stride, 0.0f);
+}
+
+WeightRow Table::WeightsAt(size_t slot) const {
+  if (!split()) return weights_.at<float>(slot);
+  return {weights_.at<uint16_t>(slot), weights_low_.at<int16_t>(slot)};
+}
+
+RowState Table::StateAt(size_t slot) const {
+  RowState state{.w = WeightsAt(slot)};
+  for (int i = 0; i < optimizer_.moments(); ++i) state.moments[i] = moments_[i].at<float>(slot);
+  return state;
+}
+
+const void* Table::VisibleAt(size_t slot) const { return weights_.at<void>(slot); }
+
+void Table::ReadMany(std::span<const uint32_t> rows, bool training, const UpdateHistory& history,
+                     ReadScratch& scratch, const void** out) {
+  const double untouched = Untouched(history);
+  if (storage_ == Storage::kSparse) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (i + kPrefetchAhead < rows.size()) index_.Prefetch(rows[i + kPrefetchAhead]);
+      out[i] = ReadAt(rows[i], training, history, untouched, scratch);
+    }
+    return;
+  }
+  // Nearly all pairs of a training meet rows that stand as they are to be read.
+  const uint32_t count = static_cast<uint32_t>(history.count());
+  const uint32_t also = untouched == 1.0 ? kNeverUpdated : count;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const uint32_t row = rows[i], at = updated_at_[row];
+    out[i] = at == count || at == also ? VisibleAt(row)
+                                       : ReadAt(row, training, history, untouched, scratch);
+  }
+}
+
+const void* Table::ReadAt(uint64_t row, bool training, const UpdateHistory& history,
+                          double untouched, ReadScratch& scratch) {
+  const uint32_t slot = SlotOf(row);
+  const uint64_t count = history.count();
+  const uint32_t at = slot == RowIndex::kNone ? kNeverUpdated : updated_at_[slot];
+  if (at == count) return VisibleAt(slot);
+  if (at == kNeverUpdated) {
+    if (untouched == 1.0 && slot != RowIndex::kNone) return VisibleAt(slot);
+    if (const void* made = scratch.Find(row); made != nullptr) return made;
+    return MakeUntouched(row, slot, untouched, scratch);
+  }
+  if (!optimizer_.exact()) return VisibleAt(slot);
+  if (training) {
+    WillWrite(slot);
+    optimizer_.CatchUp(history, layout_.spec.weight_decay, at, count, StateAt(slot),
+                       layout_.stride);
+    updated_at_[slot] = static_cast<uint32_t>(count);
+    return VisibleAt(slot);
+  }
+  if (const void* made = scratch.Find(row); made != nullptr) return made;
+  return MakeCaughtUp(row, slot, history, scratch);
+}
+
+/// Generated first and scaled second, so that direct and sparse tables round the same way.
+const void* Table::MakeUntouched(uint64_t row, uint32_t slot, double factor,
+                                 ReadScratch& scratch) const {
+  const size_t stride = layout_.stride;
+  const float scale = static_cast<float>(factor);
+  if (!split()) {
+    float* out = static_cast<float*>(scratch.Add(row, stride * sizeof(float)));
+    if (slot == RowIndex::kNone) {
+      Generate(row, out);
+      if (factor != 1.0) ScaleWeights(out, scale, stride);
+    } else {
+      ScaleInto(out, weights_.at<float>(slot), scale, stride);
+    }
+    return out;
+  }
+  uint16_t* out = static_cast<uint16_t*>(scratch.Add(row, stride * sizeof(uint16_t)));
+  if (slot == RowIndex::kNone) {
+    float* generated = scratch.Temporary(stride);
+    Generate(row, generated);
+    RoundScaledInto(out, generated, scale, stride);
+  } else {
+    RoundScaledInto(out, WeightsAt(slot), scale, stride);
+  }
+  return out;
+}
+
+const void* Table::MakeCaughtUp(uint64_t row, uint32_t slot, const UpdateHistory& history,
+                                ReadScratch& scratch) const {
+  const size_t stride = layout_.stride;
+  void* const out = scratch.Add(row, stride * (split() ? sizeof(uint16_t) : sizeof(float)));
+  const RowState stored = StateAt(slot);
+  float* const temporary = scratch.Temporary(3 * stride);
+  RowState copy;
+  for (int i = 0; i < optimizer_.moments(); ++i) {
+    copy.moments[i] = temporary + static_cast<size_t>(1 + i) * stride;
+    std::memcpy(copy.moments[i], stored.moments[i], stride * sizeof(float));
+  }
+  copy.w = split() ? temporary : static_cast<float*>(out);
+  if (split()) {
+    JoinRow(stored.w, temporary, stride);
+  } else {
+    std::memcpy(out, stored.w.f32, stride * sizeof(float));
+  }
+  optimizer_.CatchUp(history, layout_.spec.weight_decay, updated_at_[slot], history.count(), copy,
+                     stride);
+  if (split()) RoundScaledInto(static_cast<uint16_t*>(out), copy.w, 1.0f, stride);
+  return out;
+}
+
+void Table::Materialise(const std::vector<Gradients::Hit>& hits) {
+  if (storage_ == Storage::kDirect) return;
+  step_slots_.resize(hits.size());
+  std::vector<float> temporary;
+  for (size_t i = 0; i < hits.size(); ++i) {
+    if (i + kPrefetchAhead < hits.size()) index_.Prefetch(hits[i + kPrefetchAhead].row);
+    const size_t before = index_.size();
+    const uint32_t slot = index_.Insert(hits[i].row);
+    step_slots_[i] = slot;
+    if (index_.size() == before) continue;
+    ReserveSlots(slot + 1);
+    updated_at_.push_back(kNeverUpdated);
+    changed_at_.push_back(0);
+    GenerateInto(hits[i].row, slot, temporary);
+  }
+}
+
+void Table::Update(const Gradients& gradients, size_t begin, size_t end,
+                   const UpdateHistory& history, double lr, float gradient_scale) {
+  const bool decay = layout_.spec.weight_decay;
+  const uint64_t count = history.count();
+  const double untouched = optimizer_.UntouchedFactor(history, decay, count);
+  uint64_t fresh = 0;
+  for (size_t i = begin; i < end; ++i) {
+    const Gradients::Hit& hit = gradients.hits()[i];
+    const uint32_t slot = storage_ == Storage::kDirect ? hit.row : step_slots_[i];
+    WillWrite(slot);
+    const RowState state = StateAt(slot);
+    if (updated_at_[slot] == kNeverUpdated) {
+      ++fresh;
+      if (untouched != 1.0) ScaleWeights(state.w, static_cast<float>(untouched), layout_.stride);
+    } else {
+      optimizer_.CatchUp(history, decay, updated_at_[slot], count, state, layout_.stride);
+    }
+    optimizer_.Step(lr, decay, count + 1, gradient_scale, gradients.gradient(hit), state,
+                    layout_.stride);
+    updated_at_[slot] = static_cast<uint32_t>(count + 1);
+  }
+  updated_.fetch_add(fresh, std::memory_order_relaxed);
+}
+
+void Table::EncodeSlot(uint32_t slot, std::byte* out) const {
+  const RowState state = StateAt(slot);
+  const float* const planes[] = {state.w.f32, state.moments[0], state.moments[1]};
+  EncodeRow(updated_at_[slot], planes, optimizer_.planes(), layout_.width(), out);
+  if (split()) JoinRow(state.w, PlaneIn(out, 0, layout_.width()), layout_.width());
+}
+
+void Table::SaveForCut(uint32_t slot) {
+  if (std::byte* place = cut_->PlaceToSave(slot); place != nullptr) EncodeSlot(slot, place);
+}
+
+size_t Table::BeginCut(int64_t since) {
+  MF_CHECK(cut_ == nullptr);
+  std::vector<TableCut::Row> rows;
+  for (size_t slot = 0; slot < changed_at_.size(); ++slot) {
+    // A slot that Materialise() made and no step has updated yet is no state.
+    if (changed_at_[slot] <= since || updated_at_[slot] == kNeverUpdated) continue;
+    const uint64_t row = storage_ == Storage::kDirect ? slot : index_.rows()[slot];
+    rows.push_back({row, static_cast<uint32_t>(slot)});
+  }
+  if (storage_ == Storage::kSparse) {
+    std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.row < b.row; });
+  }
+  cut_ = std::make_unique<TableCut>(std::move(rows), changed_at_.size(),
+                                    RowBytes(optimizer_.planes(), layout_.width()));
+  return cut_->size();
+}
+
+bool Table::NextCutRow(uint64_t* row, std::byte* out) {
+  return cut_->Next(row, out, [this](uint32_t slot, std::byte* to) { EncodeSlot(slot, to); });
+}
+
+Status Table::Restore(uint64_t row, const std::byte* data, size_t bytes) {
+  uint32_t slot = static_cast<uint32_t>(row);
+  if (storage_ == Storage::kSparse) {
+    slot = index_.Insert(row);
+    ReserveSlots(slot + 1);
+    updated_at_.resize(index_.size(), kNeverUpdated);
+    changed_at_.resize(index_.size(), 0);
+  }
+  const bool fresh = updated_at_[slot] == kNeverUpdated;
+  const RowState state = StateAt(slot);
+  float* const planes[] = {state.w.f32, state.moments[0], state.moments[1]};
+  MF_RETURN_IF_ERROR(
+      DecodeRow(data, bytes, optimizer_.planes(), layout_.width(), &updated_at_[slot], planes));
+  if (split()) SplitRow(PlaneIn(data, 0, layout_.width()), state.w, layout_.width());
+  if (fresh && updated_at_[slot] != kNeverUpdated) ++updated_;
+  return Status::Ok();
+}
+
+std::vector<uint64_t> Table::UpdatedRows(uint64_t begin, uint64_t most) const {
+  std::vector<uint64_t> rows;
+  if (storage_ == Storage::kDirect) {
+    for (uint64_t row = begin; row < updated_at_.size() && rows.size() < most; ++row) {
+      if (updated_at_[row] != kNeverUpdated) rows.push_back(row);
+    }
+    return rows;
+  }
+  for (const uint64_t row : index_.rows()) {
+    if (row >= begin) rows.push_back(row);
+  }
+  if (rows.size() > most) {
+    std::nth_element(rows.begin(), rows.begin() + static_cast<ptrdiff_t>(most), rows.end());
+    rows.resize(most);
+  }
+  std::sort(rows.begin(), rows.end());
+  return rows;
+}
+
+uint64_t Table::bytes() const {
+  return DirectBytes(layout_, optimizer_, updated_at_.size()) + index_.bytes();
+}
+
+uint64_t Table::DirectBytes(const TensorLayout& layout, const Optimizer& optimizer, uint64_t rows) {
+  // A split weight takes as much as one of f32.
+  return rows * (static_cast<uint64_t>(optimizer.planes()) * layout.stride * sizeof(float) +
+                 2 * sizeof(uint32_t));
+}
+
+}  // namespace mf

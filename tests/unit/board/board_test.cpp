@@ -1,0 +1,539 @@
+// Goal: the work board gives every micro-batch of every step to be counted exactly once, in order,
+// whoever dies, comes late or repeats himself (DESIGN 2.5-2.7).
+#include "pserver/board/board.h"
+
+#include <gtest/gtest.h>
+
+#include <optional>
+#include <vector>
+
+#include "common/config/schedule.h"
+
+namespace mf {
+namespace {
+
+constexpr int64_t kTokens = 100;  // per step
+constexpr double kLease = 10;
+
+TrainConfig SmallRun(int64_t steps = 20, int64_t micro_batches = 4) {
+  TrainConfig config;
+  config.steps = steps;
+  config.micro_batches = micro_batches;
+  config.lease_seconds = kLease;
+  config.eval_every = 0;
+  return config;
+}
+
+constexpr uint64_t Epoch(uint64_t boot, uint64_t counter) { return boot << 32 | counter; }
+
+/// A board with a clock. Asks carry rising tickets; answers to earlier, parked asks are kept apart.
+class Desk {
+ public:
+  explicit Desk(const TrainConfig& config, uint64_t boot = 1)
+      : config_(config), board(config, {}, kTokens, boot) {}
+
+  /// Asks; the ticket's grant if it was answered at once.
+  std::optional<Grant> TryAsk(uint64_t session, uint64_t known_step = 0) {
+    const uint64_t ticket = ++tickets_;
+    std::optional<Grant> own;
+    for (Grant& grant : board.Ask(ticket, session, known_step, now)) {
+      if (grant.ticket == ticket) {
+        own = std::move(grant);
+      } else {
+        late.push_back(std::move(grant));
+      }
+    }
+    return own;
+  }
+  Grant Ask(uint64_t session, uint64_t known_step = 0) {
+    const std::optional<Grant> grant = TryAsk(session, known_step);
+    EXPECT_TRUE(grant.has_value()) << "the ask was parked";
+    return grant.value_or(Grant());
+  }
+  Grant AskFor(Work work, uint64_t session = 1) {
+    const Grant grant = Ask(session);
+    EXPECT_EQ(static_cast<int>(grant.work), static_cast<int>(work));
+    return grant;
+  }
+
+  Code Done(uint32_t number, double loss = 1) {
+    return Done(board.epoch(), board.step(), number, loss);
+  }
+  Code Done(uint64_t epoch, uint64_t step, uint32_t number, double loss = 1) {
+    return Keep([&](auto* g) { return board.MicroBatchDone(epoch, step, number, loss, now, g); });
+  }
+  Code End(bool applied = true, const std::string& name = "") {
+    return End(board.epoch(), board.step(), applied, name);
+  }
+  Code End(uint64_t epoch, uint64_t step, bool applied = true, const std::string& name = "") {
+    return Keep(
+        [&](auto* g) { return board.StepEnded(epoch, step, applied, 0.5, name, false, now, g); });
+  }
+  Code Evaluated(uint64_t epoch, uint64_t step, double loss) {
+    return Keep([&](auto* g) { return board.Evaluated(epoch, step, loss, now, g); });
+  }
+  Code Recovered(uint64_t epoch, uint64_t step, bool ok = true, uint64_t seen = 0) {
+    return Keep([&](auto* g) { return board.Recovered(epoch, step, ok, seen, now, g); });
+  }
+  void NeedRecovery() {
+    for (Grant& grant : board.NeedRecovery(now)) late.push_back(std::move(grant));
+  }
+  void Tick(double seconds) {
+    now += seconds;
+    for (Grant& grant : board.Tick(now)) late.push_back(std::move(grant));
+  }
+
+  /// Session 1 leads the run through recovery to the state after `step` steps.
+  void Recover(uint64_t step = 0) {
+    const Grant grant = AskFor(Work::kRecover);
+    EXPECT_EQ(Recovered(grant.epoch, step), Code::kOk);
+  }
+  void AllDone(double loss = 1) {
+    for (uint32_t i = 0; i < config_.micro_batches; ++i) EXPECT_EQ(Done(i, loss), Code::kOk);
+  }
+  void RunStep(bool applied = true, const std::string& name = "") {
+    AllDone();
+    AskFor(Work::kCommit);
+    EXPECT_EQ(End(applied, name), Code::kOk);
+  }
+
+ private:
+  template <class Call>
+  Code Keep(Call call) {
+    Board::Grants grants;
+    const Status status = call(&grants);
+    for (Grant& grant : grants) late.push_back(std::move(grant));
+    return status.code();
+  }
+
+  const TrainConfig config_;
+  uint64_t tickets_ = 0;
+
+ public:
+  Board board;
+  double now = 100;
+  Board::Grants late;  // answers to parked asks
+};
+
+// Goal: nothing but recovery is leased before a run has been recovered, and to one session only.
+TEST(BoardRecovery, StartsWithRecovery) {
+  Desk desk(SmallRun());
+  const Grant grant = desk.AskFor(Work::kRecover);
+  EXPECT_EQ(grant.epoch, Epoch(1, 1));
+  EXPECT_EQ(desk.Done(grant.epoch, 0, 0), Code::kStale);
+  EXPECT_FALSE(desk.TryAsk(2).has_value());
+  EXPECT_EQ(desk.Recovered(grant.epoch, 0), Code::kOk);
+  ASSERT_EQ(desk.late.size(), 1u);  // the parked session is served at once
+  EXPECT_EQ(desk.late[0].work, Work::kMicroBatch);
+  EXPECT_EQ(desk.late[0].step, 1u);
+  EXPECT_EQ(desk.late[0].epoch, Epoch(1, 1));
+}
+
+// Goal: epochs come from the boot count, rise with every recovery leased, and end above what a
+// server reports; an epoch of a later boot than this one is nothing that can be repaired.
+TEST(BoardRecovery, EpochsRise) {
+  Desk desk(SmallRun(), 7);
+  const Grant first = desk.AskFor(Work::kRecover);
+  EXPECT_EQ(first.epoch, Epoch(7, 1));
+  // A server is at a higher counter of this boot: the next recovery is above it.
+  EXPECT_EQ(desk.Recovered(first.epoch, 0, false, Epoch(7, 41)), Code::kOk);
+  const Grant second = desk.AskFor(Work::kRecover, 2);
+  EXPECT_EQ(second.epoch, Epoch(7, 42));
+  // Epochs of an earlier boot are below all of this one's anyway.
+  EXPECT_EQ(desk.Recovered(second.epoch, 0, false, Epoch(6, 99)), Code::kOk);
+  const Grant third = desk.AskFor(Work::kRecover);
+  EXPECT_EQ(third.epoch, Epoch(7, 43));
+  EXPECT_EQ(desk.Recovered(third.epoch, 0, false, Epoch(8, 1)), Code::kOk);
+  const Grant failed = desk.AskFor(Work::kFailed);
+  EXPECT_NE(failed.message.find("--data"), std::string::npos);
+}
+
+// Goal: a holder of an earlier recovery who comes late opens nothing.
+TEST(BoardRecovery, LateRecoveredOfAnOlderEpochIsRefused) {
+  Desk desk(SmallRun());
+  const Grant old = desk.AskFor(Work::kRecover, 1);
+  desk.Tick(kLease);
+  const Grant young = desk.AskFor(Work::kRecover, 2);
+  EXPECT_GT(young.epoch, old.epoch);
+  EXPECT_EQ(desk.board.leases_expired(), 1u);
+  EXPECT_EQ(desk.Recovered(old.epoch, 5), Code::kWrongEpoch);
+  EXPECT_EQ(desk.Recovered(old.epoch, 5, false, Epoch(9, 9)), Code::kWrongEpoch);
+  EXPECT_EQ(desk.board.step(), 0u);
+  EXPECT_EQ(desk.Recovered(young.epoch, 0), Code::kOk);
+  EXPECT_EQ(desk.board.step(), 1u);
+  // Said twice, or by the old one again: the run goes on undisturbed.
+  EXPECT_EQ(desk.Recovered(young.epoch, 0), Code::kWrongEpoch);
+  EXPECT_EQ(desk.Recovered(old.epoch, 0), Code::kWrongEpoch);
+  EXPECT_EQ(desk.AskFor(Work::kMicroBatch).step, 1u);
+}
+
+// Goal: a recovery in the middle of a step takes back the steps after the recovered one and fences
+// off all work of the earlier epoch.
+TEST(BoardRecovery, RollsBackRecordsAndFencesOldWork) {
+  Desk desk(SmallRun());
+  desk.Recover();
+  for (int i = 0; i < 5; ++i) desk.RunStep();
+  const Grant work = desk.AskFor(Work::kMicroBatch);
+  EXPECT_EQ(work.step, 6u);
+  desk.NeedRecovery();
+  EXPECT_EQ(desk.Done(work.epoch, 6, 0), Code::kStale);  // recovery is due, nobody leads it yet
+  const Grant recover = desk.AskFor(Work::kRecover, 2);
+  desk.NeedRecovery();  // known already
+  EXPECT_EQ(desk.Done(work.epoch, 6, 0), Code::kWrongEpoch);
+  EXPECT_EQ(desk.Recovered(recover.epoch, 3), Code::kOk);
+  EXPECT_EQ(desk.board.step(), 4u);
+  ASSERT_EQ(desk.board.records().size(), 3u);
+  EXPECT_EQ(desk.board.records().back().step, 3u);
+  // The old holder finishes what is open now under the same numbers, but in another epoch.
+  EXPECT_EQ(desk.Done(work.epoch, 4, 0, 1e9), Code::kWrongEpoch);
+  EXPECT_EQ(desk.End(work.epoch, 4), Code::kWrongEpoch);
+  desk.RunStep();
+  EXPECT_EQ(desk.board.records().back().loss, 4.0 / kTokens);
+}
+
+// Goal: micro-batches go out in order, no further than the window beyond the lowest unfinished one.
+TEST(BoardLeases, InOrderWithinTheWindow) {
+  TrainConfig config = SmallRun(20, 6);
+  config.window = 3;
+  Desk desk(config);
+  desk.Recover();
+  for (uint32_t i = 0; i < 3; ++i) EXPECT_EQ(desk.AskFor(Work::kMicroBatch, i + 1).micro_batch, i);
+  EXPECT_FALSE(desk.TryAsk(9).has_value());
+  EXPECT_EQ(desk.Done(1), Code::kOk);  // the lowest unfinished one has not moved
+  EXPECT_TRUE(desk.late.empty());
+  EXPECT_EQ(desk.Done(0), Code::kOk);  // now it is 2: numbers 3 and 4 are admitted
+  ASSERT_EQ(desk.late.size(), 1u);
+  EXPECT_EQ(desk.late[0].micro_batch, 3u);
+  EXPECT_EQ(desk.AskFor(Work::kMicroBatch).micro_batch, 4u);
+  EXPECT_FALSE(desk.TryAsk(9).has_value());
+}
+
+// Goal: a lease that is not renewed ends, is counted, and its work goes to someone else; a renewed
+// one does not.
+TEST(BoardLeases, ExpiredLeasesGoToSomeoneElse) {
+  Desk desk(SmallRun());
+  desk.Recover();
+  const Grant kept = desk.AskFor(Work::kMicroBatch, 1);
+  const Grant lost = desk.AskFor(Work::kMicroBatch, 2);
+  EXPECT_EQ(lost.lease_seconds, kLease);
+  desk.Tick(kLease / 2);
+  EXPECT_TRUE(desk.board.Renew(kept.lease, desk.now).ok());
+  desk.Tick(kLease / 2);
+  EXPECT_EQ(desk.board.leases_expired(), 1u);
+  EXPECT_EQ(desk.board.Renew(lost.lease, desk.now).code(), Code::kStale);
+  EXPECT_EQ(desk.board.Renew(12345, desk.now).code(), Code::kStale);
+  EXPECT_TRUE(desk.board.Renew(kept.lease, desk.now).ok());
+  const Grant again = desk.AskFor(Work::kMicroBatch, 3);
+  EXPECT_EQ(again.micro_batch, lost.micro_batch);
+  EXPECT_NE(again.lease, lost.lease);
+  // Both finish; the later one is harmless.
+  EXPECT_EQ(desk.Done(lost.micro_batch, 2), Code::kOk);
+  EXPECT_EQ(desk.Done(again.micro_batch, 3), Code::kOk);
+  EXPECT_EQ(desk.board.Renew(again.lease, desk.now).code(), Code::kStale);
+}
+
+// Goal: when all are leased, the oldest unfinished micro-batch goes out a second time: to another
+// session, after twice the median time, and once.
+TEST(BoardLeases, SecondLeaseOnceAfterTwiceTheMedian) {
+  Desk desk(SmallRun(20, 4));
+  desk.Recover();
+  for (uint64_t i = 0; i < 4; ++i) desk.AskFor(Work::kMicroBatch, i % 2 + 1);
+  desk.Tick(1);
+  EXPECT_EQ(desk.Done(3), Code::kOk);
+  EXPECT_EQ(desk.Done(2), Code::kOk);        // both took 1 second
+  EXPECT_FALSE(desk.TryAsk(7).has_value());  // 1 second is not late
+  desk.Tick(0.9);
+  EXPECT_FALSE(desk.TryAsk(7).has_value());
+  desk.late.clear();
+  desk.Tick(0.2);  // 2.1 seconds since: one of session 7's two asks is served
+  ASSERT_EQ(desk.late.size(), 1u);
+  EXPECT_EQ(desk.late[0].work, Work::kMicroBatch);
+  EXPECT_EQ(desk.late[0].micro_batch, 0u);
+  EXPECT_FALSE(desk.TryAsk(8).has_value());  // once
+  desk.late.clear();
+  desk.Tick(20);  // all leases have ended: both asks that wait are served
+  ASSERT_EQ(desk.late.size(), 2u);
+  EXPECT_EQ(desk.late[0].micro_batch, 0u);
+  EXPECT_EQ(desk.late[1].micro_batch, 1u);
+}
+
+// Goal: a session never gets its own micro-batch a second time, however late it is.
+TEST(BoardLeases, SecondLeaseNeverToTheSameSession) {
+  Desk desk(SmallRun(20, 2));
+  desk.Recover();
+  desk.AskFor(Work::kMicroBatch, 1);
+  desk.AskFor(Work::kMicroBatch, 2);
+  desk.Tick(1);
+  EXPECT_EQ(desk.Done(1), Code::kOk);
+  desk.Tick(5);
+  EXPECT_FALSE(desk.TryAsk(1).has_value());
+  EXPECT_EQ(desk.AskFor(Work::kMicroBatch, 2).micro_batch, 0u);
+}
+
+// Goal: repeats and second leases count once, and the loss is summed in number order whatever the
+// order of arrival.
+TEST(BoardStep, DoneTwiceCountsOnceAndLossIsSummedInOrder) {
+  // In float-like sums the order shows: (1e16 + 1) - 1e16 + 1 = 1, and 2 in other orders.
+  const double losses[] = {1e16, 1, -1e16, 1};
+  double expected = 0;
+  for (const double loss : losses) expected += loss;
+  Desk desk(SmallRun(20, 4));
+  desk.Recover();
+  for (const uint32_t number : {2u, 0u, 2u, 3u, 0u}) {
+    EXPECT_EQ(desk.Done(number, losses[number]), Code::kOk);
+  }
+  EXPECT_EQ(desk.Done(2, 12345), Code::kOk);  // another answer for the same number is not taken
+  EXPECT_EQ(desk.Done(4), Code::kInvalid);
+  EXPECT_EQ(desk.Done(1, losses[1]), Code::kOk);
+  EXPECT_EQ(desk.Done(1, losses[1]), Code::kStale);  // all are in, commit is due
+  desk.AskFor(Work::kCommit);
+  EXPECT_EQ(desk.End(), Code::kOk);
+  EXPECT_EQ(desk.board.records().back().loss, expected / kTokens);
+}
+
+// Goal: late results of earlier holders are told apart from current ones and change nothing.
+TEST(BoardStep, StaleAndWrongEpochResultsAreHarmless) {
+  Desk desk(SmallRun());
+  desk.Recover();
+  desk.RunStep();
+  const uint64_t epoch = desk.board.epoch();
+  EXPECT_EQ(desk.Done(epoch, 1, 0, 1e9), Code::kStale);
+  EXPECT_EQ(desk.Done(epoch, 3, 0, 1e9), Code::kNotYet);
+  EXPECT_EQ(desk.Done(epoch - 1, 2, 0, 1e9), Code::kWrongEpoch);
+  EXPECT_EQ(desk.Done(epoch + 1, 2, 0, 1e9), Code::kWrongEpoch);
+  EXPECT_EQ(desk.End(epoch, 1), Code::kStale);
+  EXPECT_EQ(desk.End(epoch, 2), Code::kStale);  // micro-batches are not in
+  EXPECT_EQ(desk.Evaluated(epoch, 2, 1), Code::kStale);
+  EXPECT_EQ(desk.AskFor(Work::kMicroBatch).micro_batch, 0u);
+  desk.AllDone();
+  EXPECT_EQ(desk.End(epoch - 1, 2), Code::kWrongEpoch);
+  EXPECT_EQ(desk.End(epoch + 1, 2), Code::kWrongEpoch);
+  EXPECT_EQ(desk.End(epoch, 2), Code::kOk);
+  EXPECT_EQ(desk.board.records().back().loss, 4.0 / kTokens);
+}
+
+// Goal: commit has one holder; who takes over a lost lease gets the same rate and limit; the
+// earlier holder may still be the one who ends the step, and only one of them does.
+TEST(BoardStep, CommitIsLeasedToOneAndRepeatedToTheNext) {
+  Desk desk(SmallRun());
+  desk.Recover();
+  desk.AllDone();
+  const Grant first = desk.AskFor(Work::kCommit, 1);
+  EXPECT_EQ(first.lr, LearningRate(SmallRun(), 1));
+  EXPECT_EQ(first.clip, 1.0);
+  EXPECT_FALSE(desk.TryAsk(2).has_value());
+  desk.Tick(kLease);
+  ASSERT_EQ(desk.late.size(), 1u);
+  const Grant second = desk.late[0];
+  EXPECT_EQ(second.work, Work::kCommit);
+  EXPECT_EQ(desk.board.leases_expired(), 1u);
+  EXPECT_EQ(second.step, first.step);
+  EXPECT_EQ(second.lr, first.lr);
+  EXPECT_EQ(second.clip, first.clip);
+  EXPECT_EQ(desk.End(first.epoch, first.step), Code::kOk);
+  EXPECT_EQ(desk.End(second.epoch, second.step), Code::kStale);
+  EXPECT_EQ(desk.board.records().size(), 1u);
+  EXPECT_EQ(desk.board.step(), 2u);
+}
+
+// Goal: a dropped step advances step number and schedule, and is told in its record.
+TEST(BoardStep, DroppedStepsAdvanceStepAndSchedule) {
+  const TrainConfig config = SmallRun(200, 2);  // two steps of warm-up: rates differ
+  Desk desk(config);
+  desk.Recover();
+  for (uint64_t step = 1; step <= 4; ++step) {
+    desk.AllDone();
+    const Grant commit = desk.AskFor(Work::kCommit);
+    EXPECT_EQ(commit.step, step);
+    EXPECT_EQ(commit.lr, LearningRate(config, step));
+    EXPECT_EQ(desk.End(step % 2 == 0), Code::kOk);
+    EXPECT_EQ(desk.board.records().back().dropped, step % 2 == 1);
+    EXPECT_EQ(desk.board.records().back().lr, LearningRate(config, step));
+  }
+}
+
+// Goal: ten dropped steps in a row end the run with the tensor's name; nine do not, nor do a
+// hundred with an applied one between.
+TEST(BoardStep, TenDropsInARowFailTheRun) {
+  Desk desk(SmallRun(100, 1));
+  desk.Recover();
+  for (int i = 0; i < 9; ++i) desk.RunStep(false, "head.weight");
+  desk.RunStep();
+  for (int i = 0; i < 9; ++i) desk.RunStep(false, "head.weight");
+  EXPECT_EQ(desk.AskFor(Work::kMicroBatch).step, 20u);
+  desk.RunStep(false, "blocks.0.m2.tables");
+  const Grant failed = desk.Ask(1, 19);
+  EXPECT_EQ(failed.work, Work::kFailed);
+  EXPECT_NE(failed.message.find("blocks.0.m2.tables"), std::string::npos) << failed.message;
+  ASSERT_EQ(failed.records.size(), 1u);  // the last line is told, too
+  EXPECT_EQ(failed.records[0].step, 20u);
+  // Nothing wakes a failed run.
+  desk.NeedRecovery();
+  EXPECT_EQ(desk.Done(0), Code::kStale);
+  EXPECT_EQ(desk.AskFor(Work::kFailed).work, Work::kFailed);
+}
+
+// Goal: a recovery between them does not hide that steps were dropped in a row.
+TEST(BoardStep, DropsInARowAreCountedAcrossARecovery) {
+  Desk desk(SmallRun(100, 1));
+  desk.Recover();
+  desk.RunStep();
+  for (int i = 0; i < 9; ++i) desk.RunStep(false, "head.weight");  // steps 2 to 10
+  desk.NeedRecovery();
+  desk.Recover(8);
+  desk.RunStep(false, "head.weight");
+  desk.RunStep(false, "head.weight");
+  EXPECT_EQ(desk.AskFor(Work::kMicroBatch).step, 11u);
+  desk.RunStep(false, "head.weight");
+  EXPECT_EQ(desk.AskFor(Work::kFailed).work, Work::kFailed);
+}
+
+// Goal: evaluation comes after the steps that are due and after the last; its step's record is
+// shown when the result is in, and then the run goes on or is finished.
+TEST(BoardEvaluation, ComesWhenDueAndAfterTheLastStep) {
+  TrainConfig config = SmallRun(3, 1);
+  config.eval_every = 2;
+  Desk desk(config);
+  desk.Recover();
+  desk.RunStep();
+  desk.RunStep();
+  const Grant evaluate = desk.Ask(1, 0);
+  EXPECT_EQ(evaluate.work, Work::kEvaluate);
+  EXPECT_EQ(evaluate.step, 2u);
+  ASSERT_EQ(evaluate.records.size(), 1u);  // step 2 waits for its val_loss
+  EXPECT_FALSE(desk.TryAsk(2).has_value());
+  EXPECT_EQ(desk.Done(evaluate.epoch, 2, 0), Code::kStale);
+  EXPECT_EQ(desk.Evaluated(evaluate.epoch + 1, 2, 3.5), Code::kWrongEpoch);
+  EXPECT_EQ(desk.Evaluated(evaluate.epoch, 1, 3.5), Code::kStale);
+  EXPECT_EQ(desk.Evaluated(evaluate.epoch, 2, 3.5), Code::kOk);
+  EXPECT_EQ(desk.Evaluated(evaluate.epoch, 2, 4.5), Code::kStale);
+  EXPECT_EQ(desk.late.back().work, Work::kMicroBatch);
+  EXPECT_EQ(desk.board.records().back().val_loss, 3.5);
+  EXPECT_TRUE(desk.board.records().back().has_val_loss);
+  EXPECT_FALSE(desk.board.records().front().has_val_loss);
+
+  desk.RunStep();
+  EXPECT_FALSE(desk.board.finished());
+  const Grant last = desk.AskFor(Work::kEvaluate);
+  desk.Tick(kLease);  // its holder dies
+  EXPECT_EQ(desk.AskFor(Work::kEvaluate, 2).step, 3u);
+  EXPECT_EQ(desk.Evaluated(last.epoch, 3, 2.5), Code::kOk);
+  EXPECT_TRUE(desk.board.finished());
+  const Grant finished = desk.Ask(1, 2);
+  EXPECT_EQ(finished.work, Work::kFinished);
+  ASSERT_EQ(finished.records.size(), 1u);
+  EXPECT_EQ(finished.records[0].val_loss, 2.5);
+  EXPECT_EQ(desk.Ask(5, 3).work, Work::kFinished);
+}
+
+// Goal: a server lost during an evaluation does not cost its result, and nobody is told the step's
+// record without it.
+TEST(BoardEvaluation, IsRepeatedAfterARecoveryToItsStep) {
+  Desk desk(SmallRun(2, 1));
+  desk.Recover();
+  desk.RunStep();
+  desk.RunStep();
+  const Grant lost = desk.AskFor(Work::kEvaluate);
+  desk.NeedRecovery();
+  const Grant recover = desk.Ask(1, 0);
+  EXPECT_EQ(recover.work, Work::kRecover);
+  ASSERT_EQ(recover.records.size(), 1u);
+  EXPECT_EQ(recover.records[0].step, 1u);
+  EXPECT_EQ(desk.Recovered(recover.epoch, 2), Code::kOk);
+  EXPECT_FALSE(desk.board.finished());
+  const Grant again = desk.AskFor(Work::kEvaluate);
+  EXPECT_EQ(again.step, 2u);
+  EXPECT_EQ(desk.Evaluated(lost.epoch, 2, 9), Code::kWrongEpoch);
+  EXPECT_EQ(desk.Evaluated(again.epoch, 2, 1.5), Code::kOk);
+  EXPECT_TRUE(desk.board.finished());
+  EXPECT_EQ(desk.board.records().back().val_loss, 1.5);
+}
+
+// Goal: an ask waits for work at most kParkSeconds, then is told to wait, once.
+TEST(BoardAsk, ParkedAsksAreAnsweredInTime) {
+  Desk desk(SmallRun(20, 1));
+  desk.Recover();
+  desk.AskFor(Work::kMicroBatch, 1);
+  EXPECT_FALSE(desk.TryAsk(2).has_value());
+  desk.Tick(Board::kParkSeconds * 0.99);
+  EXPECT_TRUE(desk.late.empty());
+  desk.Tick(Board::kParkSeconds * 0.02);
+  ASSERT_EQ(desk.late.size(), 1u);
+  EXPECT_EQ(desk.late[0].work, Work::kWait);
+  desk.Tick(Board::kParkSeconds * 3);
+  EXPECT_EQ(desk.late.size(), 1u);
+}
+
+// Goal: an asker is told the records after the one that it knows, all of them, in order and once.
+TEST(BoardAsk, RecordsAreHandedOutOncePerKnownStep) {
+  Desk desk(SmallRun(50, 1));
+  desk.Recover();
+  uint64_t known = 0;
+  for (int round = 0; round < 10; ++round) {
+    for (int i = 0; i < round % 4; ++i) desk.RunStep();
+    const Grant grant = desk.Ask(1, known);
+    EXPECT_EQ(grant.records.size(), static_cast<size_t>(round % 4));
+    for (const StepRecord& record : grant.records) EXPECT_EQ(record.step, ++known);
+    desk.Tick(kLease);  // the lease is not used
+  }
+  EXPECT_EQ(desk.Ask(2, 0).records.size(), known);
+  desk.Tick(kLease);
+  EXPECT_TRUE(desk.Ask(3, known + 7).records.empty());
+}
+
+// Goal: a run that ten dropped steps in a row have ended does not go on because it was stopped and
+// started again from a snapshot of then.
+TEST(BoardSnapshots, TenDropsInARowEndAResumedRun) {
+  TrainConfig config;
+  config.steps = 100;
+  for (const uint64_t drops : {9u, 10u}) {
+    Board board(config, {}, 1, /*boot_count=*/2);
+    std::vector<StepRecord> records;
+    for (uint64_t step = 1; step <= 13; ++step) {
+      records.push_back({.step = step, .dropped = step > 13 - drops});
+    }
+    Board::Grants grants = board.Ask(1, 1, 0, 0);
+    ASSERT_EQ(grants.size(), 1u);
+    board.Restore(13, records);
+    ASSERT_TRUE(board.Recovered(grants[0].epoch, 13, true, 0, 0, &grants).ok());
+    EXPECT_STREQ(board.phase(), drops < 10 ? "micro_batches" : "failed");
+  }
+}
+
+// Goal: when a snapshot is due, and that every holder of a step's commit is told the same.
+TEST(BoardSnapshots, Due) {
+  TrainConfig config;
+  config.steps = 6;
+  config.micro_batches = 1;
+  config.eval_every = 0;
+  config.lease_seconds = 1;
+  SnapshotConfig snapshot;
+  snapshot.every_minutes = 0;
+  snapshot.every_steps = 2;
+  snapshot.keep = 7;
+  Board board(config, snapshot, 1, 1);
+  double now = 0;
+  Board::Grants grants = board.Ask(1, 1, 0, now);
+  const uint64_t epoch = grants.at(0).epoch;
+  ASSERT_TRUE(board.Recovered(epoch, 0, true, 0, now, &grants).ok());
+  using enum SnapshotDue;
+  // One that could not be taken when it was due is due at the next step.
+  const std::vector<SnapshotDue> due = {kNo, kWhenIdle, kWhenIdle, kWhenIdle, kNo, kNow};
+  const std::vector<bool> taken = {false, false, true, true, false, true};
+  for (uint64_t step = 1; step <= 6; ++step) {
+    ASSERT_EQ(board.Ask(10 * step, 1, step, now).size(), 1u);
+    ASSERT_TRUE(board.MicroBatchDone(epoch, step, 0, 1, now, &grants).ok());
+    for (int holder = 0; holder < 2; ++holder) {
+      now += 2;  // the lease of the first one ends
+      grants = board.Ask(10 * step + 1 + static_cast<uint64_t>(holder), 1, step, now);
+      ASSERT_EQ(grants.size(), 1u);
+      EXPECT_EQ(grants[0].work, Work::kCommit);
+      EXPECT_EQ(grants[0].snapshot_due, due[step - 1]) << step;
+      EXPECT_EQ(grants[0].snapshot_keep, 7u);
+    }
+    ASSERT_TRUE(board.StepEnded(epoch, step, true, 1, "", taken[step - 1], now, &grants).ok());
+  }
+}
+
+}  // namespace
+}  // namespace mf

@@ -1,0 +1,168 @@
+// Goal: a written file reads back bit for bit, its bytes are reproducible, it appears only when it
+// is complete, and no damaged file gets past the reader.
+#include "worker/model/safetensors.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+namespace mf {
+namespace {
+
+std::string ReadAll(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+class Safetensors : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = testing::TempDir() + "safetensors_test";
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+  }
+  std::string Path(const std::string& name) const { return folder_ + "/" + name; }
+
+  void WriteSample(const std::string& path) {
+    const std::vector<TensorEntry> entries = {
+        {"b", DType::kF32, {3}}, {"a.rows", DType::kU64, {2}}, {"a", DType::kF32, {2, 2}}};
+    auto writer = SafetensorsWriter::Create(path, entries, "{\"model\":{}}");
+    ASSERT_TRUE(writer.ok()) << writer.status().message();
+    const float b[3] = {1, 2, 3};
+    const uint64_t rows[2] = {5, uint64_t{1} << 40};
+    const float a[4] = {4, 5, 6, 7};
+    ASSERT_TRUE(writer.value()->Append(b, 5).ok());  // cut anywhere
+    ASSERT_TRUE(writer.value()->Append(reinterpret_cast<const char*>(b) + 5, 7).ok());
+    ASSERT_TRUE(writer.value()->Append(rows, sizeof(rows)).ok());
+    EXPECT_FALSE(std::filesystem::exists(path));
+    ASSERT_TRUE(writer.value()->Append(a, sizeof(a)).ok());
+    ASSERT_TRUE(writer.value()->Finish().ok());
+  }
+
+  /// A file with this header and so many bytes of data.
+  std::string WriteRaw(const std::string& header, size_t data_bytes) {
+    std::string text(8, '\0');
+    for (int i = 0; i < 8; ++i) text[i] = static_cast<char>(uint64_t{header.size()} >> (8 * i));
+    text += header + std::string(data_bytes, '\1');
+    std::ofstream(Path("raw"), std::ios::binary) << text;
+    return Path("raw");
+  }
+
+  std::string folder_;
+};
+
+TEST_F(Safetensors, RoundTrip) {
+  WriteSample(Path("x"));
+  const auto reader = SafetensorsReader::Open(Path("x"));
+  ASSERT_TRUE(reader.ok()) << reader.status().message();
+  EXPECT_EQ(reader.value()->config_json(), "{\"model\":{}}");
+  ASSERT_EQ(reader.value()->tensors().size(), 3u);
+  EXPECT_EQ(reader.value()->tensors()[0].entry.name, "b");
+  EXPECT_EQ(reader.value()->tensors()[2].entry.name, "a");
+  EXPECT_EQ(reader.value()->Find("a")->entry.shape, (std::vector<int64_t>{2, 2}));
+  EXPECT_EQ(reader.value()->Find("b")->f32()[2], 3.0f);
+  EXPECT_EQ(reader.value()->Find("a")->f32()[3], 7.0f);
+  EXPECT_EQ(reader.value()->Find("none"), nullptr);
+}
+
+TEST_F(Safetensors, BytesAreReproducibleAndNothingIsLeftOver) {
+  WriteSample(Path("x"));
+  WriteSample(Path("y"));
+  const std::string bytes = ReadAll(Path("x"));
+  EXPECT_EQ(bytes, ReadAll(Path("y")));
+  const uint64_t header =
+      static_cast<unsigned char>(bytes[0]) | static_cast<unsigned char>(bytes[1]) << 8;
+  EXPECT_EQ(header % 8, 0u);
+  EXPECT_EQ(bytes.size(), 8 + header + 44);
+  { auto abandoned = SafetensorsWriter::Create(Path("z"), {{"a", DType::kF32, {1}}}, ""); }
+  size_t files = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder_)) ++files;
+  EXPECT_EQ(files, 2u);
+}
+
+TEST_F(Safetensors, EveryCutIsRefused) {
+  WriteSample(Path("x"));
+  const std::string bytes = ReadAll(Path("x"));
+  for (size_t size = 0; size < bytes.size(); ++size) {
+    std::ofstream(Path("cut"), std::ios::binary) << bytes.substr(0, size);
+    const auto reader = SafetensorsReader::Open(Path("cut"));
+    ASSERT_FALSE(reader.ok()) << size;
+    EXPECT_EQ(reader.status().code(), Code::kInvalid);
+    EXPECT_NE(reader.status().message().find("cut short"), std::string::npos)
+        << reader.status().message();
+  }
+}
+
+TEST_F(Safetensors, DamagedHeadersAreRefused) {
+  struct Case {
+    const char* header;
+    const char* named;
+  };
+  const Case cases[] = {
+      {"{", "JSON"},
+      {"[]", "JSON"},
+      {R"({"a":1})", "tensor a: not an object"},
+      {R"({"a":{"dtype":"F16","shape":[2],"data_offsets":[0,8]}})", "dtype"},
+      {R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", "shape"},
+      {R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", "do not agree"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", "backwards"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0]}})", "pair"},
+      {R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", "agree"},
+      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", "gap"},
+      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", "no tensor"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+       R"("b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+       "tensor b: overlaps"},
+      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
+       R"("a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
+       "distinct"},
+      {R"({"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}})", "cut short: tensor a"},
+      {R"({"__metadata__":1})", "__metadata__"},
+  };
+  for (const Case& c : cases) {
+    const auto reader = SafetensorsReader::Open(WriteRaw(c.header, 8));
+    ASSERT_FALSE(reader.ok()) << c.header;
+    EXPECT_EQ(reader.status().code(), Code::kInvalid);
+    EXPECT_NE(reader.status().message().find(c.named), std::string::npos)
+        << reader.status().message();
+    EXPECT_NE(reader.status().message().find(Path("raw")), std::string::npos);
+  }
+  EXPECT_FALSE(SafetensorsReader::Open(folder_).ok());
+  EXPECT_FALSE(SafetensorsReader::Open(Path("none")).ok());
+}
+
+TEST_F(Safetensors, ShapesAreChecked) {
+  WriteSample(Path("x"));
+  const auto reader = SafetensorsReader::Open(Path("x"));
+  ASSERT_TRUE(reader.ok());
+  TensorSpec a, b;
+  a.name = "a";
+  a.shape = {2, 2};
+  b.name = "b";
+  b.shape = {4};
+  const Status wrong = reader.value()->CheckTensors({a, b});
+  EXPECT_NE(wrong.message().find("tensor b: shape is [3], its configuration says [4]"),
+            std::string::npos)
+      << wrong.message();
+  b.shape = {3};
+  EXPECT_NE(reader.value()->CheckTensors({a, b}).message().find("a.rows is not part"),
+            std::string::npos);
+  TensorSpec c;
+  c.name = "c";
+  EXPECT_NE(reader.value()->CheckTensors({a, b, c}).message().find("c is missing"),
+            std::string::npos);
+}
+
+TEST_F(Safetensors, RefusesAPlaceThatCanNotBeWritten) {
+  WriteSample(Path("x"));
+  const auto writer = SafetensorsWriter::Create(Path("x") + "/y", {}, "");
+  ASSERT_FALSE(writer.ok());
+  EXPECT_EQ(writer.status().code(), Code::kInvalid);
+}
+
+}  // namespace
+}  // namespace mf

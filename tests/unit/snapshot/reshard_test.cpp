@@ -1,0 +1,261 @@
+// Goal: snapshots cut anew for another number of servers hold the same entries as if that number
+// had written them; sources that do not belong together are refused, and nothing half-done is ever
+// used. And what `pserver inspect` says of them.
+#include "pserver/snapshot/reshard.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "pserver/shard/data_directory.h"
+#include "pserver/snapshot/inspect.h"
+#include "pserver/snapshot/snapshot_files.h"
+#include "pserver/snapshot/snapshot_rocksdb.h"
+#include "pserver/table/layout.h"
+#include "pserver/table/optimizer.h"
+#include "tests/support/snapshot_model.h"
+
+namespace mf {
+namespace {
+
+namespace fs = std::filesystem;
+
+Config SmallConfig(const std::string& optimizer) {
+  auto config = LoadConfig("", {"model.d=64", "model.K=8", "model.tau=8", "model.layers=1",
+                                "model.heads=2", "train.optimizer=" + optimizer});
+  EXPECT_TRUE(config.ok()) << config.status().message();
+  return config.value();
+}
+
+std::string FolderOf(const std::string& dir, uint32_t shard, uint32_t shards) {
+  return dir + "/shard-" + std::to_string(shard) + "-of-" + std::to_string(shards);
+}
+
+/// What server `shard` of `shards` keeps after `step`: numbers that are a function of the row, the
+/// plane and the column of the whole tensor.
+Entries EntriesOf(const Config& config, uint32_t shard, uint32_t shards, uint64_t step) {
+  const int planes = Optimizer(config.train).planes();
+  Entries entries;
+  for (const TensorSpec& spec : TensorsOf(config)) {
+    const TensorLayout layout = LayoutOf(spec, config.model.column_blocks, shard, shards);
+    for (uint64_t row = 0; row < spec.total_rows(); row += 1 + (row * 7 + spec.id) % 13) {
+      std::vector<float> numbers(static_cast<size_t>(planes) * layout.width());
+      const float* plane[3] = {};
+      for (int p = 0; p < planes; ++p) {
+        float* out = numbers.data() + static_cast<size_t>(p) * layout.width();
+        plane[p] = out;
+        for (size_t c = 0; c < layout.width(); ++c) {
+          const auto column = static_cast<size_t>(layout.columns.begin) + c;
+          out[c] = static_cast<float>(row * 1000 + column + static_cast<size_t>(p) * 100000 +
+                                      step * 17 + spec.id);
+        }
+      }
+      std::string value(RowBytes(planes, layout.width()), '\0');
+      EncodeRow(static_cast<uint32_t>(1 + row % step), plane, planes, layout.width(),
+                reinterpret_cast<std::byte*>(value.data()));
+      entries[{spec.id, row}] = value;
+    }
+  }
+  for (uint64_t i = 1; i <= step; ++i) {
+    std::string rate(kRateBytes, '\0'), record(kRecordBytes, '\0');
+    EncodeRate(0.001 * static_cast<double>(i), reinterpret_cast<std::byte*>(rate.data()));
+    entries[{kRateSpace, i}] = rate;
+    EncodeRecord({.step = i, .loss = 1.5, .has_val_loss = i % 2 == 0},
+                 reinterpret_cast<std::byte*>(record.data()));
+    if (shard == 0) entries[{kRecordSpace, i}] = record;
+  }
+  return entries;
+}
+
+SnapshotInfo InfoOf(const Config& config, uint32_t shard, uint32_t shards, uint64_t step) {
+  return {.step = step,
+          .run_id = "feedbeef",
+          .config = CanonicalJson(config),
+          .shard = shard,
+          .shards = shards,
+          .applied = step};
+}
+
+Status PublishInto(const std::string& folder, const SnapshotInfo& info, const Entries& entries) {
+  MF_ASSIGN_OR_RETURN(const auto store, OpenRocksSnapshots(folder));
+  if (const auto steps = store->Published(); !steps.empty())
+    MF_RETURN_IF_ERROR(store->Reset(steps.back()));
+  MF_RETURN_IF_ERROR(store->Begin());
+  for (const auto& [key, value] : entries)
+    MF_RETURN_IF_ERROR(store->Put(key.space, key.id, value.data(), value.size()));
+  return store->Publish(info);
+}
+
+void WriteShards(const std::string& dir, const Config& config, uint32_t shards, uint64_t step) {
+  for (uint32_t shard = 0; shard < shards; ++shard) {
+    const Status status =
+        PublishInto(FolderOf(dir, shard, shards), InfoOf(config, shard, shards, step),
+                    EntriesOf(config, shard, shards, step));
+    ASSERT_TRUE(status.ok()) << status.message();
+  }
+}
+
+Result<ReshardReport> TryReshard(const std::string& from, const std::string& to, uint32_t shards,
+                                 uint64_t step = 0) {
+  return Reshard({.from = from, .to = to, .shards = shards, .step = step},
+                 [](uint64_t done, uint64_t all) { EXPECT_LE(done, all); });
+}
+
+void CheckShards(const std::string& dir, const Config& config, uint32_t shards, uint64_t step) {
+  for (uint32_t shard = 0; shard < shards; ++shard) {
+    const auto reader = OpenRocksSnapshotReader(FolderOf(dir, shard, shards)).value();
+    EXPECT_EQ(reader->Published(), std::vector<uint64_t>{step});
+    Entries found;
+    const auto info = ReadEntries(*reader, step, &found);
+    ASSERT_TRUE(info.ok()) << info.status().message();
+    EXPECT_EQ(info.value().shard, shard);
+    EXPECT_EQ(info.value().shards, shards);
+    EXPECT_EQ(info.value().run_id, "feedbeef");
+    EXPECT_EQ(info.value().applied, step);
+    EXPECT_TRUE(found == EntriesOf(config, shard, shards, step)) << shard << " of " << shards;
+  }
+}
+
+TEST(ReshardTest, AllPairs) {
+  for (const std::string optimizer : {"adam", "sgd", "adagrad"}) {
+    const Config config = SmallConfig(optimizer);
+    TemporaryFolder folder(TemporaryFolder::Where::kMemory);
+    for (uint32_t from = 1; from <= 4; ++from) {
+      const std::string source = folder.path() + "/from" + std::to_string(from);
+      WriteShards(source, config, from, 3);
+      for (uint32_t to = 1; to <= 4; ++to) {
+        const std::string target = source + "to" + std::to_string(to);
+        const auto report = TryReshard(source, target, to);
+        ASSERT_TRUE(report.ok()) << report.status().message();
+        EXPECT_EQ(report.value().from_shards, from);
+        EXPECT_EQ(FileNames(target).size(), to);
+        CheckShards(target, config, to, 3);
+      }
+    }
+  }
+}
+
+TEST(ReshardTest, StepsAndAServerAfterwards) {
+  const Config config = SmallConfig("adam");
+  TemporaryFolder folder(TemporaryFolder::Where::kMemory);
+  const std::string from = folder.path() + "/from";
+  WriteShards(from, config, 2, 3);
+  WriteShards(from, config, 2, 5);
+  // Shard 1 alone has step 7: the newest that both have is 5.
+  ASSERT_TRUE(
+      PublishInto(FolderOf(from, 1, 2), InfoOf(config, 1, 2, 7), EntriesOf(config, 1, 2, 7)).ok());
+  ASSERT_TRUE(TryReshard(from, folder.path() + "/newest", 3).ok());
+  CheckShards(folder.path() + "/newest", config, 3, 5);
+  ASSERT_TRUE(TryReshard(from, folder.path() + "/older", 1, 3).ok());
+  CheckShards(folder.path() + "/older", config, 1, 3);
+  EXPECT_EQ(TryReshard(from, folder.path() + "/none", 1, 7).status().code(), Code::kInvalid);
+
+  // A server opens the folder as its own.
+  const auto data = DataDirectory::Open(folder.path() + "/newest", 2, 3);
+  ASSERT_TRUE(data.ok());
+  const auto store = OpenRocksSnapshots(data.value()->path());
+  ASSERT_TRUE(store.ok());
+  ASSERT_TRUE(store.value()->Reset(5).ok());
+}
+
+TEST(ReshardTest, Refusals) {
+  const Config config = SmallConfig("adam");
+  TemporaryFolder folder(TemporaryFolder::Where::kMemory);
+  const std::string from = folder.path() + "/from", to = folder.path() + "/to";
+  WriteShards(from, config, 2, 3);
+  const auto refused = [&](const std::string& what, Code code) {
+    const auto report = TryReshard(from, to, 3);
+    ASSERT_FALSE(report.ok()) << what;
+    EXPECT_EQ(report.status().code(), code) << report.status().message();
+    EXPECT_NE(report.status().message().find(what), std::string::npos) << report.status().message();
+    EXPECT_EQ(report.status().message().find('\n'), std::string::npos);
+    EXPECT_FALSE(FileExists(to + "/shard-0-of-3"));
+  };
+  EXPECT_EQ(TryReshard(folder.path() + "/none", to, 1).status().code(), Code::kInvalid);
+  EXPECT_EQ(TryReshard(from, to, 5).status().code(), Code::kInvalid);  // 4 blocks
+  EXPECT_EQ(TryReshard(from, from, 1).status().code(), Code::kInvalid);
+
+  // What an earlier one left.
+  fs::create_directories(to + "/tmp-reshard/shard-0-of-3");
+  refused("tmp-reshard", Code::kInvalid);
+  EXPECT_EQ(OpenRocksSnapshots(to + "/shard-1-of-3").status().code(), Code::kInvalid);
+  fs::remove_all(to);
+
+  {
+    const auto data = DataDirectory::Open(from, 1, 2);
+    ASSERT_TRUE(data.ok());
+    refused("a server runs", Code::kFailed);
+  }
+  fs::rename(from + "/shard-1-of-2", folder.path() + "/away");
+  refused("only 1 of the shards of 2", Code::kInvalid);
+
+  const auto with_other_shard = [&](const SnapshotInfo& info, const Entries& entries,
+                                    const std::string& what) {
+    fs::remove_all(from + "/shard-1-of-2");
+    ASSERT_TRUE(PublishInto(FolderOf(from, 1, 2), info, entries).ok());
+    refused(what, Code::kFailed);
+  };
+  const Entries good = EntriesOf(config, 1, 2, 3);
+  SnapshotInfo info = InfoOf(config, 1, 2, 3);
+  info.run_id = "0";
+  with_other_shard(info, good, "disagree about the run");
+  info = InfoOf(config, 1, 2, 3);
+  Entries bad = good;
+  bad.erase(std::next(bad.begin(), 5));
+  with_other_shard(info, bad, "disagree about entry");
+  bad = good;
+  std::next(bad.begin(), 5)->second[0] ^= 1;  // updated_at
+  with_other_shard(info, bad, "disagree about entry");
+  bad = good;
+  bad[{kRateSpace, 2}][0] ^= 1;
+  with_other_shard(info, bad, "disagree about entry 2 of rates");
+  info.shard = 0;
+  with_other_shard(info, good, "is of shard 0 of 2");
+  EXPECT_TRUE(FileNames(to).empty());
+}
+
+TEST(InspectTest, TableAndDamage) {
+  const Config config = SmallConfig("adam");
+  TemporaryFolder folder(TemporaryFolder::Where::kMemory);
+  std::ostringstream none;
+  EXPECT_EQ(Inspect(folder.path() + "/none", false, none).code(), Code::kInvalid);
+  EXPECT_EQ(Inspect(folder.path(), false, none).code(), Code::kInvalid);
+
+  WriteShards(folder.path(), config, 2, 3);
+  WriteShards(folder.path(), config, 2, 5);
+  ASSERT_TRUE(PublishInto(FolderOf(folder.path(), 1, 2), InfoOf(config, 1, 2, 7),
+                          EntriesOf(config, 1, 2, 7))
+                  .ok());
+  const auto look = [&](const std::string& dir, bool verify, Code code) {
+    std::ostringstream out;
+    const Status status = Inspect(dir, verify, out);
+    EXPECT_EQ(status.code(), code) << status.message();
+    return out.str() + status.message();
+  };
+  const std::string all = look(folder.path(), true, Code::kOk);
+  EXPECT_NE(all.find("common to all 2 of 2 shards: 3 5\n"), std::string::npos) << all;
+  EXPECT_NE(all.find("embed.weight"), std::string::npos) << all;
+  EXPECT_NE(all.find("verified"), std::string::npos) << all;
+  const std::string one = look(FolderOf(folder.path(), 1, 2), false, Code::kOk);
+  EXPECT_NE(one.find("common to the 1 of 2 shards: 3 5 7\n"), std::string::npos) << one;
+
+  const std::string step = StepPath(FolderOf(folder.path(), 1, 2), 7);
+  for (const std::string& name : FileNames(step)) {
+    if (!name.ends_with(".sst")) continue;
+    std::fstream file(step + "/" + name, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(1000);
+    file.put('!');
+    file.close();
+    EXPECT_NE(look(folder.path(), true, Code::kDamaged).find(name), std::string::npos);
+    break;
+  }
+  look(folder.path(), false, Code::kOk);  // says nothing of what it has not read
+}
+
+}  // namespace
+}  // namespace mf

@@ -1,0 +1,209 @@
+// Goal: a snapshot holds the state of its step whatever is trained while it is written, and a
+// server that goes back to it goes on bit by bit as if nothing had happened: real tables, real
+// RocksDB, for tables kept directly and sparsely, all optimizers, both kinds of sparse update and
+// both types of rows.
+#include "pserver/snapshot/snapshots.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <random>
+#include <thread>
+
+#include "pserver/snapshot/snapshot_rocksdb.h"
+#include "tests/support/shard_harness.h"
+
+namespace mf {
+namespace {
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr uint64_t kSteps = 12;
+#else
+constexpr uint64_t kSteps = 24;
+#endif
+
+class SnapshotsTest
+    : public testing::TestWithParam<std::tuple<bool, OptimizerKind, SparseUpdate, RowType>> {
+ protected:
+  void SetUp() override {
+    folder_ = testing::TempDir() + "snapshots_test-" + std::to_string(getpid());
+    std::filesystem::remove_all(folder_);
+    Open();
+  }
+  void TearDown() override {
+    writer_.reset();
+    store_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+  void Open() {
+    writer_.reset();
+    store_.reset();
+    auto store = OpenRocksSnapshots(folder_);
+    ASSERT_TRUE(store.ok()) << store.status().message();
+    store_ = std::move(store).value();
+    writer_ = MakeThreadedSnapshotWriter(*store_);
+  }
+  Config ConfigOf() const {
+    Config config = ShardConfig();
+    config.train.optimizer = std::get<1>(GetParam());
+    config.train.sparse_update = std::get<2>(GetParam());
+    config.model.table_dtype = std::get<3>(GetParam());
+    return config;
+  }
+  ShardHarness::Options Options(bool with_store) const {
+    ShardHarness::Options options;
+    options.memory_bytes = std::get<0>(GetParam()) ? 0 : 1 << 30;
+    options.threads = 2;
+    if (with_store) {
+      options.store = store_.get();
+      options.writer = writer_.get();
+    }
+    return options;
+  }
+  /// A step whose end begins a snapshot.
+  static void StepWithSnapshot(ShardHarness& server, uint64_t data, bool apply) {
+    for (uint32_t i = 0; i < 3; ++i) server.MicroBatch(data, i);
+    EXPECT_EQ(server.Send(server.Make(Op::kPrepare)).code, Code::kOk);
+    Request end = server.Make(apply ? Op::kApply : Op::kDrop);
+    end.lr = 1e-2f;
+    end.scale = 0.5;
+    end.snapshot = true;
+    EXPECT_EQ(server.Send(end).code, Code::kOk);
+  }
+  static void FinishSnapshot(ShardHarness& server) {
+    for (int i = 0; server.shard().writing_snapshot(); ++i) {
+      ASSERT_LT(i, 20'000);
+      if (!server.shard().Work(0)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
+  std::string folder_;
+  std::unique_ptr<SnapshotStore> store_;
+  std::unique_ptr<SnapshotWriter> writer_;
+};
+
+TEST_P(SnapshotsTest, HoldsItsStepWhileTrainingGoesOn) {
+  std::mt19937_64 random(11);
+  ShardHarness plain(ConfigOf(), Options(false));
+  ShardHarness server(ConfigOf(), Options(true));
+  std::vector<uint64_t> snapshots;
+  std::vector<std::vector<uint32_t>> states = {plain.State()};  // after each step
+  const auto dropped = [](uint64_t step) { return step % 7 == 3; };
+  for (uint64_t step = 1; step <= kSteps; ++step) {
+    plain.RunStep(step, 1e-2f, !dropped(step));
+    states.push_back(plain.State());
+    // Some are only begun: rows are saved aside by the steps that follow.
+    if (random() % 2 == 0 && !server.shard().writing_snapshot()) {
+      StepWithSnapshot(server, step, !dropped(step));
+      snapshots.push_back(step);
+    } else {
+      server.RunStep(step, 1e-2f, !dropped(step));
+    }
+    if (random() % 3 == 0) FinishSnapshot(server);
+    ASSERT_EQ(server.State(), states.back()) << "step " << step;
+  }
+  FinishSnapshot(server);
+  ASSERT_GE(snapshots.size(), kSteps / 6);
+  ASSERT_EQ(store_->Published(), snapshots);
+  // Back to each, newest first as it deletes what is newer, and on again.
+  std::reverse(snapshots.begin(), snapshots.end());
+  for (const uint64_t step : snapshots) {
+    ++server.epoch;
+    const Reply back = server.Send(server.Rollback(server.epoch, step));
+    ASSERT_EQ(back.code, Code::kOk) << back.message;
+    ASSERT_EQ(server.State(), states[step]) << "step " << step;
+    for (uint64_t next = step + 1; next <= kSteps; ++next) {
+      server.RunStep(next, 1e-2f, !dropped(next));
+      ASSERT_EQ(server.State(), states[next]) << next << " from " << step;
+    }
+  }
+}
+
+TEST_P(SnapshotsTest, ARestartedServerGoesOn) {
+  ShardHarness plain(ConfigOf(), Options(false));
+  for (uint64_t step = 1; step <= 9; ++step) plain.RunStep(step, 1e-2f, step != 5);
+  {
+    ShardHarness server(ConfigOf(), Options(true));
+    for (uint64_t step = 1; step <= 6; ++step) {
+      if (step % 3 == 0) {
+        StepWithSnapshot(server, step, true);
+        FinishSnapshot(server);
+      } else {
+        server.RunStep(step, 1e-2f, step != 5);
+      }
+    }
+  }
+  Open();
+  ShardHarness::Options options = Options(true);
+  options.recover = false;
+  ShardHarness server(ConfigOf(), options);
+  Request hello = server.Hello();
+  hello.run_id = "another run";
+  const Reply refused = server.Send(hello);
+  EXPECT_EQ(refused.code, Code::kWrongRun);
+  EXPECT_NE(refused.message.find("folder"), std::string::npos) << refused.message;
+  const Reply joined = server.Send(server.Hello());
+  ASSERT_EQ(joined.code, Code::kOk) << joined.message;
+  EXPECT_EQ(joined.snapshots.published, std::vector<uint64_t>({3, 6}));
+  server.session = joined.session;
+  Request elsewhere = server.Rollback(server.epoch, 6);
+  elsewhere.incarnations = {12345};
+  EXPECT_EQ(server.Send(elsewhere).code, Code::kWrongEpoch);
+  EXPECT_EQ(server.Send(server.Rollback(server.epoch, 5)).code, Code::kUnavailable);
+  ASSERT_EQ(server.Send(server.Rollback(server.epoch, 6)).code, Code::kOk);
+  for (uint64_t step = 7; step <= 9; ++step) server.RunStep(step, 1e-2f);
+  EXPECT_EQ(server.State(), plain.State());
+}
+
+// Goal: a damaged snapshot is refused by its file's name and set aside; the server takes an older
+// one.
+TEST_P(SnapshotsTest, ADamagedOneIsSetAside) {
+  ShardHarness server(ConfigOf(), Options(true));
+  std::vector<uint32_t> third;
+  for (uint64_t step = 1; step <= 6; ++step) {
+    if (step % 3 == 0) {
+      StepWithSnapshot(server, step, true);
+      FinishSnapshot(server);
+    } else {
+      server.RunStep(step, 1e-2f);
+    }
+    if (step == 3) third = server.State();
+  }
+  std::string damaged;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_ + "/step-6")) {
+    if (entry.path().extension() != ".sst") continue;
+    if (std::filesystem::exists(folder_ + "/step-3/" + entry.path().filename().string())) continue;
+    damaged = entry.path().string();
+    std::filesystem::resize_file(entry.path(), std::filesystem::file_size(entry.path()) / 2);
+    break;
+  }
+  ASSERT_FALSE(damaged.empty());
+  ++server.epoch;
+  const Request back = server.Rollback(server.epoch, 6);
+  const Reply refused = server.Send(back);
+  EXPECT_EQ(refused.code, Code::kUnavailable);
+  EXPECT_NE(refused.message.find(damaged.substr(folder_.size())), std::string::npos)
+      << refused.message;
+  EXPECT_EQ(server.Send(back).code, Code::kWrongEpoch) << "another try is another recovery";
+  EXPECT_EQ(server.Send(server.Make(Op::kPrepare)).code, Code::kUnavailable);
+  EXPECT_EQ(server.Send(server.Make(Op::kStatus)).snapshots.published, std::vector<uint64_t>({3}));
+  ++server.epoch;
+  ASSERT_EQ(server.Send(server.Rollback(server.epoch, 3)).code, Code::kOk);
+  EXPECT_EQ(server.State(), third);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, SnapshotsTest,
+    testing::Combine(testing::Bool(), testing::Values(OptimizerKind::kSgd, OptimizerKind::kAdam),
+                     testing::Values(SparseUpdate::kExact, SparseUpdate::kLazy),
+                     testing::Values(RowType::kF32, RowType::kBf16)));
+
+INSTANTIATE_TEST_SUITE_P(Adagrad, SnapshotsTest,
+                         testing::Combine(testing::Bool(), testing::Values(OptimizerKind::kAdagrad),
+                                          testing::Values(SparseUpdate::kExact),
+                                          testing::Values(RowType::kF32, RowType::kBf16)));
+
+}  // namespace
+}  // namespace mf

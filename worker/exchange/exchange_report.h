@@ -1,0 +1,17 @@
+// Says at the start of a run how its memory layers are exchanged, and why.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/config/config.h"
+#include "common/config/tensors.h"
+
+namespace mf {
+
+/// A line for each kind of layer (qkv, m1, m2) and way of exchange. The decision is a function of
+/// the configuration alone; the bytes are what it was made by.
+std::vector<std::string> DescribeExchange(const Config& config,
+                                          const std::vector<TensorSpec>& tensors);
+
+}  // namespace mf

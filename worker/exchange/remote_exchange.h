@@ -1,0 +1,78 @@
+// The Exchange of a training worker: memory layers on the servers, by pushdown or by pull, as each
+// tensor's specification says. While it waits for the servers it gives the compute gate to another
+// micro-batch, so that exchange and compute overlap.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "common/base/thread_pool.h"
+#include "common/client/table_client.h"
+#include "common/kernels/pairs.h"
+#include "worker/exchange/exchange.h"
+
+namespace mf {
+
+/// Held by the micro-batch that computes; one at a time per worker.
+using ComputeGate = std::mutex;
+
+class RemoteExchange final : public Exchange, public RowExchange {
+ public:
+  /// For one micro-batch (training) or one evaluation (reading). The caller holds `gate`.
+  RemoteExchange(TableClient& tables, const Config& config, ThreadPool& pool, ComputeGate& gate,
+                 StepRef at, Access access, uint32_t micro_batch)
+      : tables_(tables),
+        config_(config),
+        pool_(pool),
+        gate_(gate),
+        at_(at),
+        access_(access),
+        micro_batch_(micro_batch) {}
+
+  Status Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) override;
+  Status Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
+                  float* dweights) override;
+
+  RowExchange* rows() override { return this; }
+  TablesState state() const override;
+  Status PullRows(const TensorSpec& tensor, const Frame& rows, float* values) override;
+  void SendGradient(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy) override;
+  void PushRows(const TensorSpec& tensor, const Frame& rows, const Frame& hits,
+                const Frame& values) override;
+
+  /// Waits for the contributions that are left in flight.
+  Status Finish();
+
+ private:
+  /// The distinct rows that a micro-batch reads, and where each pair finds its row.
+  struct Pulled {
+    std::vector<RowGroups> groups;    // by table: the pairs that meet each row
+    std::vector<size_t> table_begin;  // [tables + 1] into rows
+    Buffer rows;                      // u64, global, rising
+    Buffer hits;                      // u32 per row
+    size_t stride = 0;
+    Buffer values;        // f32 [rows][stride], padded with zeros
+    Buffer buckets;       // u32 [pairs][tokens]
+    Buffer row_pointers;  // const void* [pairs][tokens]
+  };
+  Status ForwardPull(const TensorSpec& tensor, const Hashes& hashes, float* y);
+  Status BackwardPull(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
+                      float* dweights);
+  void FindDistinct(const TensorSpec& tensor, const Hashes& hashes, Pulled* pulled);
+  void PointToRows(const TensorSpec& tensor, const Hashes& hashes, Pulled* pulled);
+  Status WaitOutside(Pending pending);
+
+  TableClient& tables_;
+  const Config& config_;
+  ThreadPool& pool_;
+  ComputeGate& gate_;
+  const StepRef at_;
+  const Access access_;
+  const uint32_t micro_batch_;
+  std::unordered_map<uint32_t, Pulled> pulled_;  // by tensor id, from Forward to Backward
+  std::vector<Pending> pushes_;
+};
+
+}  // namespace mf

@@ -1,0 +1,39 @@
+// A model from an exported safetensors file: its configuration and dense tensors in memory, its
+// tables left in the mapped file, so that a model larger than memory can be used.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/config/config.h"
+#include "common/config/tensors.h"
+#include "worker/model/model.h"
+#include "worker/model/safetensors.h"
+
+namespace mf {
+
+class LoadedModel {
+ public:
+  /// kInvalid, naming the file and what is wrong with it, unless it is a whole export.
+  static Result<std::unique_ptr<LoadedModel>> Open(const std::string& path);
+
+  /// [model] as exported; all other sections have their defaults.
+  const Config& config() const { return config_; }
+  const std::vector<TensorSpec>& tensors() const { return tensors_; }
+  const std::shared_ptr<const DenseTensors>& dense() const { return dense_; }
+  /// The rows [tables * rows][columns] of a memory tensor, in the file's mapping.
+  const float* table(const TensorSpec& tensor) const { return tables_[tensor.id]; }
+
+ private:
+  LoadedModel() = default;
+
+  std::shared_ptr<const SafetensorsReader> file_;
+  Config config_;
+  std::vector<TensorSpec> tensors_;
+  std::shared_ptr<const DenseTensors> dense_;
+  std::vector<const float*> tables_;  // by tensor id; nullptr for dense tensors
+};
+
+}  // namespace mf

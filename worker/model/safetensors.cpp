@@ -1,0 +1,223 @@
+#include "worker/model/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <optional>
+#include <set>
+
+namespace mf {
+namespace {
+
+using nlohmann::json;
+
+// As in the format's other readers; a header of 100 MB describes a million tensors.
+constexpr uint64_t kMaxHeaderBytes = 100'000'000;
+
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) {
+    text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  }
+  return text + "]";
+}
+
+/// False for a negative size or more bytes than 64 bits count.
+bool ShapeBytes(const TensorEntry& entry, uint64_t* bytes) {
+  *bytes = DTypeBytes(entry.dtype);
+  for (const int64_t size : entry.shape) {
+    if (size < 0 || __builtin_mul_overflow(*bytes, static_cast<uint64_t>(size), bytes)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/// Parses an object, refusing a name that stands twice (the JSON library would keep the last one).
+std::optional<json> ParseHeaderJson(const char* begin, const char* end) {
+  std::set<std::string> names;
+  bool repeated = false;
+  const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
+    if (depth == 1 && event == json::parse_event_t::key) {
+      repeated |= !names.insert(parsed.get<std::string>()).second;
+    }
+    return true;
+  };
+  json root = json::parse(begin, end, watch, /*allow_exceptions=*/false);
+  if (!root.is_object() || repeated) return std::nullopt;
+  return root;
+}
+
+}  // namespace
+
+Status SafetensorsReader::Invalid(const std::string& what) const {
+  return Status::Invalid(path_ + ": " + what);
+}
+
+SafetensorsReader::~SafetensorsReader() {
+  if (map_ != nullptr) munmap(map_, size_);
+}
+
+Result<std::shared_ptr<const SafetensorsReader>> SafetensorsReader::Open(const std::string& path) {
+  std::shared_ptr<SafetensorsReader> reader(new SafetensorsReader);
+  reader->path_ = path;
+  MF_RETURN_IF_ERROR(reader->Map());
+  MF_RETURN_IF_ERROR(reader->ParseHeader());
+  return std::shared_ptr<const SafetensorsReader>(std::move(reader));
+}
+
+Status SafetensorsReader::Map() {
+  const int fd = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return Invalid(std::string("can not open this model file: ") + std::strerror(errno));
+  struct stat info;
+  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    close(fd);
+    return Invalid("not a safetensors file; `worker export` writes one");
+  }
+  size_ = static_cast<uint64_t>(info.st_size);
+  if (size_ < 8) {
+    close(fd);
+    size_ = 0;
+    return Invalid("cut short: not even a safetensors header length");
+  }
+  void* map = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
+  const int error = errno;
+  close(fd);
+  if (map == MAP_FAILED) {
+    return Status::Failed(path_ + ": can not map it: " + std::strerror(error));
+  }
+  map_ = map;
+  return Status::Ok();
+}
+
+Status SafetensorsReader::ParseHeader() {
+  const char* base = static_cast<const char*>(map_);
+  uint64_t length;
+  std::memcpy(&length, base, 8);
+  if (length > kMaxHeaderBytes) return Invalid("not a safetensors file: impossible header length");
+  if (length > size_ - 8) return Invalid("cut short inside its header");
+  const std::optional<json> root = ParseHeaderJson(base + 8, base + 8 + length);
+  if (!root.has_value()) return Invalid("its header is not a JSON object with distinct names");
+  for (const auto& item : root->items()) {
+    const std::string& name = item.key();
+    const json& value = item.value();
+    if (name == "__metadata__") {
+      if (!value.is_object()) return Invalid("__metadata__ is not an object");
+      const auto config = value.find("config");
+      if (config == value.end()) continue;
+      if (!config->is_string()) return Invalid("__metadata__.config is not a string");
+      config_json_ = config->get<std::string>();
+      continue;
+    }
+    const auto bad = [&](const char* what) { return Invalid("tensor " + name + ": " + what); };
+    if (!value.is_object()) return bad("not an object");
+    Tensor tensor;
+    tensor.entry.name = name;
+    const auto dtype = value.find("dtype");
+    if (dtype == value.end() || (*dtype != "F32" && *dtype != "U64")) {
+      return bad("dtype is neither F32 nor U64");
+    }
+    tensor.entry.dtype = *dtype == "F32" ? DType::kF32 : DType::kU64;
+    const auto is_count = [](const json& n) {
+      return n.is_number_unsigned() && n.get<uint64_t>() <= uint64_t{INT64_MAX};
+    };
+    const auto shape = value.find("shape");
+    if (shape == value.end() || !shape->is_array() ||
+        !std::all_of(shape->begin(), shape->end(), is_count)) {
+      return bad("shape is not an array of sizes");
+    }
+    tensor.entry.shape = shape->get<std::vector<int64_t>>();
+    const auto offsets = value.find("data_offsets");
+    if (offsets == value.end() || !offsets->is_array() || offsets->size() != 2 ||
+        !std::all_of(offsets->begin(), offsets->end(), is_count)) {
+      return bad("data_offsets is not a pair of offsets");
+    }
+    const uint64_t begin = (*offsets)[0].get<uint64_t>(), end = (*offsets)[1].get<uint64_t>();
+    if (end < begin) return bad("data_offsets run backwards");
+    if (!ShapeBytes(tensor.entry, &tensor.bytes) || tensor.bytes != end - begin) {
+      return bad("shape and data_offsets do not agree");
+    }
+    begins_.push_back(begin);
+    tensors_.push_back(std::move(tensor));
+  }
+  const uint64_t data_bytes = size_ - 8 - length;
+  std::vector<size_t> order(tensors_.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return std::pair(begins_[a], tensors_[a].bytes) < std::pair(begins_[b], tensors_[b].bytes);
+  });
+  std::vector<Tensor> sorted;
+  std::vector<uint64_t> begins;
+  for (const size_t i : order) {
+    sorted.push_back(std::move(tensors_[i]));
+    begins.push_back(begins_[i]);
+  }
+  tensors_ = std::move(sorted);
+  begins_ = std::move(begins);
+  MF_RETURN_IF_ERROR(CheckLayout(data_bytes));
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    tensors_[i].data = static_cast<const std::byte*>(map_) + 8 + length + begins_[i];
+  }
+  return Status::Ok();
+}
+
+Status SafetensorsReader::CheckLayout(uint64_t data_bytes) const {
+  uint64_t at = 0;
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    const Tensor& tensor = tensors_[i];
+    const std::string name = "tensor " + tensor.entry.name + ": ";
+    if (begins_[i] < at) return Invalid(name + "overlaps the tensor before it");
+    if (begins_[i] > at) return Invalid(name + "leaves a gap before it");
+    if (tensor.bytes > data_bytes - at) {
+      return Invalid("cut short: " + name + "ends at data byte " +
+                     std::to_string(begins_[i] + tensor.bytes) + ", the file has " +
+                     std::to_string(data_bytes));
+    }
+    at += tensor.bytes;
+  }
+  if (at != data_bytes) return Invalid("bytes that belong to no tensor at its end");
+  return Status::Ok();
+}
+
+const SafetensorsReader::Tensor* SafetensorsReader::Find(const std::string& name) const {
+  for (const Tensor& tensor : tensors_) {
+    if (tensor.entry.name == name) return &tensor;
+  }
+  return nullptr;
+}
+
+Status SafetensorsReader::CheckTensors(const std::vector<TensorSpec>& expected) const {
+  for (const TensorSpec& spec : expected) {
+    const Tensor* tensor = Find(spec.name);
+    if (tensor == nullptr) {
+      if (Find(spec.name + ".rows") != nullptr) {
+        return Invalid("tensor " + spec.name +
+                       " has only its touched rows; export it with --rows all");
+      }
+      return Invalid("tensor " + spec.name + " is missing");
+    }
+    if (tensor->entry.dtype != DType::kF32) {
+      return Invalid("tensor " + spec.name + ": dtype is not F32");
+    }
+    if (tensor->entry.shape != spec.shape) {
+      return Invalid("tensor " + spec.name + ": shape is " + ShapeText(tensor->entry.shape) +
+                     ", its configuration says " + ShapeText(spec.shape));
+    }
+  }
+  if (tensors_.size() == expected.size()) return Status::Ok();
+  for (const Tensor& tensor : tensors_) {
+    if (FindTensor(expected, tensor.entry.name) == nullptr) {
+      return Invalid("tensor " + tensor.entry.name + " is not part of its model");
+    }
+  }
+  return Status::Ok();
+}
+
+}  // namespace mf

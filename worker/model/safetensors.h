@@ -1,0 +1,98 @@
+// safetensors files: u64 length of a JSON header, the header, then all tensors' bytes without gaps.
+// Written as a stream, so that a model larger than memory can be exported; read through mmap.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/config/tensors.h"
+
+namespace mf {
+
+enum class DType { kF32, kU64 };
+inline size_t DTypeBytes(DType dtype) { return dtype == DType::kF32 ? 4 : 8; }
+
+/// What the header says of one tensor.
+struct TensorEntry {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+};
+
+/// The export's entries for whole tensors: f32, in canonical order.
+std::vector<TensorEntry> EntriesOf(const std::vector<TensorSpec>& tensors);
+
+/// Writes a file that appears at `path` only when it is complete. Its bytes depend on the arguments
+/// alone: no time, no padding left over, tensors in the order given.
+class SafetensorsWriter {
+ public:
+  /// `config_json` becomes `__metadata__.config`. kInvalid if the place can not be written.
+  static Result<std::unique_ptr<SafetensorsWriter>> Create(const std::string& path,
+                                                           const std::vector<TensorEntry>& tensors,
+                                                           const std::string& config_json);
+  ~SafetensorsWriter();  // without Finish: removes what was written
+  SafetensorsWriter(const SafetensorsWriter&) = delete;
+  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
+
+  /// The next bytes of the tensors' data, cut anywhere; little-endian.
+  Status Append(const void* data, size_t bytes);
+  /// fsync, rename, fsync of the folder. Every announced byte must have been appended.
+  Status Finish();
+
+ private:
+  SafetensorsWriter() = default;
+  Status Write(const void* data, size_t bytes);
+  Status Fail(const char* action) const;
+
+  std::string path_, temporary_;
+  int fd_ = -1;
+  uint64_t expected_ = 0;
+  uint64_t appended_ = 0;
+  std::vector<char> buffer_;  // small appends are gathered
+};
+
+/// A mapped file, checked completely (headers, types, sizes, offsets) before anything is handed
+/// out.
+class SafetensorsReader {
+ public:
+  struct Tensor {
+    TensorEntry entry;
+    const std::byte* data = nullptr;  // aligned to 4 for f32, not always to 8 for u64
+    uint64_t bytes = 0;
+    const float* f32() const { return reinterpret_cast<const float*>(data); }
+  };
+
+  /// kInvalid, naming file and tensor, for anything that is not a well-formed file.
+  static Result<std::shared_ptr<const SafetensorsReader>> Open(const std::string& path);
+  ~SafetensorsReader();
+  SafetensorsReader(const SafetensorsReader&) = delete;
+  SafetensorsReader& operator=(const SafetensorsReader&) = delete;
+
+  const std::string& path() const { return path_; }
+  /// In the order of their data.
+  const std::vector<Tensor>& tensors() const { return tensors_; }
+  const Tensor* Find(const std::string& name) const;
+  /// `__metadata__.config`, or empty.
+  const std::string& config_json() const { return config_json_; }
+  /// kInvalid unless the file holds exactly `expected`, whole, f32, in these shapes.
+  Status CheckTensors(const std::vector<TensorSpec>& expected) const;
+
+ private:
+  SafetensorsReader() = default;
+  Status Map();
+  Status ParseHeader();
+  Status CheckLayout(uint64_t data_bytes) const;
+  Status Invalid(const std::string& what) const;
+
+  std::string path_, config_json_;
+  void* map_ = nullptr;
+  uint64_t size_ = 0;
+  std::vector<Tensor> tensors_;
+  std::vector<uint64_t> begins_;  // as announced, beside tensors_, until they are checked
+};
+
+}  // namespace mf

@@ -1,0 +1,50 @@
+// Log-probabilities of documents under a model: what `eval` and `score` share.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/config/config.h"
+#include "common/config/tensors.h"
+#include "worker/compute/compute.h"
+#include "worker/exchange/exchange.h"
+
+namespace mf {
+
+class Scorer {
+ public:
+  /// References outlive it. kFailed if `compute` has no memory for a pass.
+  static Result<std::unique_ptr<Scorer>> Make(const Config& config, Compute& compute,
+                                              Compute::Parameters dense, Exchange& exchange);
+
+  /// Scores tokens 1..size-1 exactly once, in windows of model.sequence tokens; a window knows
+  /// nothing of the one before it but the token it begins with. `read(begin, count, ids)` copies
+  /// tokens; `take` gets the log-probabilities in order. At most `max_windows` windows, 0: all.
+  using Read = std::function<Status(int64_t begin, int64_t count, uint32_t* ids)>;
+  using Take = std::function<void(std::span<const float> logprobs)>;
+  Status Score(int64_t size, const Read& read, const Take& take, int64_t max_windows = 0);
+
+ private:
+  Scorer(const Config& config, Compute& compute, Compute::Parameters dense, Exchange& exchange)
+      : config_(config),
+        compute_(compute),
+        dense_(std::move(dense)),
+        exchange_(exchange),
+        tokens_per_pass_(config.tokens_per_micro_batch()) {}
+
+  const Config& config_;
+  Compute& compute_;
+  const Compute::Parameters dense_;
+  Exchange& exchange_;
+  std::unique_ptr<Compute::Workspace> workspace_;
+  /// A pass is as large as a micro-batch: servers take no more, and as the last bits of a row may
+  /// depend on how many there are in a pass, all programs tell the same loss.
+  const int64_t tokens_per_pass_;
+};
+
+}  // namespace mf

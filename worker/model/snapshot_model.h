@@ -1,0 +1,46 @@
+// The state of a run as its snapshots hold it, offline: servers inside the process read the newest
+// common step; nothing on disk is changed, and a cluster may run on the same folder meanwhile.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/client/client.h"
+#include "common/client/table_client.h"
+#include "common/config/config.h"
+#include "common/net/transport.h"
+#include "worker/model/model.h"
+#include "worker/train/embedded.h"
+
+namespace mf {
+
+class SnapshotModel {
+ public:
+  /// `dir`: a --data folder with the snapshots of all servers. kInvalid, naming what is missing, if
+  /// they have no common step; kFailed, naming the file, if the newest one is damaged.
+  static Result<std::unique_ptr<SnapshotModel>> Open(const std::string& dir, int threads);
+
+  const Config& config() const { return config_; }
+  const std::vector<TensorSpec>& tensors() const { return tensors_; }
+  TableClient& tables() { return *tables_; }
+  /// The state: to read from.
+  StepRef at() const { return at_; }
+  /// The dense tensors, whole.
+  Result<DenseTensors> Dense();
+
+ private:
+  SnapshotModel() = default;
+  Status GoTo(const std::string& run_id, uint64_t step);
+
+  Config config_;
+  std::vector<TensorSpec> tensors_;
+  TransportContext context_;
+  std::unique_ptr<EmbeddedServers> servers_;
+  std::unique_ptr<Client> client_;
+  std::unique_ptr<TableClient> tables_;
+  StepRef at_;
+};
+
+}  // namespace mf

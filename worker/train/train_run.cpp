@@ -1,0 +1,245 @@
+#include "worker/train/train_run.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <thread>
+
+#include "common/base/digest.h"
+#include "common/base/logging.h"
+#include "common/base/machine_limits.h"
+#include "common/metrics/metrics.h"
+#include "worker/data/data.h"
+#include "worker/exchange/exchange_report.h"
+#include "worker/train/embedded.h"
+#include "worker/train/report.h"
+#include "worker/train/trainer.h"
+
+namespace mf {
+namespace {
+
+std::atomic<bool> g_stop{false};
+
+uint64_t MemoryBudget(uint64_t asked) { return asked != 0 ? asked : MemoryLimitBytes() / 10 * 7; }
+
+/// --out can be written, and holds no run if it must not.
+Status CheckOut(const TrainOptions& options) {
+  const std::filesystem::path out = options.out;
+  std::error_code error;
+  if (options.fresh) {
+    for (const auto& made : {out / "metrics.jsonl", out / "state"}) {
+      if (!std::filesystem::exists(made, error)) continue;
+      return Status::Invalid(options.out + ": --fresh, but a run has left " +
+                             made.filename().string() + " there; name another --out or delete it");
+    }
+  }
+  std::filesystem::create_directories(out, error);
+  if (!error && access(out.c_str(), W_OK) == 0) return Status::Ok();
+  return Status::Invalid(options.out + ": can not make or write this folder" +
+                         (error ? ": " + error.message() : "") + "; give another --out");
+}
+
+/// Once the servers have agreed to the run: what an earlier start left in --out is gone on with if
+/// it is of the same run.
+Status TakeOverOut(const TrainOptions& options, const std::string& run_id) {
+  const std::filesystem::path out = options.out;
+  std::string held;
+  std::ifstream(out / "run") >> held;
+  if (held == run_id) return Status::Ok();
+  std::error_code error;
+  std::filesystem::remove(out / "metrics.jsonl", error);  // another run's lines
+  return WriteFileByRename((out / "run").string(), run_id + "\n");
+}
+
+/// What exact updates of sparse rows will cost: how many steps a row waits between hits (DESIGN 3).
+void LogRowGaps(const Config& config, const std::vector<TensorSpec>& tensors) {
+  if (config.train.sparse_update != SparseUpdate::kExact) return;
+  const double reads = static_cast<double>(config.train.micro_batches) *
+                       static_cast<double>(config.tokens_per_micro_batch() * config.model.probes);
+  double worst = 0;
+  std::string name;
+  for (const TensorSpec& tensor : tensors) {
+    if (tensor.kind != TensorKind::kMemory) continue;
+    const double gap = 1 / -std::expm1(-reads / static_cast<double>(tensor.rows));
+    if (gap > worst) {
+      worst = gap;
+      name = tensor.name;
+    }
+  }
+  if (worst > 0) {
+    spdlog::info(
+        "sparse_update = exact: a row of {} is hit about every {:.1f} steps if buckets are even",
+        name, worst);
+  }
+}
+
+/// Ends the trainer when a signal asked for it.
+class StopWatch {
+ public:
+  explicit StopWatch(Trainer& trainer)
+      : thread_([this, &trainer] {
+          std::unique_lock lock(mutex_);
+          while (!done_) {
+            wake_.wait_for(lock, std::chrono::milliseconds(100));
+            if (g_stop.load()) trainer.Stop();
+          }
+        }) {}
+  ~StopWatch() {
+    {
+      std::lock_guard lock(mutex_);
+      done_ = true;
+    }
+    wake_.notify_all();
+    thread_.join();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool done_ = false;
+  std::thread thread_;
+};
+
+void Summarise(const Client& client, const Trainer& trainer, double seconds,
+               TrainSummary* summary) {
+  if (summary == nullptr) return;
+  const Traffic& forward = client.traffic(Op::kForward);
+  const Traffic& backward = client.traffic(Op::kBackward);
+  *summary = {.micro_batches = static_cast<uint64_t>(trainer.micro_batches_done()),
+              .forward_calls = forward.calls.load(),
+              .backward_calls = backward.calls.load(),
+              .forward_sent = forward.sent_bytes.load(),
+              .forward_received = forward.received_bytes.load(),
+              .backward_sent = backward.sent_bytes.load(),
+              .backward_received = backward.received_bytes.load(),
+              .resends = client.resends(),
+              .seconds = seconds};
+}
+
+}  // namespace
+
+void RequestStop() { g_stop.store(true); }
+bool StopRequested() { return g_stop.load(); }
+
+Status Train(const TrainOptions& options, TrainSummary* summary) {
+  const Config& config = options.config;
+  const std::vector<TensorSpec> tensors = TensorsOf(config);
+  const size_t shards =
+      options.pservers.empty() ? static_cast<size_t>(options.shards) : options.pservers.size();
+  MF_RETURN_IF_ERROR(CheckShards(config, tensors, static_cast<int64_t>(shards)));
+  ClientKeys keys;
+  if (!options.keys.empty()) {
+    MF_ASSIGN_OR_RETURN(keys, LoadClientKeys(options.keys));
+  }
+  MF_ASSIGN_OR_RETURN(const auto data, TokenSource::Open(config, options.data, options.validation));
+  // What could fail after hours is tried before anything of an earlier run is touched.
+  Metrics metrics;
+  if (!options.metrics_address.empty()) {
+    MF_RETURN_IF_ERROR(metrics.Serve(options.metrics_address));
+    spdlog::info("metrics on {}", metrics.address());
+  }
+  if (!options.export_path.empty()) {
+    MF_RETURN_IF_ERROR(CheckExportPlace("--export", options.export_path));
+  }
+  const std::string run_id = Sha256Hex(IdentityJson(config) + data->Digest());
+  MF_RETURN_IF_ERROR(CheckOut(options));
+  ThreadPool pool(options.threads);
+  MF_ASSIGN_OR_RETURN(const std::unique_ptr<Compute> compute,
+                      options.make_compute ? options.make_compute(config, tensors)
+                                           : MakeCompute(options.backend, config, tensors, pool));
+  spdlog::info("computes on: {}", compute->Describe());
+  LogRowGaps(config, tensors);
+  for (const std::string& line : DescribeExchange(config, tensors)) spdlog::info(line);
+
+  TransportContext context;
+  std::unique_ptr<EmbeddedServers> embedded;
+  std::vector<std::string> addresses = options.pservers;
+  if (addresses.empty()) {
+    MF_ASSIGN_OR_RETURN(embedded, EmbeddedServers::Start(
+                                      context, {.shards = options.shards,
+                                                .threads = options.server_threads,
+                                                .memory_bytes = MemoryBudget(options.memory_bytes),
+                                                .data = options.out + "/state",
+                                                .metrics = &metrics}));
+    addresses = embedded->addresses();
+  }
+  MF_ASSIGN_OR_RETURN(auto transport,
+                      ConnectZmq(context, addresses, options.keys.empty() ? nullptr : &keys));
+  if (options.wrap_transport) transport = options.wrap_transport(std::move(transport));
+  Client::Options client_options;
+  client_options.deadline_seconds = config.exchange.deadline_seconds;
+  client_options.metrics = &metrics;
+  if (options.resend_seconds > 0) client_options.resend_seconds = options.resend_seconds;
+  Client client(std::move(transport), addresses, client_options);
+
+  using Clock = std::chrono::steady_clock;
+  const auto seconds_since = [](Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  const int64_t tokens_per_step = config.train.micro_batches * config.tokens_per_micro_batch();
+  metrics.Set(Metric::kRunSteps, static_cast<double>(config.train.steps));
+  metrics.Set(Metric::kServers, static_cast<double>(shards));
+  std::unique_ptr<RunReport> report;  // once joined
+  uint64_t furthest = 0;
+  auto last = Clock::now();
+  const auto on_step = [&](const StepRecord& record) {
+    StepReport line;
+    line.step = static_cast<int64_t>(record.step);
+    line.loss = record.loss;
+    line.lr = record.lr;
+    line.grad_norm = record.grad_norm;
+    line.tokens = line.step * tokens_per_step;
+    line.tokens_per_second = static_cast<double>(tokens_per_step) / seconds_since(last);
+    line.dropped = record.dropped;
+    if (record.has_val_loss && std::isfinite(record.val_loss)) line.val_loss = record.val_loss;
+    last = Clock::now();
+    metrics.Set(Metric::kStep, static_cast<double>(record.step));
+    metrics.Set(Metric::kTrainLoss, record.loss);
+    metrics.Set(Metric::kTrainLearningRate, record.lr);
+    metrics.Set(Metric::kTrainGradNorm, record.grad_norm);
+    if (compute->device_bytes() > 0) {
+      metrics.Set(Metric::kDeviceBytes, static_cast<double>(compute->device_bytes()));
+    }
+    if (record.has_val_loss) metrics.Set(Metric::kTrainValLoss, record.val_loss);
+    // After a rollback all steps are told once more.
+    if (record.step > furthest) {
+      metrics.Count(Metric::kTrainTokens, {}, static_cast<double>(tokens_per_step));
+    }
+    furthest = std::max(furthest, record.step);
+    return report->Step(line);
+  };
+  Trainer trainer(config, tensors, *data, client, *compute, pool,
+                  {.run_id = run_id, .on_step = on_step});
+  MF_RETURN_IF_ERROR(trainer.Join());
+  MF_RETURN_IF_ERROR(TakeOverOut(options, run_id));
+  MF_ASSIGN_OR_RETURN(
+      report, RunReport::Open(
+                  {.out = options.out, .steps = config.train.steps, .progress = options.progress}));
+  const auto start = Clock::now();
+  {
+    StopWatch watch(trainer);
+    const Status status = trainer.Run();
+    if (!status.ok()) {
+      (void)report->Finish();  // what was learned before the failure is worth a plot
+      return status;
+    }
+  }
+  spdlog::info("did {} micro-batches; {} requests were sent again", trainer.micro_batches_done(),
+               client.resends());
+  Summarise(client, trainer, seconds_since(start), summary);
+  MF_RETURN_IF_ERROR(report->Finish());
+  if (trainer.finished().epoch == 0)
+    return Status::Failed("stopped by a signal before the last step");
+  if (options.export_path.empty()) return Status::Ok();
+  return Export(trainer.tables(), config, tensors, trainer.finished(), options.export_rows,
+                options.export_path);
+}
+
+}  // namespace mf

@@ -1,0 +1,63 @@
+// One `worker train` from beginning to end: data, servers, training, reports, export.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/config/config.h"
+#include "common/net/transport.h"
+#include "worker/compute/compute.h"
+#include "worker/data/batch_source.h"
+#include "worker/model/export.h"
+
+namespace mf {
+
+struct TrainOptions {
+  Config config;
+  std::string data;        // text file, directory or .bin
+  std::string validation;  // empty: the last part of `data`
+  std::string out;
+  std::vector<std::string> pservers;  // addresses in shard order; empty: embedded servers
+  std::string keys;                   // folder for `pservers`; empty: none
+  int shards = 1;                     // embedded servers
+  int threads = 1;                    // of the worker
+  Backend backend = Backend::kAuto;
+  int server_threads = 1;     // of each embedded server
+  uint64_t memory_bytes = 0;  // of all embedded servers; 0: 70% of the machine's
+  bool fresh = false;         // refuse an `out` that holds a run
+  std::string export_path;    // empty: none
+  ExportRows export_rows = ExportRows::kAll;
+  std::string metrics_address;  // "host:port" of /metrics; empty: not served
+  std::FILE* progress = nullptr;
+  double resend_seconds = 0;  // first repeat of an unanswered request; 0: the client's default
+  /// Tests put a misbehaving transport around the real one here.
+  std::function<std::unique_ptr<ClientTransport>(std::unique_ptr<ClientTransport>)> wrap_transport;
+  /// Tests put another backend here, instead of `backend`.
+  std::function<Result<std::unique_ptr<Compute>>(const Config&, const std::vector<TensorSpec>&)>
+      make_compute;
+};
+
+/// What went over the wire, for tests and benchmarks.
+struct TrainSummary {
+  uint64_t micro_batches = 0;
+  uint64_t forward_calls = 0, backward_calls = 0;   // exchanges of memory layers by pushdown
+  uint64_t forward_sent = 0, forward_received = 0;  // bytes
+  uint64_t backward_sent = 0, backward_received = 0;
+  uint64_t resends = 0;  // requests that were sent again because no answer came
+  double seconds = 0;
+};
+
+/// kInvalid for bad input, kFailed for what goes wrong on the way. SIGINT and SIGTERM end it
+/// cleanly between pieces of work (see worker/commands/main.cpp).
+Status Train(const TrainOptions& options, TrainSummary* summary = nullptr);
+
+/// Asks a Train() in progress to end; async-signal-safe.
+void RequestStop();
+bool StopRequested();
+
+}  // namespace mf
