@@ -79,10 +79,10 @@ Client::Answer Client::Call(size_t server, Request request) {
 
 Client::Answer Client::Start(std::vector<Request> requests, size_t first_server) {
   const uint64_t id = next_id_.fetch_add(1);
-  traffic_[static_cast<size_t>(requests[0].op)].calls.fetch_add(1, std::memory_order_relaxed);
+  traffic_[static_cast<size_t>(requests[0].op())].calls.fetch_add(1, std::memory_order_relaxed);
   auto call = std::make_shared<OpenCall>();
   call->mutex = mutex_;
-  call->op = requests[0].op;
+  call->op = requests[0].op();
   call->waiting = requests.size();
   call->first_server = first_server;
   call->replies.resize(requests.size());
@@ -196,11 +196,13 @@ void Client::OnMessage(size_t server, const Message& message) {
   }
   for (size_t i = 0; i < call.replies.size(); ++i) {
     const Reply& r = call.replies[i];
-    if (r.code == Code::kOk) continue;
+    if (r.code == Code::kOk && Answers(r, call.op)) continue;
     const size_t from = call.first_server + i;
-    Complete(call, Status(r.code, "server " + std::to_string(from) + " (" + addresses_[from] +
-                                      "): " + OpName(call.op) + ": " + r.message));
-    return;
+    const std::string where =
+        "server " + std::to_string(from) + " (" + addresses_[from] + "): " + OpName(call.op) + ": ";
+    return Complete(call, r.code == Code::kOk
+                              ? Status::Failed(where + "answered as if asked something else")
+                              : Status(r.code, where + r.message));
   }
   Complete(call, std::move(call.replies));
 }

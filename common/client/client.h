@@ -46,8 +46,8 @@ class Client {
   struct OpenCall;
 
  public:
-  /// The replies in server order, or the first error: the transport's, or the code of a server's
-  /// reply with the server's number before its message.
+  /// The replies in server order, each of the operation that was asked for; or the first error: the
+  /// transport's, or the code of a server's reply with the server's number before its message.
   using Outcome = Result<std::vector<Reply>>;
 
   /// What a call will come to, to be waited for as a std::future is. It may be dropped (the request

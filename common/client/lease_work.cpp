@@ -1,7 +1,6 @@
 #include "common/client/lease_work.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -10,51 +9,6 @@
 namespace mf {
 namespace {
 constexpr double kNormEpsilon = 1e-6;  // torch.nn.utils.clip_grad_norm_
-}
-
-Request BoardRequest(Op op, const Reply& lease) {
-  Request request;
-  request.op = op;
-  request.epoch = lease.epoch;
-  request.step = lease.step;
-  request.micro_batch = lease.micro_batch;
-  request.lease = lease.lease;
-  return request;
-}
-
-bool WorkIsOver(Code code) {
-  switch (code) {
-    case Code::kStale:
-    case Code::kNotYet:
-    case Code::kWrongEpoch:
-    case Code::kUnavailable:
-    case Code::kNotJoined:
-      return true;
-    default:
-      return false;
-  }
-}
-
-void RecordCursor::Tell(Request* ask) const {
-  ask->epoch = epoch_;
-  ask->step = step_;
-}
-
-std::vector<StepRecord> RecordCursor::Take(const Reply& lease) {
-  std::vector<StepRecord> news;
-  // An answer from before a recovery that was under way for long: what it tells is told again.
-  if (lease.epoch < epoch_) return news;
-  if (lease.epoch > epoch_) {
-    // The run was rolled back: steps come again, and are then the ones that count.
-    epoch_ = lease.epoch;
-    step_ = 0;
-  }
-  for (const StepRecord& record : lease.records) {
-    if (record.step <= step_) continue;  // another lane was told, too
-    step_ = record.step;
-    news.push_back(record);
-  }
-  return news;
 }
 
 Result<Prepared> CombinePrepared(const std::vector<TensorSpec>& tensors,
@@ -75,9 +29,10 @@ Result<Prepared> CombinePrepared(const std::vector<TensorSpec>& tensors,
       return Status::Failed("server " + std::to_string(server) +
                             " answered prepare with a frame of the wrong size");
     }
-    prepared.snapshots.push_back(reply.snapshots);
+    const PrepareReply& answer = As<PrepareReply>(reply);
+    prepared.snapshots.push_back(answer.snapshots);
     // The first tensor in canonical order, whichever server names it.
-    const TensorSpec* named = FindTensor(tensors, reply.text);
+    const TensorSpec* named = FindTensor(tensors, answer.not_finite);
     if (named != nullptr && (not_finite == nullptr || named->id < not_finite->id))
       not_finite = named;
   }
@@ -105,71 +60,71 @@ Result<Prepared> CombinePrepared(const std::vector<TensorSpec>& tensors,
   return prepared;
 }
 
-StepEnd DecideEnd(const Prepared& prepared, const Reply& lease) {
+StepEnd DecideEnd(const Prepared& prepared, const LeaseReply& lease) {
   StepEnd end;
-  end.norm = std::sqrt(prepared.squares);
-  end.apply = prepared.not_finite.empty() && std::isfinite(end.norm);
+  end.grad_norm = std::sqrt(prepared.squares);
+  end.apply = prepared.not_finite.empty() && std::isfinite(end.grad_norm);
   end.lr = lease.lr;
   end.scale = 1;
-  if (lease.clip > 0) end.scale = std::min(1.0, lease.clip / (end.norm + kNormEpsilon));
+  if (lease.clip > 0) end.scale = std::min(1.0, lease.clip / (end.grad_norm + kNormEpsilon));
   if (!end.apply) end.scale = 0;
   end.snapshots = PlanSnapshots(prepared.snapshots, lease.snapshot_due, lease.snapshot_keep);
   return end;
 }
 
-Request EndRequest(uint64_t epoch, uint64_t step, const StepEnd& end) {
-  Request request;
-  request.op = end.apply ? Op::kApply : Op::kDrop;
-  request.epoch = epoch;
-  request.step = step;
-  request.lr = end.lr;
-  request.scale = end.scale;
-  request.value = end.norm;
-  request.snapshot = end.snapshots.take;
-  request.common = end.snapshots.common;
-  request.discard = end.snapshots.discard;
-  return request;
+RequestBody EndRequest(OpenStep at, const StepEnd& end) {
+  if (!end.apply) {
+    return DropRequest{.at = at, .grad_norm = end.grad_norm, .snapshots = end.snapshots};
+  }
+  return ApplyRequest{.at = at,
+                      .lr = end.lr,
+                      .scale = end.scale,
+                      .grad_norm = end.grad_norm,
+                      .snapshots = end.snapshots};
 }
 
-Result<bool> HowItEnded(uint64_t step, const std::vector<Reply>& replies) {
+Result<bool> CombineEnded(OpenStep at, const std::vector<Reply>& replies) {
+  const auto applied = [](const Reply& reply) {
+    const auto* apply = std::get_if<ApplyReply>(&reply.body);
+    return apply != nullptr ? apply->applied : As<DropReply>(reply).applied;
+  };
   for (const Reply& reply : replies) {
-    if (reply.applied != replies[0].applied) {
-      return Status::Failed("servers disagree how step " + std::to_string(step) + " ended");
+    if (applied(reply) != applied(replies[0])) {
+      return Status::Failed("servers disagree how step " + std::to_string(at.step) + " ended");
     }
   }
-  return replies[0].applied;
+  return applied(replies[0]);
 }
 
-Request StepEndedRequest(const Reply& lease, const Prepared& prepared, const StepEnd& end,
-                         bool applied) {
-  Request ended = BoardRequest(Op::kStepEnded, lease);
-  ended.snapshot = end.snapshots.take;
-  ended.applied = applied;
-  ended.value = end.norm;
-  ended.text = prepared.not_finite;
-  return ended;
+StepEndedRequest MakeStepEnded(OpenStep at, const Prepared& prepared, const StepEnd& end,
+                               bool applied) {
+  return {.at = at,
+          .applied = applied,
+          .grad_norm = end.grad_norm,
+          .not_finite = prepared.not_finite,
+          .snapshot = end.snapshots.take};
 }
 
-Recovery DecideRecovery(const Reply& lease, const std::vector<Reply>& states) {
+Recovery DecideRecovery(const LeaseReply& lease, const std::vector<Reply>& states) {
+  using Action = RecoveryPlan::Action;
   Recovery recovery;
-  recovery.recovered = BoardRequest(Op::kRecovered, lease);
   std::vector<ServerState> servers;
-  for (const Reply& state : states) {
-    recovery.recovered.incarnations.push_back(state.incarnation);
-    servers.push_back({state.epoch, state.snapshots, state.had_common});
+  for (const Reply& reply : states) {
+    const RunState& state = As<StatusReply>(reply).state;
+    recovery.recovered.incarnations.push_back(reply.incarnation);
+    servers.push_back({state.finished.epoch, state.snapshots, state.had_common});
   }
   recovery.plan = PlanRecovery(servers, lease.epoch);
-  recovery.recovered.applied = recovery.plan.action == RecoveryPlan::Action::kRollback;
-  if (recovery.plan.action == RecoveryPlan::Action::kHigherEpoch) {
-    recovery.recovered.value = std::bit_cast<double>(recovery.plan.epoch_seen);
+  recovery.recovered.to = {lease.epoch, recovery.plan.step};
+  recovery.recovered.recovered = recovery.plan.action == Action::kRollback;
+  if (recovery.plan.action == Action::kHigherEpoch) {
+    recovery.recovered.epoch_seen = recovery.plan.epoch_seen;
   }
-  if (recovery.plan.action != RecoveryPlan::Action::kRollback) return recovery;
-  recovery.recovered.step = recovery.plan.step;
-  recovery.rollbacks.assign(states.size(), BoardRequest(Op::kRollback, lease));
-  for (size_t server = 0; server < states.size(); ++server) {
-    recovery.rollbacks[server].step = recovery.plan.step;
+  if (recovery.plan.action != Action::kRollback) return recovery;
+  for (const Reply& reply : states) {
     // Of this process and no other in its place: who is new there may not have what it had.
-    recovery.rollbacks[server].incarnations = {states[server].incarnation};
+    recovery.rollbacks.push_back(
+        {.body = RollbackRequest{.to = recovery.recovered.to, .incarnation = reply.incarnation}});
   }
   return recovery;
 }

@@ -6,39 +6,21 @@
 #include <string>
 #include <vector>
 
-namespace mf {
+#include "common/net/snapshot_state.h"
 
-/// Which states of the run a server could go back to. Step 0 is made from the seed and is not
-/// listed.
-struct SnapshotState {
-  std::vector<uint64_t> published;  // rising
-  uint64_t writing = 0;             // the step of the one that is being written; 0: none
-};
+namespace mf {
 
 /// Steps that every one of the servers (at least one) has published, rising.
 std::vector<uint64_t> CommonSteps(const std::vector<SnapshotState>& servers);
 /// The newest of them; 0 if there is none.
 uint64_t NewestCommonStep(const std::vector<SnapshotState>& servers);
 
-/// Whether the board wants a snapshot at the end of a step.
-enum class SnapshotDue : uint16_t {
-  kNo,
-  kWhenIdle,  // now, or at a later step when no server is still writing the last one
-  kNow,       // after the last step
-};
-
-struct SnapshotPlan {
-  bool take = false;
-  uint64_t common = 0;  // the newest common step now
-  /// Steps that servers delete: older than the keep-th newest common one, and those that can never
-  /// become common, as some server neither has them nor is writing them (a step passes once).
-  /// Never the newest common step.
-  std::vector<uint64_t> discard;
-};
+/// What servers do when a step ends, if `due` is what the board wants and `keep` common snapshots
+/// stay.
 SnapshotPlan PlanSnapshots(const std::vector<SnapshotState>& servers, SnapshotDue due,
                            uint64_t keep);
 
-/// A server as it answers hello and status.
+/// What recovery looks at of a server (RunState).
 struct ServerState {
   uint64_t epoch = 0;
   SnapshotState snapshots;

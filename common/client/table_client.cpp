@@ -65,7 +65,7 @@ Status WrongReply(const TensorSpec& tensor, size_t server) {
 Status Pending::Wait() {
   Client::Outcome outcome = answer_.get();
   if (!outcome.ok()) return outcome.status();
-  return tables_ == nullptr ? Status::Ok() : tables_->Land(landing_, *outcome);
+  return tables_ == nullptr ? Status::Ok() : tables_->PutTogether(destination_, *outcome);
 }
 
 TableClient::TableClient(Client& client, const Config& config,
@@ -86,48 +86,40 @@ TableClient::TableClient(Client& client, const Config& config,
   }
 }
 
-std::vector<Request> TableClient::Requests(Op op, StepRef at, const TensorSpec& tensor) const {
-  Request request;
-  request.op = op;
-  request.epoch = at.epoch;
-  request.step = at.step;
-  request.tensor = tensor.id;
-  return std::vector<Request>(servers(), request);
+std::vector<Request> TableClient::Requests(const RequestBody& body, const Frames& payload) const {
+  return std::vector<Request>(servers(), Request{.body = body, .payload = payload});
 }
 
-Status TableClient::Land(const Landing& landing, const std::vector<Reply>& replies) const {
-  const TensorSpec& tensor = *landing.tensor;
-  const bool dots = landing.exponents.size() > 0;
+Status TableClient::PutTogether(const Destination& destination,
+                                const std::vector<Reply>& replies) const {
+  const TensorSpec& tensor = *destination.tensor;
+  const bool dots = destination.exponents.size() > 0;
   std::vector<const void*, PoolAllocator<const void*>> parts(replies.size());
   for (size_t server = 0; server < replies.size(); ++server) {
     const size_t width = static_cast<size_t>(Columns(tensor, server).size());
-    const size_t bytes =
-        landing.rows * (dots ? landing.pairs * sizeof(int64_t) : width * NumberBytes(landing.wire));
+    const size_t bytes = destination.rows * (dots ? destination.pairs * sizeof(int64_t)
+                                                  : width * NumberBytes(destination.wire));
     const Frames& payload = replies[server].payload;
     if (payload.size() != 1 || payload[0].size() != bytes) return WrongReply(tensor, server);
     parts[server] = payload[0].data();
   }
   if (dots) {
-    DotValues(parts, landing.pairs, landing.rows, landing.exponents.as<int8_t>(), landing.out);
+    DotValues(parts, destination.pairs, destination.rows, destination.exponents.as<int8_t>(),
+              destination.out);
     return Status::Ok();
   }
   for (size_t server = 0; server < replies.size(); ++server) {
     const ColumnRange range = Columns(tensor, server);
-    UnpackColumns(replies[server].payload[0], landing.rows, static_cast<size_t>(range.size()),
-                  landing.stride, landing.wire, landing.out + range.begin);
+    UnpackColumns(replies[server].payload[0], destination.rows, static_cast<size_t>(range.size()),
+                  destination.stride, destination.wire, destination.out + range.begin);
   }
   return Status::Ok();
 }
 
-Pending TableClient::Forward(StepRef at, Access access, const TensorSpec& tensor, size_t tokens,
+Pending TableClient::Forward(const ReadState& at, const TensorSpec& tensor, size_t tokens,
                              const Frame& indices, const Frame& weights, float* y) {
-  std::vector<Request> requests = Requests(Op::kForward, at, tensor);
-  for (Request& request : requests) {
-    request.tokens = static_cast<uint32_t>(tokens);
-    request.training = access == Access::kTraining;
-    request.payload = {indices, weights};
-  }
-  return {client_.CallAll(std::move(requests)),
+  const ForwardRequest body{.at = at, .tensor = tensor.id, .tokens = static_cast<uint32_t>(tokens)};
+  return {client_.CallAll(Requests(body, {indices, weights})),
           *this,
           {.tensor = &tensor,
            .rows = tokens,
@@ -136,7 +128,7 @@ Pending TableClient::Forward(StepRef at, Access access, const TensorSpec& tensor
            .out = y}};
 }
 
-Pending TableClient::Backward(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+Pending TableClient::Backward(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor,
                               size_t tokens, const Frame& indices, const Frame& weights,
                               const Frame& dy, float* dweights) {
   const size_t columns = static_cast<size_t>(tensor.columns);
@@ -153,14 +145,15 @@ Pending TableClient::Backward(StepRef at, uint32_t micro_batch, const TensorSpec
     }
     exponents.as<int8_t>()[t] = DotExponent(row, columns);
   }
-  std::vector<Request> requests = Requests(Op::kBackward, at, tensor);
+  std::vector<Request> requests =
+      Requests(BackwardRequest{.at = at,
+                               .tensor = tensor.id,
+                               .micro_batch = micro_batch,
+                               .tokens = static_cast<uint32_t>(tokens)});
   for (size_t server = 0; server < requests.size(); ++server) {
-    Request& request = requests[server];
-    request.micro_batch = micro_batch;
-    request.tokens = static_cast<uint32_t>(tokens);
-    request.payload = {indices, weights,
-                       PackColumns(dy, tokens, columns, Columns(tensor, server), wire),
-                       Frame(exponents)};
+    requests[server].payload = {indices, weights,
+                                PackColumns(dy, tokens, columns, Columns(tensor, server), wire),
+                                Frame(exponents)};
   }
   if (dweights == nullptr) return Pending(client_.CallAll(std::move(requests)));
   return {client_.CallAll(std::move(requests)),
@@ -172,60 +165,50 @@ Pending TableClient::Backward(StepRef at, uint32_t micro_batch, const TensorSpec
            .out = dweights}};
 }
 
-Pending TableClient::PullRows(StepRef at, Access access, const TensorSpec& tensor,
-                              const Frame& rows, uint64_t first, uint64_t count, float* values,
-                              size_t stride) {
-  std::vector<Request> requests = Requests(Op::kPull, at, tensor);
-  for (Request& request : requests) {
-    request.training = access == Access::kTraining;
-    request.first_row = first;
-    request.row_count = count;
-    request.payload = {rows};
-  }
-  return {client_.CallAll(std::move(requests)),
+Pending TableClient::PullRows(const ReadState& at, const TensorSpec& tensor, const Frame& rows,
+                              uint64_t first, uint64_t count, float* values, size_t stride) {
+  const PullRequest body{.at = at, .tensor = tensor.id, .first_row = first, .row_count = count};
+  return {client_.CallAll(Requests(body, {rows})),
           *this,
           {.tensor = &tensor, .rows = count, .stride = stride, .wire = Wire::kF32, .out = values}};
 }
 
-Pending TableClient::Pull(StepRef at, Access access, const TensorSpec& tensor, const Frame& rows,
+Pending TableClient::Pull(const ReadState& at, const TensorSpec& tensor, const Frame& rows,
                           float* values, size_t stride) {
-  return PullRows(at, access, tensor, rows, 0, rows.size() / sizeof(uint64_t), values, stride);
+  return PullRows(at, tensor, rows, 0, rows.size() / sizeof(uint64_t), values, stride);
 }
 
-Pending TableClient::Pull(StepRef at, Access access, const TensorSpec& tensor,
+Pending TableClient::Pull(const ReadState& at, const TensorSpec& tensor,
                           const std::vector<uint64_t>& rows, float* values) {
-  return Pull(at, access, tensor, CopyToFrame(rows.data(), rows.size() * sizeof(uint64_t)), values,
+  return Pull(at, tensor, CopyToFrame(rows.data(), rows.size() * sizeof(uint64_t)), values,
               static_cast<size_t>(tensor.columns));
 }
 
-Pending TableClient::PullRange(StepRef at, const TensorSpec& tensor, uint64_t first, uint64_t count,
-                               float* values) {
-  return PullRows(at, Access::kReading, tensor, Frame(), first, count, values,
-                  static_cast<size_t>(tensor.columns));
+Pending TableClient::PullRange(FinishedStep at, const TensorSpec& tensor, uint64_t first,
+                               uint64_t count, float* values) {
+  return PullRows(at, tensor, Frame(), first, count, values, static_cast<size_t>(tensor.columns));
 }
 
-Pending TableClient::PushRows(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+Pending TableClient::PushRows(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor,
                               const Frame& rows, const Frame& hits, uint64_t count,
                               const Frame& values) {
-  std::vector<Request> requests = Requests(Op::kPush, at, tensor);
+  std::vector<Request> requests = Requests(
+      PushRequest{.at = at, .tensor = tensor.id, .micro_batch = micro_batch, .row_count = count});
   for (size_t server = 0; server < requests.size(); ++server) {
-    Request& request = requests[server];
-    request.micro_batch = micro_batch;
-    request.row_count = count;
-    request.payload = {rows, hits,
-                       PackColumns(values, count, static_cast<size_t>(tensor.columns),
-                                   Columns(tensor, server), Wire::kF32)};
+    requests[server].payload = {rows, hits,
+                                PackColumns(values, count, static_cast<size_t>(tensor.columns),
+                                            Columns(tensor, server), Wire::kF32)};
   }
   return Pending(client_.CallAll(std::move(requests)));
 }
 
-Pending TableClient::Push(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+Pending TableClient::Push(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor,
                           const Frame& rows, const Frame& hits, const Frame& values) {
   MF_CHECK(rows.size() > 0);
   return PushRows(at, micro_batch, tensor, rows, hits, rows.size() / sizeof(uint64_t), values);
 }
 
-Pending TableClient::Push(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+Pending TableClient::Push(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor,
                           const std::vector<uint64_t>& rows, const std::vector<uint32_t>& hits,
                           const float* values) {
   const size_t bytes = rows.size() * static_cast<size_t>(tensor.columns) * sizeof(float);
@@ -233,19 +216,17 @@ Pending TableClient::Push(StepRef at, uint32_t micro_batch, const TensorSpec& te
               CopyToFrame(hits.data(), hits.size() * sizeof(uint32_t)), CopyToFrame(values, bytes));
 }
 
-Pending TableClient::PushWhole(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+Pending TableClient::PushWhole(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor,
                                const float* values) {
   const size_t bytes = tensor.total_rows() * static_cast<size_t>(tensor.columns) * sizeof(float);
   return PushRows(at, micro_batch, tensor, Frame(), Frame(), tensor.total_rows(),
                   CopyToFrame(values, bytes));
 }
 
-Result<std::vector<uint64_t>> TableClient::ListRows(StepRef at, const TensorSpec& tensor,
+Result<std::vector<uint64_t>> TableClient::ListRows(FinishedStep at, const TensorSpec& tensor,
                                                     uint64_t first, uint64_t most) {
-  Request request = Requests(Op::kListRows, at, tensor)[0];
-  request.first_row = first;
-  request.row_count = most;
-  Client::Outcome outcome = client_.Call(0, std::move(request)).get();
+  const ListRowsRequest body{.at = at, .tensor = tensor.id, .first_row = first, .row_count = most};
+  Client::Outcome outcome = client_.Call(0, {.body = body}).get();
   if (!outcome.ok()) return outcome.status();
   const Frames& payload = (*outcome)[0].payload;
   if (payload.size() != 1 || payload[0].size() % sizeof(uint64_t) != 0)
@@ -255,17 +236,16 @@ Result<std::vector<uint64_t>> TableClient::ListRows(StepRef at, const TensorSpec
   return rows;
 }
 
-Result<Prepared> TableClient::Prepare(StepRef at) {
-  Client::Outcome outcome = client_.CallAll(Requests(Op::kPrepare, at, tensors_[0])).get();
+Result<Prepared> TableClient::Prepare(OpenStep at) {
+  Client::Outcome outcome = client_.CallAll(Requests(PrepareRequest{at})).get();
   if (!outcome.ok()) return outcome.status();
   return CombinePrepared(tensors_, blocks_, *outcome);
 }
 
-Result<bool> TableClient::Finish(StepRef at, const StepEnd& end) {
-  Client::Outcome outcome =
-      client_.CallAll(std::vector<Request>(servers(), EndRequest(at.epoch, at.step, end))).get();
+Result<bool> TableClient::Finish(OpenStep at, const StepEnd& end) {
+  Client::Outcome outcome = client_.CallAll(Requests(EndRequest(at, end))).get();
   if (!outcome.ok()) return outcome.status();
-  return HowItEnded(at.step, *outcome);
+  return CombineEnded(at, *outcome);
 }
 
 }  // namespace mf

@@ -14,17 +14,10 @@
 
 namespace mf {
 
-/// Where a request belongs: a training request to the open step `step`, a read to the state after
-/// `step` finished steps.
-struct StepRef {
-  uint64_t epoch = 0;
-  uint64_t step = 0;
-};
-
 class TableClient;
 
 /// Where the replies to a call go: rows of floats, or the sum of dots that go with `exponents`.
-struct Landing {
+struct Destination {
   const TensorSpec* tensor = nullptr;
   size_t rows = 0;    // or tokens
   size_t stride = 0;  // floats from row to row of `out`
@@ -39,17 +32,15 @@ struct Landing {
 class Pending {
  public:
   explicit Pending(Client::Answer answer) : answer_(std::move(answer)) {}
-  Pending(Client::Answer answer, const TableClient& tables, Landing landing)
-      : answer_(std::move(answer)), tables_(&tables), landing_(std::move(landing)) {}
+  Pending(Client::Answer answer, const TableClient& tables, Destination destination)
+      : answer_(std::move(answer)), tables_(&tables), destination_(std::move(destination)) {}
   Status Wait();
 
  private:
   Client::Answer answer_;
   const TableClient* tables_ = nullptr;  // none: nothing is returned
-  Landing landing_;
+  Destination destination_;
 };
-
-enum class Access { kTraining, kReading };
 
 class TableClient {
  public:
@@ -57,44 +48,47 @@ class TableClient {
   TableClient(Client& client, const Config& config, const std::vector<TensorSpec>& tensors);
 
   size_t servers() const { return client_.servers(); }
+  const std::vector<TensorSpec>& tensors() const { return tensors_; }
+  /// [tensor][server]: how many of the tensor's column blocks the server has.
+  const std::vector<std::vector<size_t>>& blocks() const { return blocks_; }
 
   /// y [tokens][columns] (pushdown forward). `indices`, `weights`: pair-major, see messages.h.
-  Pending Forward(StepRef at, Access access, const TensorSpec& tensor, size_t tokens,
+  Pending Forward(const ReadState& at, const TensorSpec& tensor, size_t tokens,
                   const Frame& indices, const Frame& weights, float* y);
   /// dweights [pairs][tokens] from dy f32 [tokens][columns], which is sent as it stands where one
   /// server has all columns: nobody writes to it any more; contributes micro-batch `micro_batch`.
   /// With dweights = nullptr only contributes.
-  Pending Backward(StepRef at, uint32_t micro_batch, const TensorSpec& tensor, size_t tokens,
+  Pending Backward(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor, size_t tokens,
                    const Frame& indices, const Frame& weights, const Frame& dy, float* dweights);
   /// values [rows][stride] of global rows (u64), rising; numbers behind the columns stay as they
   /// are.
-  Pending Pull(StepRef at, Access access, const TensorSpec& tensor, const Frame& rows,
-               float* values, size_t stride);
+  Pending Pull(const ReadState& at, const TensorSpec& tensor, const Frame& rows, float* values,
+               size_t stride);
   /// The same with stride = columns.
-  Pending Pull(StepRef at, Access access, const TensorSpec& tensor,
-               const std::vector<uint64_t>& rows, float* values);
+  Pending Pull(const ReadState& at, const TensorSpec& tensor, const std::vector<uint64_t>& rows,
+               float* values);
   /// The same for rows [first, first + count).
-  Pending PullRange(StepRef at, const TensorSpec& tensor, uint64_t first, uint64_t count,
+  Pending PullRange(FinishedStep at, const TensorSpec& tensor, uint64_t first, uint64_t count,
                     float* values);
   /// Contributes summed gradients f32 [rows][columns] of global rows (u64), rising; `hits` (u32)
   /// per row (empty for dense tensors). The frames are sent as they stand where one server has all
   /// columns.
-  Pending Push(StepRef at, uint32_t micro_batch, const TensorSpec& tensor, const Frame& rows,
+  Pending Push(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor, const Frame& rows,
                const Frame& hits, const Frame& values);
   /// The same with copies of the arguments.
-  Pending Push(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+  Pending Push(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor,
                const std::vector<uint64_t>& rows, const std::vector<uint32_t>& hits,
                const float* values);
   /// The same for all rows of the tensor; `values` are copied.
-  Pending PushWhole(StepRef at, uint32_t micro_batch, const TensorSpec& tensor,
+  Pending PushWhole(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor,
                     const float* values);
   /// Updated rows >= first, rising, at most `most` (one server knows them all).
-  Result<std::vector<uint64_t>> ListRows(StepRef at, const TensorSpec& tensor, uint64_t first,
+  Result<std::vector<uint64_t>> ListRows(FinishedStep at, const TensorSpec& tensor, uint64_t first,
                                          uint64_t most);
 
-  Result<Prepared> Prepare(StepRef at);
+  Result<Prepared> Prepare(OpenStep at);
   /// True if the step ended applied, on every server.
-  Result<bool> Finish(StepRef at, const StepEnd& end);
+  Result<bool> Finish(OpenStep at, const StepEnd& end);
 
  private:
   friend class Pending;
@@ -102,18 +96,18 @@ class TableClient {
   ColumnRange Columns(const TensorSpec& tensor, size_t server) const {
     return columns_[tensor.id][server];
   }
-  std::vector<Request> Requests(Op op, StepRef at, const TensorSpec& tensor) const;
-  Pending PullRows(StepRef at, Access access, const TensorSpec& tensor, const Frame& rows,
-                   uint64_t first, uint64_t count, float* values, size_t stride);
-  Pending PushRows(StepRef at, uint32_t micro_batch, const TensorSpec& tensor, const Frame& rows,
+  std::vector<Request> Requests(const RequestBody& body, const Frames& payload = {}) const;
+  Pending PullRows(const ReadState& at, const TensorSpec& tensor, const Frame& rows, uint64_t first,
+                   uint64_t count, float* values, size_t stride);
+  Pending PushRows(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor, const Frame& rows,
                    const Frame& hits, uint64_t count, const Frame& values);
-  Status Land(const Landing& landing, const std::vector<Reply>& replies) const;
+  Status PutTogether(const Destination& destination, const std::vector<Reply>& replies) const;
 
   Client& client_;
   const Config& config_;
   const std::vector<TensorSpec>& tensors_;
   std::vector<std::vector<ColumnRange>> columns_;  // [tensor][server]
-  std::vector<std::vector<size_t>> blocks_;        // [tensor][server]: how many
+  std::vector<std::vector<size_t>> blocks_;        // [tensor][server]
 };
 
 }  // namespace mf

@@ -1,55 +1,40 @@
-// The messages between workers and servers as plain structs (DESIGN 5), and their wire form: one
-// Cap'n Proto header frame, then payload frames. Everything here has been decoded but not believed:
-// who receives a message checks every size, id and range before use.
+// The messages between workers and servers: one struct an operation and one for its reply (DESIGN
+// 5), and their wire form, one Cap'n Proto header frame (protocol.capnp), then payload frames.
+// Everything here has been decoded but not believed: who receives a message checks every size, id
+// and range.
 //
-// Frames and fields by operation (all numbers little-endian; `columns` are the server's own):
+// A new operation: its two structs here and in protocol.capnp, and what messages.cpp has for each.
+// The compiler then names every place that has to know it.
+//
+// Payload frames (little-endian; `columns` are those of the server that is asked):
 // clang-format off
-//   hello      protocol, shard, shards, runId (empty: an observer, who may ask for status and
-//              buckets only), text = CanonicalJson
-//                                 -> session, and as status
-//   status     -                  -> incarnation, epoch, step, text = CanonicalJson, snapshots,
-//                                    hadCommon
-//   rollback   epoch, step, incarnations = [the server's, as status told it]
-//                                 -> - (answered the same if repeated)
-//   pull       tensor, training; [u64 rows] or firstRow, rowCount   -> [f32 rows x columns]
-//   listRows   tensor, firstRow, rowCount (at most)                 -> [u64 updated rows, rising]
-//   forward    tensor, tokens, training; [indices][f32 weights]     -> [wire tokens x columns]
-//   backward   tensor, microBatch, tokens; [indices][f32 weights][wire dy tokens x columns]
-//              [i8 exponents]     -> [i64 dots, pairs x tokens]
-//   push       tensor, microBatch; [u64 rows, rising; empty with rowCount = total: all]
-//              [u32 hits per row, or empty][f32 values]             -> -
-//   prepare    step               -> [f64 squares, tensor x table x block], text = not finite,
-//                                    snapshots
-//   apply      step, lr, scale, value = gradient norm, snapshot, common, discard
-//                                 -> applied (how the step ended)
-//   drop       step, value, snapshot, common, discard   -> applied
-//   buckets    tensor             -> [TableBuckets per table] (common/metrics/bucket_summary.h), step;
-//              shard 0 only
-// To the work board, on shard 0:
-//   lease      epoch, step = last record known, incarnations
-//                                 -> work, step, microBatch, lease..., records; commit: lr,
-//                                    clip, snapshotDue, snapshotKeep
-//   renew, giveBack  lease        -> -
-//   microBatchDone   step, microBatch, lease, value = loss sum      -> -
-//   stepEnded  step, applied, value = gradient norm, text = tensor that was not finite,
-//              snapshot           -> -
-//   evaluated  step, value = val_loss                               -> -
-//   recovered  epoch, step, incarnations; applied = false: value = bits of the epoch seen -> -
+//   pull       [u64 rows, rising; empty: first_row, row_count]      -> [f32 rows x columns]
+//   push       [u64 rows, rising; empty with row_count = total: all]
+//              [u32 hits per row, or empty][f32 rows x columns]     -> -
+//   forward    [indices][f32 weights]                               -> [wire tokens x columns]
+//   backward   [indices][f32 weights][wire dy tokens x columns][i8 exponents]
+//                                                                   -> [i64 dots, pairs x tokens]
+//   list_rows  -                                                    -> [u64 updated rows, rising]
+//   prepare    -                                                    -> [f64 squares, tensor x table x block]
+//   buckets    -                                                    -> [TableBuckets per table]
 // clang-format on
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "common/base/buffer.h"
 #include "common/base/status.h"
-#include "common/client/snapshot_plan.h"
+#include "common/net/snapshot_state.h"
+#include "common/net/step.h"
 
 namespace mf {
 
-inline constexpr uint32_t kProtocolVersion = 2;
+inline constexpr uint32_t kProtocolVersion = 3;
 
+/// In the order of RequestBody.
 enum class Op : uint16_t {
   kHello,
   kStatus,
@@ -72,35 +57,145 @@ enum class Op : uint16_t {
   kBuckets,
 };
 inline constexpr int kOpCount = 19;
+/// As in metrics and messages for people: "micro_batch_done".
 const char* OpName(Op op);
 
-struct Request {
-  uint64_t id = 0;
-  uint64_t session = 0;
-  Op op = Op::kStatus;
-  uint64_t epoch = 0;
-  uint64_t step = 0;
-  uint32_t tensor = 0;
-  uint32_t micro_batch = 0;
-  uint32_t tokens = 0;
-  bool training = false;
-  uint64_t first_row = 0;
-  uint64_t row_count = 0;
-  uint64_t lease = 0;
-  double lr = 0;
-  double scale = 0;
-  double value = 0;
-  bool applied = false;
+/// What a server is and has.
+struct RunState {
+  FinishedStep finished = {};  // epoch 0: not recovered yet
+  std::string description = {};
+  SnapshotState snapshots = {};
+  uint64_t had_common = 0;  // newest step that all servers were once said to have; 0: none
+  bool operator==(const RunState&) const = default;
+};
+
+/// Joins a run, or begins it. Without run_id: an observer, who may ask for status and buckets only.
+struct HelloRequest {
   uint32_t protocol = kProtocolVersion;
   uint32_t shard = 0;
   uint32_t shards = 0;
-  std::string text;
-  std::string run_id;
-  std::vector<uint64_t> incarnations;  // of servers, as the sender knows them
-  bool snapshot = false;
-  uint64_t common = 0;            // newest step that all servers have published
-  std::vector<uint64_t> discard;  // steps whose snapshots are to be deleted
-  Frames payload;
+  std::string run_id = {};
+  std::string description = {};
+  bool operator==(const HelloRequest&) const = default;
+};
+struct HelloReply {
+  uint64_t session = 0;  // stamped on every later request
+  RunState state = {};
+  bool operator==(const HelloReply&) const = default;
+};
+
+struct StatusRequest {
+  bool operator==(const StatusRequest&) const = default;
+};
+struct StatusReply {
+  RunState state = {};
+  bool operator==(const StatusReply&) const = default;
+};
+
+/// Of the process `incarnation` and no other in its place; 0: whichever is there.
+struct RollbackRequest {
+  FinishedStep to = {};
+  uint64_t incarnation = 0;
+  bool operator==(const RollbackRequest&) const = default;
+};
+struct RollbackReply {
+  bool operator==(const RollbackReply&) const = default;
+};
+
+/// Rows as the payload lists them, or [first_row, first_row + row_count).
+struct PullRequest {
+  ReadState at = {};
+  uint32_t tensor = 0;
+  uint64_t first_row = 0;
+  uint64_t row_count = 0;
+  bool operator==(const PullRequest&) const = default;
+};
+struct PullReply {
+  bool operator==(const PullReply&) const = default;
+};
+
+/// Summed gradients of a micro-batch. row_count: of the whole tensor, where no rows are listed.
+struct PushRequest {
+  OpenStep at = {};
+  uint32_t tensor = 0;
+  uint32_t micro_batch = 0;
+  uint64_t row_count = 0;
+  bool operator==(const PushRequest&) const = default;
+};
+struct PushReply {
+  bool operator==(const PushReply&) const = default;
+};
+
+/// Sums of weighted rows.
+struct ForwardRequest {
+  ReadState at = {};
+  uint32_t tensor = 0;
+  uint32_t tokens = 0;
+  bool operator==(const ForwardRequest&) const = default;
+};
+struct ForwardReply {
+  bool operator==(const ForwardReply&) const = default;
+};
+
+/// Gradients of sums: contributes to the rows, answers the dots for the weights.
+struct BackwardRequest {
+  OpenStep at = {};
+  uint32_t tensor = 0;
+  uint32_t micro_batch = 0;
+  uint32_t tokens = 0;
+  bool operator==(const BackwardRequest&) const = default;
+};
+struct BackwardReply {
+  bool operator==(const BackwardReply&) const = default;
+};
+
+/// At most row_count updated rows from first_row on.
+struct ListRowsRequest {
+  FinishedStep at = {};
+  uint32_t tensor = 0;
+  uint64_t first_row = 0;
+  uint64_t row_count = 0;
+  bool operator==(const ListRowsRequest&) const = default;
+};
+struct ListRowsReply {
+  bool operator==(const ListRowsReply&) const = default;
+};
+
+/// The first phase of the end of a step: nothing is added to it any more.
+struct PrepareRequest {
+  OpenStep at = {};
+  bool operator==(const PrepareRequest&) const = default;
+};
+struct PrepareReply {
+  std::string not_finite = {};  // the first tensor with a gradient that is not finite, or empty
+  SnapshotState snapshots = {};
+  bool operator==(const PrepareReply&) const = default;
+};
+
+/// The second phase: the update.
+struct ApplyRequest {
+  OpenStep at = {};
+  double lr = 0;
+  double scale = 0;      // of the gradient: clipping
+  double grad_norm = 0;  // for the record
+  SnapshotPlan snapshots = {};
+  bool operator==(const ApplyRequest&) const = default;
+};
+struct ApplyReply {
+  bool applied = false;  // how the step ended, which may not be as asked
+  bool operator==(const ApplyReply&) const = default;
+};
+
+/// The second phase of a step whose gradient is not finite: no update.
+struct DropRequest {
+  OpenStep at = {};
+  double grad_norm = 0;
+  SnapshotPlan snapshots = {};
+  bool operator==(const DropRequest&) const = default;
+};
+struct DropReply {
+  bool applied = false;
+  bool operator==(const DropReply&) const = default;
 };
 
 /// What the board hands out.
@@ -115,37 +210,157 @@ struct StepRecord {
   double val_loss = 0;
   bool has_val_loss = false;
   bool dropped = false;
+  bool operator==(const StepRecord&) const = default;
+};
+
+/// Asks the work board, on server 0, for work. The records of steps after `known_step` of
+/// `known_epoch` come with the answer.
+struct LeaseRequest {
+  uint64_t known_epoch = 0;
+  uint64_t known_step = 0;
+  std::vector<uint64_t> incarnations = {};  // of servers, as the asker knows them
+  bool operator==(const LeaseRequest&) const = default;
+};
+struct LeaseReply {
+  Work work = Work::kWait;
+  uint64_t epoch = 0;
+  uint64_t step = 0;         // micro-batch, commit: the open one; evaluate: the finished one
+  uint32_t micro_batch = 0;  // its number in the step
+  uint64_t lease = 0;
+  double lease_seconds = 0;
+  double lr = 0;  // commit: fixed with the first commit lease of a step
+  double clip = 0;
+  SnapshotDue snapshot_due = SnapshotDue::kNo;  // commit: fixed like lr
+  uint64_t snapshot_keep = 0;                   // commit: of the run, whatever the holder's is
+  std::string failure = {};                     // why a run failed
+  std::vector<StepRecord> records = {};         // finished steps that the asker did not know
+
+  OpenStep open() const { return {epoch, step}; }
+  FinishedStep finished() const { return {epoch, step}; }
+  bool operator==(const LeaseReply&) const = default;
+};
+
+struct RenewRequest {
+  uint64_t lease = 0;
+  bool operator==(const RenewRequest&) const = default;
+};
+struct RenewReply {
+  bool operator==(const RenewReply&) const = default;
+};
+
+/// The holder cannot do the work: somebody else may.
+struct GiveBackRequest {
+  uint64_t lease = 0;
+  bool operator==(const GiveBackRequest&) const = default;
+};
+struct GiveBackReply {
+  bool operator==(const GiveBackReply&) const = default;
+};
+
+/// All servers have the micro-batch's contributions.
+struct MicroBatchDoneRequest {
+  OpenStep at = {};
+  uint32_t micro_batch = 0;
+  double loss_sum = 0;  // over its tokens
+  bool operator==(const MicroBatchDoneRequest&) const = default;
+};
+struct MicroBatchDoneReply {
+  bool operator==(const MicroBatchDoneReply&) const = default;
+};
+
+/// All servers have acknowledged the end of the step.
+struct StepEndedRequest {
+  OpenStep at = {};
+  bool applied = false;
+  double grad_norm = 0;
+  std::string not_finite = {};  // the tensor for which it was dropped
+  bool snapshot = false;        // one was begun of the state after it
+  bool operator==(const StepEndedRequest&) const = default;
+};
+struct StepEndedReply {
+  bool operator==(const StepEndedReply&) const = default;
+};
+
+struct EvaluatedRequest {
+  FinishedStep at = {};
+  double val_loss = 0;
+  bool operator==(const EvaluatedRequest&) const = default;
+};
+struct EvaluatedReply {
+  bool operator==(const EvaluatedReply&) const = default;
+};
+
+/// All servers are at `to`; or (recovered = false) one of them has seen the epoch `epoch_seen`, and
+/// recovery has to be leased with a higher one.
+struct RecoveredRequest {
+  FinishedStep to = {};
+  bool recovered = false;
+  uint64_t epoch_seen = 0;
+  std::vector<uint64_t> incarnations = {};  // of the servers that were recovered
+  bool operator==(const RecoveredRequest&) const = default;
+};
+struct RecoveredReply {
+  bool operator==(const RecoveredReply&) const = default;
+};
+
+/// How a memory tensor's buckets were hit; on shard 0 only.
+struct BucketsRequest {
+  uint32_t tensor = 0;
+  bool operator==(const BucketsRequest&) const = default;
+};
+struct BucketsReply {
+  uint64_t step = 0;  // finished
+  bool operator==(const BucketsReply&) const = default;
+};
+
+using RequestBody =
+    std::variant<HelloRequest, StatusRequest, RollbackRequest, PullRequest, PushRequest,
+                 ForwardRequest, BackwardRequest, ListRowsRequest, PrepareRequest, ApplyRequest,
+                 DropRequest, LeaseRequest, RenewRequest, MicroBatchDoneRequest, StepEndedRequest,
+                 EvaluatedRequest, RecoveredRequest, GiveBackRequest, BucketsRequest>;
+/// In the same order, behind "an error".
+using ReplyBody =
+    std::variant<std::monostate, HelloReply, StatusReply, RollbackReply, PullReply, PushReply,
+                 ForwardReply, BackwardReply, ListRowsReply, PrepareReply, ApplyReply, DropReply,
+                 LeaseReply, RenewReply, MicroBatchDoneReply, StepEndedReply, EvaluatedReply,
+                 RecoveredReply, GiveBackReply, BucketsReply>;
+static_assert(std::variant_size_v<RequestBody> == kOpCount);
+static_assert(std::variant_size_v<ReplyBody> == kOpCount + 1);
+
+struct Request {
+  uint64_t id = 0;       // of the call; a repeat has the same
+  uint64_t session = 0;  // from hello
+  RequestBody body = StatusRequest{};
+  Frames payload = {};
+
+  Op op() const { return static_cast<Op>(body.index()); }
 };
 
 struct Reply {
+  uint64_t id = 0;      // of the request
   Op op = Op::kStatus;  // of the request; not on the wire, where the id tells
-  uint64_t id = 0;
   Code code = Code::kOk;
-  std::string message;
-  uint64_t incarnation = 0;
-  uint64_t session = 0;
-  uint64_t epoch = 0;
-  uint64_t step = 0;
-  bool applied = false;
-  std::string text;
-  Work work = Work::kWait;
-  uint32_t micro_batch = 0;
-  uint64_t lease = 0;
-  double lease_seconds = 0;
-  double lr = 0;
-  double clip = 0;
-  std::vector<StepRecord> records;
-  SnapshotState snapshots;
-  uint64_t had_common = 0;
-  SnapshotDue snapshot_due = SnapshotDue::kNo;
-  uint64_t snapshot_keep = 0;
-  Frames payload;
+  std::string message = {};  // of an error
+  uint64_t incarnation = 0;  // of the server's process
+  ReplyBody body = {};
+  Frames payload = {};
 };
+
+/// The body is that of a reply to `op`. Who receives an answer has checked this once; then the rest
+/// may use As<>().
+inline bool Answers(const Reply& reply, Op op) {
+  return reply.body.index() == static_cast<size_t>(op) + 1;
+}
+template <class Body>
+const Body& As(const Reply& reply) {
+  return std::get<Body>(reply.body);
+}
 
 /// Frame 0 is the header, the rest the payload (shared, not copied).
 Frames Encode(const Request& request);
 Frames Encode(const Reply& reply);
-/// kInvalid if the header does not parse, is larger than 8 MiB or holds an unknown enumerator.
+/// kInvalid if the header does not parse, is larger than 8 MiB or holds an unknown operation or
+/// enumerator.
 Result<Request> DecodeRequest(const Frames& message);
 Result<Reply> DecodeReply(const Frames& message);
 

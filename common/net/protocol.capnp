@@ -1,58 +1,189 @@
-# The header frame of every message (DESIGN 5). Raw payload frames follow it; common/net/messages.h says
-# which fields and frames each operation uses. A change here is a change of kProtocolVersion.
+# The header frame of every message (DESIGN 5). Raw payload frames follow it; common/net/messages.h has the
+# same structs with what their fields mean. A change here is a change of kProtocolVersion.
 @0xb3d5f0a2c4e61879;
 
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("mf::wire");
 
-enum Op {
-  hello @0;
-  status @1;
-  rollback @2;
-  pull @3;
-  push @4;
-  forward @5;
-  backward @6;
-  listRows @7;
-  prepare @8;
-  apply @9;
-  drop @10;
-  lease @11;
-  renew @12;
-  microBatchDone @13;
-  stepEnded @14;
-  evaluated @15;
-  recovered @16;
-  giveBack @17;
-  buckets @18;
-}
-
 struct Request {
   id @0 :UInt64;
   session @1 :UInt64;
-  op @2 :Op;
-  epoch @3 :UInt64;
-  step @4 :UInt64;
-  tensor @5 :UInt32;
-  microBatch @6 :UInt32;
-  tokens @7 :UInt32;
-  training @8 :Bool;
-  firstRow @9 :UInt64;
-  rowCount @10 :UInt64;
-  lease @11 :UInt64;
-  lr @12 :Float64;
-  scale @13 :Float64;
-  value @14 :Float64;
-  applied @15 :Bool;
-  protocol @16 :UInt32;
-  shard @17 :UInt32;
-  shards @18 :UInt32;
-  text @19 :Text;
-  runId @20 :Text;
-  incarnations @21 :List(UInt64);
-  snapshot @22 :Bool;
-  discard @23 :List(UInt64);
-  common @24 :UInt64;
+  union {
+    hello @2 :HelloRequest;
+    status @3 :Void;
+    rollback @4 :RollbackRequest;
+    pull @5 :PullRequest;
+    push @6 :PushRequest;
+    forward @7 :ForwardRequest;
+    backward @8 :BackwardRequest;
+    listRows @9 :ListRowsRequest;
+    prepare @10 :PrepareRequest;
+    apply @11 :ApplyRequest;
+    drop @12 :DropRequest;
+    lease @13 :LeaseRequest;
+    renew @14 :RenewRequest;
+    microBatchDone @15 :MicroBatchDoneRequest;
+    stepEnded @16 :StepEndedRequest;
+    evaluated @17 :EvaluatedRequest;
+    recovered @18 :RecoveredRequest;
+    giveBack @19 :GiveBackRequest;
+    buckets @20 :BucketsRequest;
+  }
+}
+
+struct Reply {
+  id @0 :UInt64;
+  incarnation @1 :UInt64;
+  union {
+    error @2 :Error;
+    hello @3 :HelloReply;
+    status @4 :StatusReply;
+    rollback @5 :Void;
+    pull @6 :Void;
+    push @7 :Void;
+    forward @8 :Void;
+    backward @9 :Void;
+    listRows @10 :Void;
+    prepare @11 :PrepareReply;
+    apply @12 :ApplyReply;
+    drop @13 :DropReply;
+    lease @14 :LeaseReply;
+    renew @15 :Void;
+    microBatchDone @16 :Void;
+    stepEnded @17 :Void;
+    evaluated @18 :Void;
+    recovered @19 :Void;
+    giveBack @20 :Void;
+    buckets @21 :BucketsReply;
+  }
+}
+
+struct Error {
+  code @0 :UInt16;
+  message @1 :Text;
+}
+
+struct Step {
+  epoch @0 :UInt64;
+  step @1 :UInt64;
+}
+
+struct ReadState {
+  union {
+    finished @0 :Step;
+    open @1 :Step;
+  }
+}
+
+struct SnapshotState {
+  published @0 :List(UInt64);
+  writing @1 :UInt64;
+}
+
+struct SnapshotPlan {
+  take @0 :Bool;
+  common @1 :UInt64;
+  discard @2 :List(UInt64);
+}
+
+struct RunState {
+  finished @0 :Step;
+  description @1 :Text;
+  snapshots @2 :SnapshotState;
+  hadCommon @3 :UInt64;
+}
+
+struct HelloRequest {
+  protocol @0 :UInt32;
+  shard @1 :UInt32;
+  shards @2 :UInt32;
+  runId @3 :Text;
+  description @4 :Text;
+}
+
+struct HelloReply {
+  session @0 :UInt64;
+  state @1 :RunState;
+}
+
+struct StatusReply {
+  state @0 :RunState;
+}
+
+struct RollbackRequest {
+  to @0 :Step;
+  incarnation @1 :UInt64;
+}
+
+struct PullRequest {
+  at @0 :ReadState;
+  tensor @1 :UInt32;
+  firstRow @2 :UInt64;
+  rowCount @3 :UInt64;
+}
+
+struct PushRequest {
+  at @0 :Step;
+  tensor @1 :UInt32;
+  microBatch @2 :UInt32;
+  rowCount @3 :UInt64;
+}
+
+struct ForwardRequest {
+  at @0 :ReadState;
+  tensor @1 :UInt32;
+  tokens @2 :UInt32;
+}
+
+struct BackwardRequest {
+  at @0 :Step;
+  tensor @1 :UInt32;
+  microBatch @2 :UInt32;
+  tokens @3 :UInt32;
+}
+
+struct ListRowsRequest {
+  at @0 :Step;
+  tensor @1 :UInt32;
+  firstRow @2 :UInt64;
+  rowCount @3 :UInt64;
+}
+
+struct PrepareRequest {
+  at @0 :Step;
+}
+
+struct PrepareReply {
+  notFinite @0 :Text;
+  snapshots @1 :SnapshotState;
+}
+
+struct ApplyRequest {
+  at @0 :Step;
+  lr @1 :Float64;
+  scale @2 :Float64;
+  gradNorm @3 :Float64;
+  snapshots @4 :SnapshotPlan;
+}
+
+struct ApplyReply {
+  applied @0 :Bool;
+}
+
+struct DropRequest {
+  at @0 :Step;
+  gradNorm @1 :Float64;
+  snapshots @2 :SnapshotPlan;
+}
+
+struct DropReply {
+  applied @0 :Bool;
+}
+
+struct LeaseRequest {
+  knownEpoch @0 :UInt64;
+  knownStep @1 :UInt64;
+  incarnations @2 :List(UInt64);
 }
 
 struct StepRecord {
@@ -65,26 +196,59 @@ struct StepRecord {
   dropped @6 :Bool;
 }
 
-struct Reply {
-  id @0 :UInt64;
-  code @1 :UInt16;
-  message @2 :Text;
-  incarnation @3 :UInt64;
-  session @4 :UInt64;
-  epoch @5 :UInt64;
-  step @6 :UInt64;
-  applied @7 :Bool;
-  text @8 :Text;
-  work @9 :UInt16;
-  microBatch @10 :UInt32;
-  lease @11 :UInt64;
-  leaseSeconds @12 :Float64;
-  lr @13 :Float64;
-  clip @14 :Float64;
-  records @15 :List(StepRecord);
-  published @16 :List(UInt64);
-  writing @17 :UInt64;
-  hadCommon @18 :UInt64;
-  snapshotDue @19 :UInt16;
-  snapshotKeep @20 :UInt64;
+struct LeaseReply {
+  work @0 :UInt16;
+  epoch @1 :UInt64;
+  step @2 :UInt64;
+  microBatch @3 :UInt32;
+  lease @4 :UInt64;
+  leaseSeconds @5 :Float64;
+  lr @6 :Float64;
+  clip @7 :Float64;
+  snapshotDue @8 :UInt16;
+  snapshotKeep @9 :UInt64;
+  failure @10 :Text;
+  records @11 :List(StepRecord);
+}
+
+struct RenewRequest {
+  lease @0 :UInt64;
+}
+
+struct GiveBackRequest {
+  lease @0 :UInt64;
+}
+
+struct MicroBatchDoneRequest {
+  at @0 :Step;
+  microBatch @1 :UInt32;
+  lossSum @2 :Float64;
+}
+
+struct StepEndedRequest {
+  at @0 :Step;
+  applied @1 :Bool;
+  gradNorm @2 :Float64;
+  notFinite @3 :Text;
+  snapshot @4 :Bool;
+}
+
+struct EvaluatedRequest {
+  at @0 :Step;
+  valLoss @1 :Float64;
+}
+
+struct RecoveredRequest {
+  to @0 :Step;
+  recovered @1 :Bool;
+  epochSeen @2 :UInt64;
+  incarnations @3 :List(UInt64);
+}
+
+struct BucketsRequest {
+  tensor @0 :UInt32;
+}
+
+struct BucketsReply {
+  step @0 :UInt64;
 }

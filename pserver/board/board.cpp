@@ -109,7 +109,7 @@ bool Board::Serve(const Parked& parked, double now, Grant* grant) {
       return true;
     case Phase::kFailed:
       grant->work = Work::kFailed;
-      grant->message = failure_;
+      grant->failure = failure_;
       return true;
   }
   return false;
@@ -203,17 +203,16 @@ Status Board::CheckStep(uint64_t epoch, uint64_t step, Phase phase) const {
   return Status::Ok();
 }
 
-Status Board::MicroBatchDone(uint64_t epoch, uint64_t step, uint32_t number, double loss_sum,
-                             double now, Grants* grants) {
-  MF_RETURN_IF_ERROR(CheckStep(epoch, step, Phase::kMicroBatches));
-  if (number >= micro_batches_.size()) {
-    return Status::Invalid("micro-batch " + std::to_string(number) + " of " +
+Status Board::MicroBatchDone(const MicroBatchDoneRequest& done, double now, Grants* grants) {
+  MF_RETURN_IF_ERROR(CheckStep(done.at.epoch, done.at.step, Phase::kMicroBatches));
+  if (done.micro_batch >= micro_batches_.size()) {
+    return Status::Invalid("micro-batch " + std::to_string(done.micro_batch) + " of " +
                            std::to_string(micro_batches_.size()));
   }
-  MicroBatch& micro_batch = micro_batches_[number];
+  MicroBatch& micro_batch = micro_batches_[done.micro_batch];
   if (!micro_batch.done) {
     micro_batch.done = true;
-    micro_batch.loss_sum = loss_sum;
+    micro_batch.loss_sum = done.loss_sum;
     if (!micro_batch.leases.empty()) durations_.push_back(now - micro_batch.leases.back().since);
     if (durations_.size() > kDurationsKept) durations_.pop_front();
     micro_batch.leases.clear();
@@ -250,17 +249,17 @@ void Board::Restore(uint64_t step, const std::vector<StepRecord>& records) {
   records_ = records;
 }
 
-Status Board::StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad_norm,
-                        const std::string& not_finite, bool snapshot, double now, Grants* grants) {
-  MF_RETURN_IF_ERROR(CheckStep(epoch, step, Phase::kCommit));
-  records_.push_back(RecordIfEnded(applied, grad_norm));
-  if (snapshot) {
+Status Board::StepEnded(const StepEndedRequest& ended, double now, Grants* grants) {
+  const uint64_t step = ended.at.step;
+  MF_RETURN_IF_ERROR(CheckStep(ended.at.epoch, step, Phase::kCommit));
+  records_.push_back(RecordIfEnded(ended.applied, ended.grad_norm));
+  if (ended.snapshot) {
     snapshot_step_ = step;
     snapshot_time_ = now;
   }
-  drops_in_a_row_ = applied ? 0 : drops_in_a_row_ + 1;
+  drops_in_a_row_ = ended.applied ? 0 : drops_in_a_row_ + 1;
   if (drops_in_a_row_ >= kDropsInARowMax) {
-    FailOfDrops(not_finite, step);
+    FailOfDrops(ended.not_finite, step);
   } else if (EvaluationFollows(step)) {
     EnterPhase(Phase::kEvaluate);
   } else {
@@ -270,18 +269,19 @@ Status Board::StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad
   return Status::Ok();
 }
 
-Status Board::Evaluated(uint64_t epoch, uint64_t step, double val_loss, double now,
-                        Grants* grants) {
-  MF_RETURN_IF_ERROR(CheckStep(epoch, step, Phase::kEvaluate));
-  records_.back().val_loss = val_loss;
+Status Board::Evaluated(const EvaluatedRequest& evaluated, double now, Grants* grants) {
+  MF_RETURN_IF_ERROR(CheckStep(evaluated.at.epoch, evaluated.at.step, Phase::kEvaluate));
+  records_.back().val_loss = evaluated.val_loss;
   records_.back().has_val_loss = true;
-  OpenStep(step + 1);
+  OpenStep(evaluated.at.step + 1);
   *grants = Tick(now);
   return Status::Ok();
 }
 
-Status Board::Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_seen, double now,
-                        Grants* grants, const std::vector<uint64_t>& incarnations) {
+Status Board::Recovered(const RecoveredRequest& recovered, double now, Grants* grants) {
+  const auto [epoch, step] = recovered.to;
+  const bool ok = recovered.recovered;
+  const std::vector<uint64_t>& incarnations = recovered.incarnations;
   if (epoch != epoch_ || phase_ != Phase::kRecover) {
     return {Code::kWrongEpoch, "recovery of epoch " + std::to_string(epoch) + " is not awaited"};
   }
@@ -309,6 +309,7 @@ Status Board::Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_s
       OpenStep(step + 1);
     }
   } else {
+    const uint64_t epoch_seen = recovered.epoch_seen;
     const uint64_t boot_seen = epoch_seen >> 32, counter_seen = epoch_seen & 0xFFFFFFFF;
     if (boot_seen > boot_count_) {
       failure_ = "a server is at epoch " + std::to_string(epoch_seen) +
@@ -323,13 +324,13 @@ Status Board::Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_s
   return Status::Ok();
 }
 
-Board::Meeting Board::Meet(const std::vector<uint64_t>& incarnations) const {
+Board::Incarnations Board::Compare(const std::vector<uint64_t>& incarnations) const {
   if (incarnations.empty() || incarnations_.empty() || incarnations == incarnations_) {
-    return Meeting::kKnown;
+    return Incarnations::kKnown;
   }
   const bool behind = std::any_of(incarnations.begin(), incarnations.end(),
                                   [this](uint64_t i) { return retired_incarnations_.contains(i); });
-  return behind ? Meeting::kWorkerIsBehind : Meeting::kNewServer;
+  return behind ? Incarnations::kWorkerIsBehind : Incarnations::kNewServer;
 }
 
 Board::Grants Board::NeedRecovery(double now) {

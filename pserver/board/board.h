@@ -17,20 +17,8 @@
 namespace mf {
 
 /// What an asking worker gets.
-struct Grant {
+struct Grant : LeaseReply {
   uint64_t ticket = 0;  // the ask that this answers
-  Work work = Work::kWait;
-  uint64_t epoch = 0;
-  uint64_t step = 0;
-  uint32_t micro_batch = 0;
-  uint64_t lease = 0;
-  double lease_seconds = 0;
-  double lr = 0;  // commit: fixed with the first commit lease of a step
-  double clip = 0;
-  SnapshotDue snapshot_due = SnapshotDue::kNo;  // commit: fixed like lr
-  uint64_t snapshot_keep = 0;                   // commit: of the run, whatever the holder's is
-  std::string message;                          // why a run failed
-  std::vector<StepRecord> records;              // finished steps that the asker did not know
 };
 
 class Board {
@@ -48,31 +36,23 @@ class Board {
   Grants Ask(uint64_t ticket, uint64_t session, uint64_t known_step, double now);
   /// Extends a lease; kStale if it is not held any more.
   Status Renew(uint64_t lease, double now);
-  /// The holder can not do the work (a server was in recovery, say): somebody else may.
+  /// The holder cannot do the work (a server was in recovery, say): somebody else may.
   Grants GiveBack(uint64_t lease, double now);
-  /// Every server has taken micro-batch `number`'s contributions. Repeats and second leases are
-  /// ignored.
-  Status MicroBatchDone(uint64_t epoch, uint64_t step, uint32_t number, double loss_sum, double now,
-                        Grants* grants);
-  /// All servers have acknowledged the end of `step`. `not_finite`: the first such tensor of a
-  /// drop. `snapshot`: one was begun of the state after it.
-  Status StepEnded(uint64_t epoch, uint64_t step, bool applied, double grad_norm,
-                   const std::string& not_finite, bool snapshot, double now, Grants* grants);
-  Status Evaluated(uint64_t epoch, uint64_t step, double val_loss, double now, Grants* grants);
-  /// All servers are at `step` finished steps of `epoch`; or (ok = false) a server reported
-  /// `epoch_seen`, at or above the leased epoch, and another recovery with a higher one is needed.
-  /// `incarnations`: all servers', as the holder met them.
-  Status Recovered(uint64_t epoch, uint64_t step, bool ok, uint64_t epoch_seen, double now,
-                   Grants* grants, const std::vector<uint64_t>& incarnations = {});
+  // What workers report of the work that they were granted (see the messages).
+  /// Repeats and second leases are ignored.
+  Status MicroBatchDone(const MicroBatchDoneRequest& done, double now, Grants* grants);
+  Status StepEnded(const StepEndedRequest& ended, double now, Grants* grants);
+  Status Evaluated(const EvaluatedRequest& evaluated, double now, Grants* grants);
+  Status Recovered(const RecoveredRequest& recovered, double now, Grants* grants);
 
-  /// What `incarnations`, the servers as a worker met them, say to the board.
-  enum class Meeting {
+  /// What the board makes of `incarnations`, the servers' as a worker knows them.
+  enum class Incarnations {
     kKnown,           // those of the last recovery, or nothing is known yet
     kWorkerIsBehind,  // a server has been recovered since in a newer incarnation: say hello again
     kNewServer,       // a server was restarted and has lost its state: NeedRecovery()
   };
-  Meeting Meet(const std::vector<uint64_t>& incarnations) const;
-  /// A server was met in an unknown incarnation, or lost: recovery is leased.
+  Incarnations Compare(const std::vector<uint64_t>& incarnations) const;
+  /// A server has an unknown incarnation, or was lost: recovery is leased.
   Grants NeedRecovery(double now);
   /// Time has passed: leases end, parked asks are answered.
   Grants Tick(double now);

@@ -23,9 +23,19 @@ class BoardDesk {
   /// `metrics` outlives it; nullptr: nothing is told.
   BoardDesk(const Config& config, uint64_t boot_count, Metrics* metrics, Send send);
 
-  /// Any board operation of a joined worker. Sets *answered if the reply is sent by the desk, now
-  /// or later; else the caller answers with the status.
-  Status Handle(const std::string& peer, const Request& request, double now, bool* answered);
+  /// A worker asks for work: answered by the desk, now or later, unless this returns an error.
+  Status Lease(const std::string& peer, const Request& request, const LeaseRequest& ask,
+               double now);
+  /// What a worker reports, in any other operation of the board. The caller answers.
+  template <class Body>
+  Status Report(uint64_t session, const Body& body, double now) {
+    heard_[session] = now;
+    Board::Grants grants;
+    const Status status = Take(body, now, &grants);
+    SendGrants(grants);
+    Observe(now);
+    return status;
+  }
   void Tick(double now);
 
   const Board& board() const { return board_; }
@@ -35,8 +45,25 @@ class BoardDesk {
   }
 
  private:
-  Status HandOn(const std::string& peer, const Request& request, double now, bool* answered);
-  Status Lease(const std::string& peer, const Request& request, double now, bool* answered);
+  Status Take(const RenewRequest& renew, double now, Board::Grants*) {
+    return board_.Renew(renew.lease, now);
+  }
+  Status Take(const GiveBackRequest& give_back, double now, Board::Grants* grants) {
+    *grants = board_.GiveBack(give_back.lease, now);
+    return Status::Ok();
+  }
+  Status Take(const MicroBatchDoneRequest& done, double now, Board::Grants* grants) {
+    return board_.MicroBatchDone(done, now, grants);
+  }
+  Status Take(const StepEndedRequest& ended, double now, Board::Grants* grants) {
+    return board_.StepEnded(ended, now, grants);
+  }
+  Status Take(const EvaluatedRequest& evaluated, double now, Board::Grants* grants) {
+    return board_.Evaluated(evaluated, now, grants);
+  }
+  Status Take(const RecoveredRequest& recovered, double now, Board::Grants* grants) {
+    return board_.Recovered(recovered, now, grants);
+  }
   void SendGrants(const Board::Grants& grants);
   /// Tells the metrics what has changed on the board.
   void Observe(double now);

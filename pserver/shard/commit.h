@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/base/status.h"
+#include "common/net/step.h"
 
 namespace mf {
 
@@ -15,35 +16,37 @@ enum class Ended { kApplied, kDropped };
 class CommitState {
  public:
   uint64_t epoch() const { return epoch_; }
-  /// The open step: finished steps + 1.
-  uint64_t step() const { return finished() + 1; }
+  /// The last finished step; 0: none.
   uint64_t finished() const { return first_ + ended_.size(); }
+  /// The same with the epoch: the state that can be read.
+  FinishedStep state() const { return {epoch_, finished()}; }
+  OpenStep open() const { return state().next(); }
   /// False until the first rollback: nothing but hello, status and rollback is answered.
   bool recovered() const { return restored_; }
 
-  /// Ok if (epoch, step) is where the server is; else kUnavailable, kWrongEpoch, kStale or kNotYet.
-  Status Admit(uint64_t epoch, uint64_t step) const;
+  /// Ok if `at` is the open step; else kUnavailable, kWrongEpoch, kStale or kNotYet.
+  Status Admit(OpenStep at) const;
 
   enum class Action {
     kDo,      // do it now, then nothing more to say
     kRepeat,  // it was done before: answer as then
   };
-  /// prepare(step): refused (kNotYet) unless every table's watermark is at the step's end. Of the
+  /// prepare: refused (kNotYet) unless every table's watermark is at the step's end. Of the
   /// step that ended last it is a repeat: its answer is kept until the next step is prepared.
-  Result<Action> Prepare(uint64_t epoch, uint64_t step, bool all_in);
+  Result<Action> Prepare(OpenStep at, bool all_in);
 
   struct End {
     Action action;
     Ended ended;  // how the step ended, which may not be as asked
   };
-  /// apply(step) or drop(step): needs a prepared step; on a step already ended it says how.
-  Result<End> Finish(uint64_t epoch, uint64_t step, Ended how);
+  /// apply or drop: needs a prepared step; on a step already ended it says how.
+  Result<End> Finish(OpenStep at, Ended how);
 
-  /// What rollback(epoch, step) would be: only an epoch above the own one is taken; the same again
-  /// is a repeat.
-  Result<Action> AdmitRollback(uint64_t epoch, uint64_t step) const;
-  /// After kDo the state after `step` finished steps is to be restored.
-  Result<Action> Rollback(uint64_t epoch, uint64_t step);
+  /// What a rollback would be: only an epoch above the own one is taken; the same again is a
+  /// repeat.
+  Result<Action> AdmitRollback(FinishedStep to) const;
+  /// After kDo the state `to` is to be restored.
+  Result<Action> Rollback(FinishedStep to);
   /// The state that Rollback() asked for could not be restored: as before the first rollback, but
   /// the epoch stays.
   void RollbackFailed() { restored_ = false; }

@@ -81,10 +81,10 @@ void Server::Drain(int idle_ms) {
       continue;
     }
     if (metrics_ != nullptr) {
-      metrics_->AddWireBytes(OpName(request->op), Direction::kReceived, BytesOf(message));
+      metrics_->AddWireBytes(OpName(request->op()), Direction::kReceived, BytesOf(message));
     }
     Received received{peer, std::move(request).value(), Now()};
-    if (received.request.op == Op::kRenew) {
+    if (received.request.op() == Op::kRenew) {
       Handle(received);
     } else {
       inbox_.push_back(std::move(received));

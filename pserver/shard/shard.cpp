@@ -1,7 +1,6 @@
 #include "pserver/shard/shard.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <new>
@@ -58,21 +57,20 @@ Shard::Shard(const Options& options, ThreadPool& pool, Send send)
 Shard::~Shard() { snapshots_.reset(); }  // before the tables that it reads
 
 void Shard::Handle(const std::string& peer, const Request& request, double now) {
-  Reply reply;
-  bool answered = false;
+  Call call{.peer = peer, .request = request, .now = now};
   Status status;
   try {
-    status = Dispatch(peer, request, now, &reply, &answered);
+    status = Dispatch(call);
   } catch (const std::bad_alloc&) {
     status = Status::Failed(
-        std::string(OpName(request.op)) +
+        std::string(OpName(request.op())) +
         ": the server has not enough memory for it; use more servers or a smaller model");
   }
-  if (!status.ok() || !answered) Answer(peer, request, status, std::move(reply));
+  if (!status.ok() || !call.answered) Answer(call, status);
 }
 
-void Shard::Answer(const std::string& peer, const Request& request, const Status& status,
-                   Reply reply) {
+void Shard::Answer(Call& call, const Status& status) {
+  Reply& reply = call.reply;
   if (!status.ok()) {
     reply = Reply();
     reply.code = status.code();
@@ -81,94 +79,54 @@ void Shard::Answer(const std::string& peer, const Request& request, const Status
       options_.metrics->Count(Metric::kRequestsRejected, {CodeName(status.code())});
     }
   }
-  reply.op = request.op;
-  reply.id = request.id;
+  reply.op = call.request.op();
+  reply.id = call.request.id;
   reply.incarnation = options_.incarnation;
-  send_(peer, std::move(reply));
+  send_(call.peer, std::move(reply));
+  call.answered = true;
 }
 
-Status Shard::Dispatch(const std::string& peer, const Request& request, double now, Reply* reply,
-                       bool* answered) {
-  if (request.op == Op::kHello) return Hello(request, reply);
-  if (observers_.contains(request.session)) {
-    if (request.op == Op::kStatus) return DoStatus(request, reply);
-    if (request.op == Op::kBuckets) return Buckets(request, reply);
-    return Bad(std::string(OpName(request.op)) + " from an observer");
+Status Shard::Dispatch(Call& call) {
+  const Op op = call.request.op();
+  const uint64_t session = call.request.session;
+  if (observers_.contains(session)) {
+    if (op != Op::kHello && op != Op::kStatus && op != Op::kBuckets) {
+      return Bad(std::string(OpName(op)) + " from an observer");
+    }
+  } else if (op != Op::kHello && !workers_.contains(session)) {
+    return {Code::kNotJoined, std::string(OpName(op)) + " without a joined session; say hello"};
   }
-  if (!workers_.contains(request.session)) {
-    return {Code::kNotJoined,
-            std::string(OpName(request.op)) + " without a joined session; say hello"};
-  }
-  MF_CHECK(run_ != nullptr);
-  switch (request.op) {
-    case Op::kHello:
-      break;
-    case Op::kStatus:
-      return DoStatus(request, reply);
-    case Op::kRollback:
-      return Rollback(request);
-    case Op::kPull:
-      return Pull(request, reply);
-    case Op::kListRows:
-      return ListRows(request, reply);
-    case Op::kBuckets:
-      return Buckets(request, reply);
-    case Op::kForward:
-      return Forward(request, reply);
-    case Op::kBackward:
-      return Backward(peer, request, reply, answered);
-    case Op::kPush:
-      return Push(peer, request, reply, answered);
-    case Op::kPrepare:
-      return Prepare(request, reply);
-    case Op::kApply:
-      return Finish(request, Ended::kApplied, now, reply);
-    case Op::kDrop:
-      return Finish(request, Ended::kDropped, now, reply);
-    case Op::kLease:
-    case Op::kRenew:
-    case Op::kMicroBatchDone:
-    case Op::kStepEnded:
-    case Op::kEvaluated:
-    case Op::kGiveBack:
-    case Op::kRecovered:
-      if (desk_ != nullptr) return desk_->Handle(peer, request, now, answered);
-      return Bad("the work board is on shard 0, this is shard " + std::to_string(options_.shard));
-  }
-  return Bad("unknown operation");
+  MF_CHECK(op == Op::kHello || run_ != nullptr);
+  return std::visit([&](const auto& body) { return Do(body, call); }, call.request.body);
 }
 
-Status Shard::Hello(const Request& request, Reply* reply) {
-  if (request.protocol != kProtocolVersion) {
-    return Bad("protocol " + std::to_string(request.protocol) + ", this server speaks " +
+Status Shard::Do(const HelloRequest& hello, Call& call) {
+  if (hello.protocol != kProtocolVersion) {
+    return Bad("protocol " + std::to_string(hello.protocol) + ", this server speaks " +
                std::to_string(kProtocolVersion));
   }
-  if (request.shard != options_.shard || request.shards != options_.shards) {
-    return Bad("asked for shard " + std::to_string(request.shard) + " of " +
-               std::to_string(request.shards) + ", this is shard " +
-               std::to_string(options_.shard) + " of " + std::to_string(options_.shards));
+  if (hello.shard != options_.shard || hello.shards != options_.shards) {
+    return Bad("asked for shard " + std::to_string(hello.shard) + " of " +
+               std::to_string(hello.shards) + ", this is shard " + std::to_string(options_.shard) +
+               " of " + std::to_string(options_.shards));
   }
-  if (request.run_id.empty()) {
-    if (run_ == nullptr) {
-      return {Code::kUnavailable, "no training has begun on this server"};
-    }
-    reply->session = observers_.Renew(request.session);
-    return DoStatus(request, reply);
-  }
+  const bool observer = hello.run_id.empty();
   if (run_ == nullptr) {
-    MF_RETURN_IF_ERROR(OpenRun(request));
-  } else if (run_->id != request.run_id) {
+    if (observer) return {Code::kUnavailable, "no training has begun on this server"};
+    MF_RETURN_IF_ERROR(OpenRun(hello));
+  } else if (!observer && run_->id != hello.run_id) {
     return {Code::kWrongRun,
-            "this server runs another training: " + WhatDiffers(run_->config, request.text) +
+            "this server runs another training: " + WhatDiffers(run_->config, hello.description) +
                 "; use the same --config, --set and --data, or servers of your own"};
   }
-  reply->session = workers_.Renew(request.session);
-  return DoStatus(request, reply);
+  Sessions& sessions = observer ? observers_ : workers_;
+  call.reply.body = HelloReply{.session = sessions.Renew(call.request.session), .state = State()};
+  return Status::Ok();
 }
 
 /// The first worker's hello says what run it is.
-Status Shard::OpenRun(const Request& hello) {
-  MF_ASSIGN_OR_RETURN(Config config, ConfigFromJson(hello.text));
+Status Shard::OpenRun(const HelloRequest& hello) {
+  MF_ASSIGN_OR_RETURN(Config config, ConfigFromJson(hello.description));
   MF_RETURN_IF_ERROR(CheckShards(config, TensorsOf(config), options_.shards));
   MF_RETURN_IF_ERROR(CheckDenseMemory(config));
   if (const auto held = snapshots_ == nullptr ? std::nullopt : snapshots_->NewestInfo();
@@ -177,7 +135,8 @@ Status Shard::OpenRun(const Request& hello) {
     return {
         Code::kWrongRun,
         "this server's folder holds another training: " +
-            (theirs.ok() ? WhatDiffers(theirs.value(), hello.text) : theirs.status().message()) +
+            (theirs.ok() ? WhatDiffers(theirs.value(), hello.description)
+                         : theirs.status().message()) +
             "; use the same --config, --set and --data to go on with it, or a folder of its own"};
   }
   run_ = std::make_unique<Run>(std::move(config));
@@ -195,37 +154,42 @@ Status Shard::OpenRun(const Request& hello) {
   return Status::Ok();
 }
 
-Status Shard::DoStatus(const Request&, Reply* reply) {
-  reply->epoch = commit_.epoch();
-  reply->step = commit_.finished();
-  reply->text = run_->canonical;
-  if (snapshots_ != nullptr) reply->snapshots = snapshots_->State();
-  if (options_.folder != nullptr) reply->had_common = options_.folder->common_step(run_->id);
+RunState Shard::State() const {
+  RunState state{.finished = commit_.state(), .description = run_->canonical};
+  if (snapshots_ != nullptr) state.snapshots = snapshots_->State();
+  if (options_.folder != nullptr) state.had_common = options_.folder->common_step(run_->id);
+  return state;
+}
+
+Status Shard::Do(const StatusRequest&, Call& call) {
+  call.reply.body = StatusReply{State()};
   return Status::Ok();
 }
 
-Status Shard::Rollback(const Request& request) {
+Status Shard::Do(const RollbackRequest& rollback, Call& call) {
+  call.reply.body = RollbackReply{};
   // Who looked at another process in this place may not know what this one has (DESIGN 2.7).
-  if (!request.incarnations.empty() && request.incarnations[0] != options_.incarnation) {
+  if (rollback.incarnation != 0 && rollback.incarnation != options_.incarnation) {
     return {Code::kWrongEpoch, "rollback of another incarnation of this server"};
   }
+  const uint64_t step = rollback.to.step;
   // Before anything is said of the step: a late holder's may be discarded long since.
-  MF_ASSIGN_OR_RETURN(const auto admitted, commit_.AdmitRollback(request.epoch, request.step));
+  MF_ASSIGN_OR_RETURN(const auto admitted, commit_.AdmitRollback(rollback.to));
   if (admitted == CommitState::Action::kRepeat) return Status::Ok();
-  if (request.step != 0) {
+  if (step != 0) {
     const std::vector<uint64_t> published =
         snapshots_ == nullptr ? std::vector<uint64_t>() : snapshots_->State().published;
-    if (!std::binary_search(published.begin(), published.end(), request.step)) {
+    if (!std::binary_search(published.begin(), published.end(), step)) {
       // Not the holder's mistake: what it was told of may have been deleted by the rollback of an
       // older holder, or set aside as damaged. It has to look again.
       return {Code::kUnavailable,
-              "rollback to step " + std::to_string(request.step) + ": there is no such state here"};
+              "rollback to step " + std::to_string(step) + ": there is no such state here"};
     }
   }
-  MF_RETURN_IF_ERROR(commit_.Rollback(request.epoch, request.step).status());
+  MF_RETURN_IF_ERROR(commit_.Rollback(rollback.to).status());
   Status restored = Status::Failed("not enough memory for the tables");
   try {
-    restored = Restore(request.step);
+    restored = Restore(step);
   } catch (const std::bad_alloc&) {
   }
   if (!restored.ok()) {
@@ -253,7 +217,7 @@ void Shard::BuildTables() {
   // What fits the budget is addressed directly, the smallest tensors first (DESIGN 2.8).
   run_->DropTensors();
   run_->history.Truncate(0);
-  run_->prepared = Reply();
+  run_->ForgetPrepared();
   const Config& config = run_->config;
   std::vector<TensorLayout> layouts;
   for (const TensorSpec& spec : run_->specs) {
@@ -296,74 +260,90 @@ void Shard::BuildTables() {
   run_->tensors = std::move(tensors);
 }
 
-Status Shard::Prepare(const Request& request, Reply* reply) {
+Status Shard::Do(const PrepareRequest& prepare, Call& call) {
   if (run_->tensors.empty()) return {Code::kUnavailable, "waits for recovery"};
-  MF_ASSIGN_OR_RETURN(const auto action,
-                      commit_.Prepare(request.epoch, request.step, run_->AllIn()));
+  MF_ASSIGN_OR_RETURN(const auto action, commit_.Prepare(prepare.at, run_->AllIn()));
   if (action == CommitState::Action::kDo) {
-    run_->prepared = Reply();
+    run_->ForgetPrepared();
+    PrepareReply& prepared = run_->prepared;
     std::vector<double>& squares = run_->squares;
     squares.clear();
     for (const auto& tensor : run_->tensors) {
       tensor->Prepare(&squares);
-      if (!tensor->finite() && run_->prepared.text.empty()) {
-        run_->prepared.text = tensor->layout().spec.name;
+      if (!tensor->finite() && prepared.not_finite.empty()) {
+        prepared.not_finite = tensor->layout().spec.name;
       }
     }
     Buffer buffer(squares.size() * sizeof(double));
     std::memcpy(buffer.data(), squares.data(), buffer.size());
-    run_->prepared.payload = {Frame(buffer)};
-    if (snapshots_ != nullptr) run_->prepared.snapshots = snapshots_->State();
+    run_->prepared_squares = {Frame(buffer)};
+    if (snapshots_ != nullptr) prepared.snapshots = snapshots_->State();
   }
-  *reply = run_->prepared;
+  call.reply.body = run_->prepared;
+  call.reply.payload = run_->prepared_squares;
   return Status::Ok();
 }
 
-Status Shard::Finish(const Request& request, Ended how, double now, Reply* reply) {
+template <class Update>
+Result<bool> Shard::EndStep(OpenStep at, Ended how, const SnapshotPlan& snapshots, double grad_norm,
+                            double now, Update update) {
+  MF_ASSIGN_OR_RETURN(const auto end, commit_.Finish(at, how));
+  const bool applied = end.ended == Ended::kApplied;
+  if (end.action != CommitState::Action::kDo) return applied;
+  try {
+    update();
+  } catch (const std::bad_alloc&) {
+    // Half a step is in the tables: they are no state that anybody may read or save.
+    if (snapshots_ != nullptr) snapshots_->GiveUp();
+    run_->DropTensors();
+    commit_.RollbackFailed();
+    return Status(Code::kUnavailable, "not enough memory to apply a step; it has to be recovered");
+  }
+  monitor_.StepEnded(commit_.finished(), applied);
+  if (snapshots_ == nullptr) return applied;
+  if (options_.folder != nullptr) {
+    // For a recovery that finds none any more. If it cannot be kept now, it is said again.
+    (void)options_.folder->KeepCommonStep(run_->id, snapshots.common);
+  }
+  snapshots_->Discard(snapshots.discard);
+  if (snapshots.take) TakeSnapshot(at, applied, grad_norm, now);
+  return applied;
+}
+
+Status Shard::Do(const ApplyRequest& apply, Call& call) {
   const auto fits_float = [](double x) { return std::abs(x) <= std::numeric_limits<float>::max(); };
-  if (how == Ended::kApplied && !(fits_float(request.lr) && fits_float(request.scale))) {
+  if (!fits_float(apply.lr) || !fits_float(apply.scale)) {
     return Bad("apply with a rate or scale that is not a finite float");
   }
-  MF_ASSIGN_OR_RETURN(const auto end, commit_.Finish(request.epoch, request.step, how));
-  if (end.action == CommitState::Action::kDo) {
-    const bool applied = how == Ended::kApplied;
-    try {
-      for (const auto& tensor : run_->tensors) {
-        if (applied) {
-          tensor->Apply(run_->history, request.lr, static_cast<float>(request.scale));
-        } else {
-          tensor->ForgetStep();
+  MF_ASSIGN_OR_RETURN(
+      const bool applied,
+      EndStep(apply.at, Ended::kApplied, apply.snapshots, apply.grad_norm, call.now, [&] {
+        for (const auto& tensor : run_->tensors) {
+          tensor->Apply(run_->history, apply.lr, static_cast<float>(apply.scale));
         }
-      }
-      if (applied) run_->history.Append(request.lr);
-    } catch (const std::bad_alloc&) {
-      // Half a step is in the tables: they are no state that anybody may read or save.
-      if (snapshots_ != nullptr) snapshots_->GiveUp();
-      run_->DropTensors();
-      commit_.RollbackFailed();
-      return {Code::kUnavailable, "not enough memory to apply a step; it has to be recovered"};
-    }
-    monitor_.StepEnded(commit_.finished(), applied);
-    if (snapshots_ != nullptr) {
-      if (options_.folder != nullptr) {
-        // For a recovery that finds none any more. If it can not be kept now, it is said again.
-        (void)options_.folder->KeepCommonStep(run_->id, request.common);
-      }
-      snapshots_->Discard(request.discard);
-      if (request.snapshot) TakeSnapshot(request, applied, now);
-    }
-  }
-  reply->applied = end.ended == Ended::kApplied;
+        run_->history.Append(apply.lr);
+      }));
+  call.reply.body = ApplyReply{applied};
   return Status::Ok();
 }
 
-void Shard::TakeSnapshot(const Request& request, bool applied, double now) {
+Status Shard::Do(const DropRequest& drop, Call& call) {
+  MF_ASSIGN_OR_RETURN(const bool applied, EndStep(drop.at, Ended::kDropped, drop.snapshots,
+                                                  drop.grad_norm, call.now, [&] {
+                                                    for (const auto& tensor : run_->tensors)
+                                                      tensor->ForgetStep();
+                                                  }));
+  call.reply.body = DropReply{applied};
+  return Status::Ok();
+}
+
+void Shard::TakeSnapshot(OpenStep after, bool applied, double grad_norm, double now) {
   std::vector<StepRecord> records;
   if (desk_ != nullptr) {
     records = desk_->board().records();
     // The board hears of the step's end later.
-    if (desk_->board().step() == request.step) {
-      records.push_back(desk_->board().RecordIfEnded(applied, request.value));
+    if (desk_->board().step() == after.step) {
+      records.push_back(desk_->board().RecordIfEnded(applied, grad_norm));
     }
   }
   const SnapshotInfo info{.step = commit_.finished(),
@@ -375,9 +355,57 @@ void Shard::TakeSnapshot(const Request& request, bool applied, double now) {
   snapshots_->Begin(info, run_->tensors, run_->history, records, run_->clock, now);
 }
 
+Status Shard::CheckBoard() const {
+  if (desk_ != nullptr) return Status::Ok();
+  return Bad("the work board is on shard 0, this is shard " + std::to_string(options_.shard));
+}
+
+Status Shard::Do(const LeaseRequest& ask, Call& call) {
+  MF_RETURN_IF_ERROR(CheckBoard());
+  MF_RETURN_IF_ERROR(desk_->Lease(call.peer, call.request, ask, call.now));
+  call.answered = true;
+  return Status::Ok();
+}
+
+Status Shard::Do(const RenewRequest& renew, Call& call) {
+  MF_RETURN_IF_ERROR(CheckBoard());
+  call.reply.body = RenewReply{};
+  return desk_->Report(call.request.session, renew, call.now);
+}
+
+Status Shard::Do(const GiveBackRequest& give_back, Call& call) {
+  MF_RETURN_IF_ERROR(CheckBoard());
+  call.reply.body = GiveBackReply{};
+  return desk_->Report(call.request.session, give_back, call.now);
+}
+
+Status Shard::Do(const MicroBatchDoneRequest& done, Call& call) {
+  MF_RETURN_IF_ERROR(CheckBoard());
+  call.reply.body = MicroBatchDoneReply{};
+  return desk_->Report(call.request.session, done, call.now);
+}
+
+Status Shard::Do(const StepEndedRequest& ended, Call& call) {
+  MF_RETURN_IF_ERROR(CheckBoard());
+  call.reply.body = StepEndedReply{};
+  return desk_->Report(call.request.session, ended, call.now);
+}
+
+Status Shard::Do(const EvaluatedRequest& evaluated, Call& call) {
+  MF_RETURN_IF_ERROR(CheckBoard());
+  call.reply.body = EvaluatedReply{};
+  return desk_->Report(call.request.session, evaluated, call.now);
+}
+
+Status Shard::Do(const RecoveredRequest& recovered, Call& call) {
+  MF_RETURN_IF_ERROR(CheckBoard());
+  call.reply.body = RecoveredReply{};
+  return desk_->Report(call.request.session, recovered, call.now);
+}
+
 void Shard::Tick(double now) {
   if (desk_ != nullptr) desk_->Tick(now);
-  if (run_ != nullptr) monitor_.Tick(run_->tensors, commit_.step(), now);
+  if (run_ != nullptr) monitor_.Tick(run_->tensors, commit_.open().step, now);
   if (run_ != nullptr && snapshots_ != nullptr) snapshots_->TellAge(now);
   if (options_.metrics != nullptr && options_.folder != nullptr && now >= look_at_disk_) {
     constexpr double kBetweenLooks = 5;  // seconds; the disk may be far away

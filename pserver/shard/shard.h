@@ -57,29 +57,54 @@ class Shard {
 
  private:
   struct Run;  // what exists once the configuration is known
+  /// A request on its way to its answer.
+  struct Call {
+    const std::string& peer;
+    const Request& request;
+    double now;
+    Reply reply = {};
+    bool answered = false;  // the reply was sent, or the work board will send it
+  };
 
-  Status Dispatch(const std::string& peer, const Request& request, double now, Reply* reply,
-                  bool* answered);
-  Status Hello(const Request& request, Reply* reply);
-  Status OpenRun(const Request& hello);
-  Status DoStatus(const Request& request, Reply* reply);
-  Status Rollback(const Request& request);
+  Status Dispatch(Call& call);
+  // One for each operation: fills call.reply, or sends it where there is work left after the
+  // answer.
+  Status Do(const HelloRequest& hello, Call& call);
+  Status Do(const StatusRequest& status, Call& call);
+  Status Do(const RollbackRequest& rollback, Call& call);
+  Status Do(const PullRequest& pull, Call& call);
+  Status Do(const ListRowsRequest& list, Call& call);
+  Status Do(const BucketsRequest& buckets, Call& call);
+  Status Do(const ForwardRequest& forward, Call& call);
+  Status Do(const BackwardRequest& backward, Call& call);
+  Status Do(const PushRequest& push, Call& call);
+  Status Do(const PrepareRequest& prepare, Call& call);
+  Status Do(const ApplyRequest& apply, Call& call);
+  Status Do(const DropRequest& drop, Call& call);
+  Status Do(const LeaseRequest& ask, Call& call);
+  Status Do(const RenewRequest& renew, Call& call);
+  Status Do(const GiveBackRequest& give_back, Call& call);
+  Status Do(const MicroBatchDoneRequest& done, Call& call);
+  Status Do(const StepEndedRequest& ended, Call& call);
+  Status Do(const EvaluatedRequest& evaluated, Call& call);
+  Status Do(const RecoveredRequest& recovered, Call& call);
+
+  Status OpenRun(const HelloRequest& hello);
+  RunState State() const;
+  Status CheckBoard() const;
+  /// Brings back the state after `step` finished steps.
   Status Restore(uint64_t step);
-  Status Pull(const Request& request, Reply* reply);
-  Status ListRows(const Request& request, Reply* reply);
-  Status Buckets(const Request& request, Reply* reply);
-  Status Forward(const Request& request, Reply* reply);
-  Status Backward(const std::string& peer, const Request& request, Reply* reply, bool* answered);
-  Status Push(const std::string& peer, const Request& request, Reply* reply, bool* answered);
-  Status Prepare(const Request& request, Reply* reply);
-  Status Finish(const Request& request, Ended how, double now, Reply* reply);
-  void TakeSnapshot(const Request& request, bool applied, double now);
+  /// Ends the step; `update` is called for every tensor if that was not done before.
+  template <class Update>
+  Result<bool> EndStep(OpenStep at, Ended how, const SnapshotPlan& snapshots, double grad_norm,
+                       double now, Update update);
+  void TakeSnapshot(OpenStep after, bool applied, double grad_norm, double now);
 
-  Status CheckTensor(const Request& request, TensorKind kind, TensorShard** tensor);
-  Status CheckReadStep(const Request& request) const;
-  Status CheckMicroBatch(const Request& request, const TensorShard& tensor) const;
-  Status ReadBuckets(const Request& request, const TensorShard& tensor, Buffer* buckets);
-  void Answer(const std::string& peer, const Request& request, const Status& status, Reply reply);
+  Status FindTensor(uint32_t id, TensorKind kind, TensorShard** tensor);
+  Status CheckMicroBatch(uint32_t micro_batch, const TensorShard& tensor) const;
+  Status ReadBuckets(const Frames& payload, uint32_t tokens, const TensorShard& tensor,
+                     Buffer* buckets);
+  void Answer(Call& call, const Status& status);
   void BuildTables();
 
   const Options options_;

@@ -15,9 +15,9 @@ constexpr uint64_t kBytesPerReply = 1ull << 30;
 
 Status Bad(const std::string& what) { return Status::Invalid(what); }
 
-Status CheckFrame(const Request& request, size_t frame, uint64_t bytes, const char* name) {
-  if (request.payload[frame].size() == bytes) return Status::Ok();
-  return Bad(std::string(name) + " frame has " + std::to_string(request.payload[frame].size()) +
+Status CheckFrame(const Frames& payload, size_t frame, uint64_t bytes, const char* name) {
+  if (payload[frame].size() == bytes) return Status::Ok();
+  return Bad(std::string(name) + " frame has " + std::to_string(payload[frame].size()) +
              " bytes, " + std::to_string(bytes) + " are due");
 }
 
@@ -25,9 +25,9 @@ std::span<const uint32_t> BucketsOf(const Buffer& buffer) {
   return {buffer.as<const uint32_t>(), buffer.size() / sizeof(uint32_t)};
 }
 
-Status CheckFrames(const Request& request, size_t count) {
-  if (request.payload.size() == count) return Status::Ok();
-  return Bad(std::to_string(request.payload.size()) + " payload frames, " + std::to_string(count) +
+Status CheckFrames(const Frames& payload, size_t count) {
+  if (payload.size() == count) return Status::Ok();
+  return Bad(std::to_string(payload.size()) + " payload frames, " + std::to_string(count) +
              " are due");
 }
 
@@ -58,41 +58,33 @@ Frame FromF32(const Buffer& values, size_t count, Wire wire) {
 
 }  // namespace
 
-Status Shard::CheckTensor(const Request& request, TensorKind kind, TensorShard** tensor) {
-  if (request.tensor >= run_->specs.size()) {
-    return Bad("tensor " + std::to_string(request.tensor) + " of " +
-               std::to_string(run_->specs.size()));
+Status Shard::FindTensor(uint32_t id, TensorKind kind, TensorShard** tensor) {
+  if (id >= run_->specs.size()) {
+    return Bad("tensor " + std::to_string(id) + " of " + std::to_string(run_->specs.size()));
   }
   if (run_->tensors.empty()) return {Code::kUnavailable, "waits for recovery"};
-  *tensor = run_->tensors[request.tensor].get();
-  if (kind == TensorKind::kMemory && run_->specs[request.tensor].kind != kind) {
-    return Bad(run_->specs[request.tensor].name + " is not a memory tensor");
+  *tensor = run_->tensors[id].get();
+  if (kind == TensorKind::kMemory && run_->specs[id].kind != kind) {
+    return Bad(run_->specs[id].name + " is not a memory tensor");
   }
   return Status::Ok();
 }
 
-/// Readers outside a training step name the finished step they want to see: the state must be at
-/// it.
-Status Shard::CheckReadStep(const Request& request) const {
-  return commit_.Admit(request.epoch, request.training ? request.step : request.step + 1);
-}
-
 /// u32 [pairs][tokens], all of them rows of the tensor.
-Status Shard::ReadBuckets(const Request& request, const TensorShard& tensor, Buffer* buckets) {
+Status Shard::ReadBuckets(const Frames& payload, uint32_t tokens, const TensorShard& tensor,
+                          Buffer* buckets) {
   const TensorSpec& spec = tensor.layout().spec;
   // A micro-batch is the most that any message is about; evaluation uses no more.
   const uint64_t most = static_cast<uint64_t>(run_->config.tokens_per_micro_batch());
-  if (request.tokens == 0 || request.tokens > most) {
-    return Bad(std::to_string(request.tokens) + " tokens; 1 to " + std::to_string(most) +
-               " are allowed");
+  if (tokens == 0 || tokens > most) {
+    return Bad(std::to_string(tokens) + " tokens; 1 to " + std::to_string(most) + " are allowed");
   }
-  const size_t count = tensor.pairs() * request.tokens;
+  const size_t count = tensor.pairs() * tokens;
   const int index_bytes = spec.index_bytes();
-  MF_RETURN_IF_ERROR(CheckFrame(request, 0, count * static_cast<size_t>(index_bytes), "index"));
-  MF_RETURN_IF_ERROR(CheckFrame(request, 1, count * sizeof(float), "weight"));
+  MF_RETURN_IF_ERROR(CheckFrame(payload, 0, count * static_cast<size_t>(index_bytes), "index"));
+  MF_RETURN_IF_ERROR(CheckFrame(payload, 1, count * sizeof(float), "weight"));
   *buckets = Buffer(count * sizeof(uint32_t));
-  const uint32_t any =
-      WidenIndices(request.payload[0].data(), index_bytes, count, buckets->as<uint32_t>());
+  const uint32_t any = WidenIndices(payload[0].data(), index_bytes, count, buckets->as<uint32_t>());
   // rows is a power of two: one bit beyond it in any index is one index out of range.
   if (any >= static_cast<uint64_t>(spec.rows))
     return Bad("a bucket index of " + spec.name + " is out of range");
@@ -101,112 +93,116 @@ Status Shard::ReadBuckets(const Request& request, const TensorShard& tensor, Buf
 
 /// Contributions that wait for earlier ones are bounded by the window, as the board bounds its
 /// leases.
-Status Shard::CheckMicroBatch(const Request& request, const TensorShard& tensor) const {
-  if (request.micro_batch >= run_->micro_batches()) {
-    return Bad("micro-batch " + std::to_string(request.micro_batch) + " of " +
+Status Shard::CheckMicroBatch(uint32_t micro_batch, const TensorShard& tensor) const {
+  if (micro_batch >= run_->micro_batches()) {
+    return Bad("micro-batch " + std::to_string(micro_batch) + " of " +
                std::to_string(run_->micro_batches()));
   }
-  if (request.micro_batch >=
-      tensor.watermark() + static_cast<uint64_t>(run_->config.train.window)) {
-    return {Code::kNotYet, "micro-batch " + std::to_string(request.micro_batch) +
+  if (micro_batch >= tensor.watermark() + static_cast<uint64_t>(run_->config.train.window)) {
+    return {Code::kNotYet, "micro-batch " + std::to_string(micro_batch) +
                                " is beyond the window of " +
                                std::to_string(run_->config.train.window)};
   }
   return Status::Ok();
 }
 
-Status Shard::Forward(const Request& request, Reply* reply) {
-  MF_RETURN_IF_ERROR(CheckReadStep(request));
+Status Shard::Do(const ForwardRequest& forward, Call& call) {
+  const Frames& payload = call.request.payload;
+  call.reply.body = ForwardReply{};
+  MF_RETURN_IF_ERROR(commit_.Admit(OpenStepOf(forward.at)));
   TensorShard* tensor = nullptr;
-  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kMemory, &tensor));
-  MF_RETURN_IF_ERROR(CheckFrames(request, 2));
+  MF_RETURN_IF_ERROR(FindTensor(forward.tensor, TensorKind::kMemory, &tensor));
+  MF_RETURN_IF_ERROR(CheckFrames(payload, 2));
   Buffer buckets;
-  MF_RETURN_IF_ERROR(ReadBuckets(request, *tensor, &buckets));
-  const size_t count = request.tokens * tensor->layout().width();
+  MF_RETURN_IF_ERROR(ReadBuckets(payload, forward.tokens, *tensor, &buckets));
+  const size_t count = forward.tokens * tensor->layout().width();
   Buffer y(count * sizeof(float));
-  tensor->Forward(BucketsOf(buckets), request.payload[1].data(), request.tokens, request.training,
+  tensor->Forward(BucketsOf(buckets), payload[1].data(), forward.tokens, IsTraining(forward.at),
                   run_->history, y.as<float>());
-  reply->payload = {FromF32(y, count, run_->config.exchange.wire)};
+  call.reply.payload = {FromF32(y, count, run_->config.exchange.wire)};
   return Status::Ok();
 }
 
-Status Shard::Backward(const std::string& peer, const Request& request, Reply* reply,
-                       bool* answered) {
-  MF_RETURN_IF_ERROR(commit_.Admit(request.epoch, request.step));
+Status Shard::Do(const BackwardRequest& backward, Call& call) {
+  const Frames& payload = call.request.payload;
+  call.reply.body = BackwardReply{};
+  MF_RETURN_IF_ERROR(commit_.Admit(backward.at));
   TensorShard* tensor = nullptr;
-  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kMemory, &tensor));
-  MF_RETURN_IF_ERROR(CheckFrames(request, 4));
-  MF_RETURN_IF_ERROR(CheckMicroBatch(request, *tensor));
+  MF_RETURN_IF_ERROR(FindTensor(backward.tensor, TensorKind::kMemory, &tensor));
+  MF_RETURN_IF_ERROR(CheckFrames(payload, 4));
+  MF_RETURN_IF_ERROR(CheckMicroBatch(backward.micro_batch, *tensor));
   Contribution c;
-  c.step = request.step;
-  MF_RETURN_IF_ERROR(ReadBuckets(request, *tensor, &c.buckets));
-  const size_t count = request.tokens * tensor->layout().width();
+  c.step = backward.at.step;
+  MF_RETURN_IF_ERROR(ReadBuckets(payload, backward.tokens, *tensor, &c.buckets));
+  const size_t count = backward.tokens * tensor->layout().width();
   const Wire wire = run_->config.exchange.wire;
-  MF_RETURN_IF_ERROR(CheckFrame(request, 2, count * (wire == Wire::kBf16 ? 2 : 4), "gradient"));
-  MF_RETURN_IF_ERROR(CheckFrame(request, 3, request.tokens, "exponent"));
-  c.tokens = request.tokens;
-  c.weights = request.payload[1];
-  c.dy = ToF32(request.payload[2], count, wire);
-  const int8_t* exponents = request.payload[3].as<int8_t>();
+  MF_RETURN_IF_ERROR(CheckFrame(payload, 2, count * (wire == Wire::kBf16 ? 2 : 4), "gradient"));
+  MF_RETURN_IF_ERROR(CheckFrame(payload, 3, backward.tokens, "exponent"));
+  c.tokens = backward.tokens;
+  c.weights = payload[1];
+  c.dy = ToF32(payload[2], count, wire);
+  const int8_t* exponents = payload[3].as<int8_t>();
   const std::span<const uint32_t> buckets = BucketsOf(c.buckets);
   Buffer dots(buckets.size() * sizeof(int64_t));
   tensor->Dots(buckets, c.weights.data(), c.tokens, c.dy.data(), exponents, run_->history,
                dots.as<int64_t>());
-  reply->payload = {Frame(dots)};
+  call.reply.payload = {Frame(dots)};
   // The worker goes on with dL/dp while the row gradients are summed.
-  Answer(peer, request, Status::Ok(), std::move(*reply));
-  *answered = true;
-  if (!tensor->Wants(request.micro_batch)) return Status::Ok();
+  Answer(call, Status::Ok());
+  if (!tensor->Wants(backward.micro_batch)) return Status::Ok();
   c.finite =
       AllFinite(c.weights.data(), buckets.size()) && AllFinite(c.dy.data(), count) &&
-      std::find(exponents, exponents + request.tokens, kNotFinite) == exponents + request.tokens;
-  tensor->Contribute(request.micro_batch, std::move(c));
+      std::find(exponents, exponents + backward.tokens, kNotFinite) == exponents + backward.tokens;
+  tensor->Contribute(backward.micro_batch, std::move(c));
   return Status::Ok();
 }
 
-Status Shard::Push(const std::string& peer, const Request& request, Reply* reply, bool* answered) {
-  MF_RETURN_IF_ERROR(commit_.Admit(request.epoch, request.step));
+Status Shard::Do(const PushRequest& push, Call& call) {
+  const Frames& payload = call.request.payload;
+  call.reply.body = PushReply{};
+  MF_RETURN_IF_ERROR(commit_.Admit(push.at));
   TensorShard* tensor = nullptr;
-  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kDense, &tensor));
-  MF_RETURN_IF_ERROR(CheckFrames(request, 3));
-  MF_RETURN_IF_ERROR(CheckMicroBatch(request, *tensor));
+  MF_RETURN_IF_ERROR(FindTensor(push.tensor, TensorKind::kDense, &tensor));
+  MF_RETURN_IF_ERROR(CheckFrames(payload, 3));
+  MF_RETURN_IF_ERROR(CheckMicroBatch(push.micro_batch, *tensor));
   Contribution c;
-  c.step = request.step;
+  c.step = push.at.step;
   c.is_push = true;
-  const Frame& ids = request.payload[0];
+  const Frame& ids = payload[0];
   if (ids.size() % sizeof(uint64_t) != 0) return Bad("row frame is not whole");
   c.rows = Buffer(ids.size());
   if (ids.size() > 0) std::memcpy(c.rows.data(), ids.data(), ids.size());
   const std::span<const uint64_t> listed = c.row_ids();
   MF_RETURN_IF_ERROR(CheckRows(tensor->layout().spec, listed));
   const uint64_t total = tensor->layout().spec.total_rows();
-  const bool whole = listed.empty() && request.row_count != 0;  // row_count = total: all rows
-  if (whole && request.row_count != total) return Bad("row count of a whole push");
+  const bool whole = listed.empty() && push.row_count != 0;  // row_count = total: all rows
+  if (whole && push.row_count != total) return Bad("row count of a whole push");
   const uint64_t rows = whole ? total : listed.size();
-  const size_t hits = request.payload[1].size();
+  const size_t hits = payload[1].size();
   if (hits != 0 && hits != rows * sizeof(uint32_t)) return Bad("hit frame of the wrong size");
   const size_t count = rows * tensor->layout().width();
-  MF_RETURN_IF_ERROR(CheckFrame(request, 2, count * sizeof(float), "value"));
-  Answer(peer, request, Status::Ok(), std::move(*reply));
-  *answered = true;
-  if (!tensor->Wants(request.micro_batch)) return Status::Ok();
-  c.hits = request.payload[1];
-  c.values = request.payload[2];
+  MF_RETURN_IF_ERROR(CheckFrame(payload, 2, count * sizeof(float), "value"));
+  Answer(call, Status::Ok());
+  if (!tensor->Wants(push.micro_batch)) return Status::Ok();
+  c.hits = payload[1];
+  c.values = payload[2];
   c.finite = AllFinite(c.values.data(), count);
   c.whole = whole;
-  tensor->Contribute(request.micro_batch, std::move(c));
+  tensor->Contribute(push.micro_batch, std::move(c));
   return Status::Ok();
 }
 
-Status Shard::Pull(const Request& request, Reply* reply) {
-  MF_RETURN_IF_ERROR(CheckReadStep(request));
+Status Shard::Do(const PullRequest& pull, Call& call) {
+  const Frames& payload = call.request.payload;
+  call.reply.body = PullReply{};
+  MF_RETURN_IF_ERROR(commit_.Admit(OpenStepOf(pull.at)));
   TensorShard* tensor = nullptr;
-  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kDense, &tensor));
-  MF_RETURN_IF_ERROR(CheckFrames(request, 1));
+  MF_RETURN_IF_ERROR(FindTensor(pull.tensor, TensorKind::kDense, &tensor));
+  MF_RETURN_IF_ERROR(CheckFrames(payload, 1));
   const uint64_t total = tensor->layout().spec.total_rows();
   const size_t width = tensor->layout().width();
-  const Frame& ids = request.payload[0];
-  const uint64_t count = ids.size() > 0 ? ids.size() / sizeof(uint64_t) : request.row_count;
+  const Frame& ids = payload[0];
+  const uint64_t count = ids.size() > 0 ? ids.size() / sizeof(uint64_t) : pull.row_count;
   if (ids.size() % sizeof(uint64_t) != 0 || count > total ||
       count * width * sizeof(float) > kBytesPerReply) {
     return Bad("pull of " + std::to_string(count) + " rows of " + tensor->layout().spec.name);
@@ -217,41 +213,45 @@ Status Shard::Pull(const Request& request, Reply* reply) {
     std::memcpy(list.data(), ids.data(), ids.size());
     MF_RETURN_IF_ERROR(CheckRows(tensor->layout().spec, rows));
   } else {
-    if (request.first_row > total - count)
+    if (pull.first_row > total - count)
       return Bad("rows beyond the end of " + tensor->layout().spec.name);
-    std::iota(rows.begin(), rows.end(), request.first_row);
+    std::iota(rows.begin(), rows.end(), pull.first_row);
   }
   Buffer values(count * width * sizeof(float));
-  tensor->Pull(rows, request.training, run_->history, values.as<float>());
-  reply->payload = {Frame(values)};
+  tensor->Pull(rows, IsTraining(pull.at), run_->history, values.as<float>());
+  call.reply.payload = {Frame(values)};
   return Status::Ok();
 }
 
-Status Shard::ListRows(const Request& request, Reply* reply) {
-  MF_RETURN_IF_ERROR(CheckReadStep(request));
+Status Shard::Do(const ListRowsRequest& list, Call& call) {
+  const Frames& payload = call.request.payload;
+  call.reply.body = ListRowsReply{};
+  MF_RETURN_IF_ERROR(commit_.Admit(OpenStepOf(list.at)));
   TensorShard* tensor = nullptr;
-  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kDense, &tensor));
-  MF_RETURN_IF_ERROR(CheckFrames(request, 0));
+  MF_RETURN_IF_ERROR(FindTensor(list.tensor, TensorKind::kDense, &tensor));
+  MF_RETURN_IF_ERROR(CheckFrames(payload, 0));
   const std::vector<uint64_t> rows =
-      tensor->UpdatedRows(request.first_row, std::min(request.row_count, kRowsPerReply));
+      tensor->UpdatedRows(list.first_row, std::min(list.row_count, kRowsPerReply));
   Buffer buffer(rows.size() * sizeof(uint64_t));
   if (!rows.empty()) std::memcpy(buffer.data(), rows.data(), buffer.size());
-  reply->payload = {Frame(buffer)};
+  call.reply.payload = {Frame(buffer)};
   return Status::Ok();
 }
 
-Status Shard::Buckets(const Request& request, Reply* reply) {
+Status Shard::Do(const BucketsRequest& buckets, Call& call) {
+  const Frames& payload = call.request.payload;
+  call.reply.body = BucketsReply{};
   TensorShard* tensor = nullptr;
-  MF_RETURN_IF_ERROR(CheckTensor(request, TensorKind::kMemory, &tensor));
-  MF_RETURN_IF_ERROR(CheckFrames(request, 0));
+  MF_RETURN_IF_ERROR(FindTensor(buckets.tensor, TensorKind::kMemory, &tensor));
+  MF_RETURN_IF_ERROR(CheckFrames(payload, 0));
   if (options_.shard != 0) {
     return Bad("buckets are counted on shard 0, this is shard " + std::to_string(options_.shard));
   }
-  const std::vector<TableBuckets> tables = tensor->Buckets(commit_.step());
+  const std::vector<TableBuckets> tables = tensor->Buckets(commit_.open().step);
   Buffer buffer(tables.size() * sizeof(TableBuckets));
   std::memcpy(buffer.data(), tables.data(), buffer.size());
-  reply->payload = {Frame(buffer)};
-  reply->step = commit_.finished();
+  call.reply.body = BucketsReply{.step = commit_.finished()};
+  call.reply.payload = {Frame(buffer)};
   return Status::Ok();
 }
 

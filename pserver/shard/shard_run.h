@@ -32,6 +32,11 @@ struct Shard::Run {
     arena = std::make_unique<PageArena>();
   }
 
+  void ForgetPrepared() {
+    prepared = {};
+    prepared_squares.clear();
+  }
+
   const Config config;
   const std::string canonical;
   std::string id;
@@ -43,7 +48,9 @@ struct Shard::Run {
   std::unique_ptr<PageArena> arena = std::make_unique<PageArena>();  // of the tensors' state
   std::vector<std::unique_ptr<TensorShard>> tensors;
   std::vector<double> squares;  // of the step that is being prepared
-  Reply prepared;               // kept until the next step is prepared
+  // The answer to prepare, kept until the next step is prepared.
+  PrepareReply prepared;
+  Frames prepared_squares;
 };
 
 }  // namespace mf

@@ -23,6 +23,7 @@
 #include "common/config/config.h"
 #include "tests/bench/support/machine.h"
 #include "tests/bench/support/served_layer.h"
+#include "tests/support/join.h"
 #include "worker/compute/cpu_compute.h"
 #include "worker/data/data.h"
 #include "worker/exchange/remote_exchange.h"
@@ -95,7 +96,7 @@ std::vector<Requests> Record(const Options& options, const Config& config,
   Trainer trainer(config, tensors, *data, client, compute, pool,
                   {.run_id = "record",
                    .on_step = {},
-                   .wrap_exchange = [&](Exchange& inner, StepRef at,
+                   .wrap_exchange = [&](Exchange& inner, OpenStep at,
                                         uint32_t number) -> std::unique_ptr<Exchange> {
                      if (at.step != kRecordedStep || number >= recorded.size()) return nullptr;
                      recorded[number].clear();  // a micro-batch may be done twice
@@ -116,16 +117,8 @@ class Replay {
         client_(Must(ConnectZmq(context_, {options.pserver})), {options.pserver}, {}),
         tables_(client_, config_, tensors_),
         pool_(1) {
-    Request hello;
-    hello.op = Op::kHello;
-    hello.shards = 1;
-    hello.run_id = "bench";
-    hello.text = CanonicalJson(config_);
-    client_.SetSession(0, Must(client_.Call(0, hello).get())[0].session);
-    Request rollback;
-    rollback.op = Op::kRollback;
-    rollback.epoch = at_.epoch;
-    Must(client_.Call(0, rollback).get());
+    Must(SayHello(client_, "bench", CanonicalJson(config_)));
+    MustBeOk(RollBack(client_, at_.before()));
     const Config recorded = Must(LoadConfig(
         options.config, {"train.steps=" + std::to_string(kRecordedStep), "train.eval_batches=1"}));
     lanes_ = Record(options, recorded, tensors_,
@@ -147,9 +140,7 @@ class Replay {
       for (std::thread& thread : threads) thread.join();
       next_.store(end);
       // Answered after what the server still does when its last answer has gone.
-      Request status;
-      status.op = Op::kStatus;
-      Must(client_.Call(0, status).get());
+      Must(client_.Call(0, {.body = StatusRequest{}}).get());
     });
   }
 
@@ -157,7 +148,7 @@ class Replay {
   void MicroBatch(uint32_t number, Requests& layers) {
     ComputeGate gate;  // nothing is computed: lanes do not wait for each other
     const std::lock_guard lock(gate);
-    RemoteExchange exchange(tables_, config_, pool_, gate, at_, Access::kTraining, number);
+    RemoteExchange exchange(tables_, config_, pool_, gate, at_, number);
     for (LayerRequests& layer : layers) {
       MustBeOk(exchange.Forward(*layer.tensor, layer.hashes, layer.y.data()));
     }
@@ -170,7 +161,7 @@ class Replay {
   const Options options_;
   const Config config_;
   const std::vector<TensorSpec> tensors_;
-  const StepRef at_{uint64_t{1} << 32 | 1, 1};
+  const OpenStep at_{uint64_t{1} << 32 | 1, 1};
   TransportContext context_;
   Client client_;
   TableClient tables_;

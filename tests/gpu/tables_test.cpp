@@ -18,9 +18,9 @@ using cuda::Pairs;
 /// Servers whose rows say which state they are of: row r is r + 1000 * step + 0.25 * column.
 class StatefulRows final : public RowExchange {
  public:
-  explicit StatefulRows(TablesState state) : state_(state) {}
+  explicit StatefulRows(FinishedStep state) : state_(state) {}
 
-  TablesState state() const override { return state_; }
+  FinishedStep state() const override { return state_; }
   Status PullRows(const TensorSpec& tensor, const Frame& rows, float* values) override {
     const size_t count = rows.size() / sizeof(uint64_t);
     const size_t columns = static_cast<size_t>(tensor.columns);
@@ -35,7 +35,7 @@ class StatefulRows final : public RowExchange {
   void SendGradient(const TensorSpec&, const Hashes&, const Buffer&) override {}
   void PushRows(const TensorSpec&, const Frame&, const Frame&, const Frame&) override {}
 
-  static float Value(TablesState state, uint64_t row, size_t column) {
+  static float Value(FinishedStep state, uint64_t row, size_t column) {
     return static_cast<float>(row) + 1000.0f * static_cast<float>(state.step) +
            0.25f * static_cast<float>(column);
   }
@@ -44,7 +44,7 @@ class StatefulRows final : public RowExchange {
   bool refuses = false;
 
  private:
-  const TablesState state_;
+  const FinishedStep state_;
 };
 
 Config SmallConfig() {

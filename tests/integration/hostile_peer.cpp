@@ -17,8 +17,10 @@
 
 #include "common/base/digest.h"
 #include "common/client/client.h"
+#include "common/client/membership.h"
 #include "common/config/sharding.h"
 #include "common/config/tensors.h"
+#include "tests/support/request_fields.h"
 #include "worker/data/data.h"
 
 namespace mf {
@@ -72,11 +74,11 @@ class HostilePeer {
   Message Garbage(size_t server);
   Request WithoutSession(size_t server);
   Request Wrong(size_t server);
-  Request WrongPairs(size_t server, Op op);
+  Request WrongPairs(size_t server, bool backward);
   Request WrongPush(size_t server);
   Request WrongPull();
   Request WrongBoard();
-  Request Data(Op op, const TensorSpec& tensor) const;
+  OpenStep open() const { return state_.next(); }
   const TensorSpec& Draw(TensorKind kind);
   size_t Width(const TensorSpec& tensor, size_t server) const;
   void Send(size_t server, const Message& message);
@@ -92,7 +94,7 @@ class HostilePeer {
   std::unique_ptr<ClientTransport> transport_;
   Client honest_;  // joins, and asks where the run is
   std::vector<uint64_t> sessions_;
-  std::vector<Reply> states_;
+  FinishedStep state_;  // of server 0, as far as it is known
   uint64_t sent_ = 0;
   uint64_t accepted_ = 0;
   std::map<Code, uint64_t> refused_;
@@ -105,26 +107,23 @@ Frame HostilePeer::Bytes(size_t size) {
 }
 
 Request HostilePeer::Hello(size_t server) const {
-  Request hello;
-  hello.op = Op::kHello;
-  hello.shard = static_cast<uint32_t>(server);
-  hello.shards = static_cast<uint32_t>(addresses_.size());
-  hello.run_id = run_id_;
-  hello.text = CanonicalJson(config_);
-  return hello;
+  return Membership(run_id_, CanonicalJson(config_), addresses_.size()).Hellos()[server];
 }
 
 /// Joins if that is still to be done, and asks for epochs and steps.
 void HostilePeer::Look() {
-  std::vector<Request> requests;
-  for (size_t server = 0; server < addresses_.size(); ++server) {
-    requests.push_back(sessions_.empty() ? Hello(server) : Request());
+  if (!sessions_.empty()) {
+    const Client::Outcome reply = honest_.Call(0, {.body = StatusRequest{}}).get();
+    state_ = As<StatusReply>(Must(reply)[0]).state.finished;
+    return;
   }
-  states_ = Must(honest_.CallAll(std::move(requests)).get());
-  if (!sessions_.empty()) return;
-  for (size_t server = 0; server < states_.size(); ++server) {
-    sessions_.push_back(states_[server].session);
-    honest_.SetSession(server, states_[server].session);
+  std::vector<Request> hellos;
+  for (size_t server = 0; server < addresses_.size(); ++server) hellos.push_back(Hello(server));
+  const std::vector<Reply> replies = Must(honest_.CallAll(std::move(hellos)).get());
+  state_ = As<HelloReply>(replies[0]).state.finished;
+  for (size_t server = 0; server < replies.size(); ++server) {
+    sessions_.push_back(As<HelloReply>(replies[server]).session);
+    honest_.SetSession(server, sessions_.back());
   }
 }
 
@@ -158,23 +157,24 @@ Message HostilePeer::Garbage(size_t server) {
 
 Request HostilePeer::WithoutSession(size_t server) {
   Request request = Hello(server);
+  HelloRequest& hello = std::get<HelloRequest>(request.body);
   switch (Below(6)) {
     case 0:
-      request.protocol =
+      hello.protocol =
           Below(2) == 0 ? 0 : kProtocolVersion + 1 + static_cast<uint32_t>(Below(1000));
       return request;
     case 1:
-      request.shard += 1;
+      hello.shard += 1;
       return request;
     case 2:
-      request.shards = static_cast<uint32_t>(random_());
+      hello.shards = static_cast<uint32_t>(random_());
       return request;
     case 3:
-      request.run_id = "another";
-      request.text = Below(2) == 0 ? "{" : std::string(1 + Below(5000), '[');
+      hello.run_id = "another";
+      hello.description = Below(2) == 0 ? "{" : std::string(1 + Below(5000), '[');
       return request;
     default:
-      request.op = static_cast<Op>(1 + Below(kOpCount - 1));
+      request.body = EmptyRequest(static_cast<Op>(1 + Below(kOpCount - 1)));
       request.session = Below(2) == 0 ? 0 : random_();
       request.payload = {Bytes(Below(100)), Bytes(Below(100))};
       return request;
@@ -197,80 +197,74 @@ size_t HostilePeer::Width(const TensorSpec& tensor, size_t server) const {
                              blocks[static_cast<size_t>(own.begin)].begin);
 }
 
-/// A request to the open step, as far as it is known.
-Request HostilePeer::Data(Op op, const TensorSpec& tensor) const {
-  Request request;
-  request.op = op;
-  request.epoch = states_[0].epoch;
-  request.step = states_[0].step + 1;
-  request.tensor = tensor.id;
-  request.training = true;
-  return request;
-}
-
-Request HostilePeer::WrongPairs(size_t server, Op op) {
+Request HostilePeer::WrongPairs(size_t server, bool backward) {
   const TensorSpec& tensor = Draw(TensorKind::kMemory);
-  Request request = Data(op, tensor);
-  request.tokens = static_cast<uint32_t>(config_.tokens_per_micro_batch());
-  const size_t pairs = static_cast<size_t>(tensor.tables * config_.model.probes) * request.tokens;
+  const uint32_t due = static_cast<uint32_t>(config_.tokens_per_micro_batch());
+  uint32_t tokens = due, id = tensor.id;
+  OpenStep at = open();
+  const size_t pairs = static_cast<size_t>(tensor.tables * config_.model.probes) * due;
   const size_t index_bytes = static_cast<size_t>(tensor.index_bytes());
   std::vector<size_t> sizes = {pairs * index_bytes, pairs * sizeof(float)};
-  if (op == Op::kBackward) {
-    sizes.push_back(request.tokens * Width(tensor, server) * sizeof(float));
-    sizes.push_back(request.tokens);
+  if (backward) {
+    sizes.push_back(due * Width(tensor, server) * sizeof(float));
+    sizes.push_back(due);
   }
-  for (const size_t size : sizes) request.payload.push_back(Zeros(size));
+  Frames payload;
+  for (const size_t size : sizes) payload.push_back(Zeros(size));
   const size_t frame = Below(sizes.size());
   switch (Below(8)) {
     case 0:
-      request.tokens = Below(2) == 0 ? 0 : request.tokens + 1 + static_cast<uint32_t>(Below(9));
+      tokens = Below(2) == 0 ? 0 : due + 1 + static_cast<uint32_t>(Below(9));
       break;
     case 1:
-      request.tokens = std::numeric_limits<uint32_t>::max() - static_cast<uint32_t>(Below(3));
+      tokens = std::numeric_limits<uint32_t>::max() - static_cast<uint32_t>(Below(3));
       break;
     case 2:
-      request.payload[frame] = Zeros(Below(2) == 0 ? sizes[frame] + 1 : sizes[frame] - 1);
+      payload[frame] = Zeros(Below(2) == 0 ? sizes[frame] + 1 : sizes[frame] - 1);
       break;
     case 3:
-      request.payload[frame] = Frame();
+      payload[frame] = Frame();
       break;
     case 4:
-      request.payload.resize(Below(2) == 0 ? Below(sizes.size()) : sizes.size() + 1 + Below(90));
+      payload.resize(Below(2) == 0 ? Below(sizes.size()) : sizes.size() + 1 + Below(90));
       break;
     case 5: {
       // Out of range where the index type holds more than there are rows.
       if (static_cast<uint64_t>(tensor.rows) >> (8 * index_bytes) != 0) {
-        request.tensor = Draw(TensorKind::kDense).id;
+        id = Draw(TensorKind::kDense).id;
         break;
       }
       Buffer indices(sizes[0]);
       std::memset(indices.data(), 0, indices.size());
       std::memset(indices.data() + Below(pairs) * index_bytes, 0xFF, index_bytes);
-      request.payload[0] = indices;
+      payload[0] = indices;
       break;
     }
     case 6:
-      request.step += 100'000;
+      at.step += 100'000;
       break;
     default:
-      request.epoch += 1 + Below(1000);
+      at.epoch += 1 + Below(1000);
   }
-  return request;
+  if (!backward) {
+    return {.body = ForwardRequest{.at = at, .tensor = id, .tokens = tokens}, .payload = payload};
+  }
+  return {.body = BackwardRequest{.at = at, .tensor = id, .tokens = tokens}, .payload = payload};
 }
 
 Request HostilePeer::WrongPush(size_t server) {
   const TensorSpec& tensor = Draw(TensorKind::kDense);
-  Request request = Data(Op::kPush, tensor);
   const uint64_t total = tensor.total_rows();
   const size_t row_bytes = Width(tensor, server) * sizeof(float);
-  request.payload = {Frame(), Frame(), Zeros(total * row_bytes)};
-  request.row_count = total;
+  Request request{.body = PushRequest{.at = open(), .tensor = tensor.id, .row_count = total},
+                  .payload = {Frame(), Frame(), Zeros(total * row_bytes)}};
+  PushRequest& push = std::get<PushRequest>(request.body);
   switch (Below(9)) {
     case 0:
-      request.row_count = total + 1 + Below(1000);
+      push.row_count = total + 1 + Below(1000);
       break;
     case 1:
-      request.row_count = random_() | 1ull << 40;
+      push.row_count = random_() | 1ull << 40;
       break;
     case 2:
       request.payload = {Values<uint64_t>({total}), Frame(), Zeros(row_bytes)};
@@ -288,26 +282,26 @@ Request HostilePeer::WrongPush(size_t server) {
       request.payload[2] = Zeros(total * row_bytes - 1);
       break;
     case 7:
-      request.micro_batch = static_cast<uint32_t>(config_.train.micro_batches + Below(1000));
+      push.micro_batch = static_cast<uint32_t>(config_.train.micro_batches + Below(1000));
       break;
     default:
-      request.tensor = static_cast<uint32_t>(tensors_.size() + Below(1u << 31));
+      push.tensor = static_cast<uint32_t>(tensors_.size() + Below(1u << 31));
   }
   return request;
 }
 
 Request HostilePeer::WrongPull() {
   const TensorSpec& tensor = Draw(TensorKind::kDense);
-  Request request = Data(Op::kPull, tensor);
   const uint64_t total = tensor.total_rows();
-  request.payload = {Frame()};
+  Request request{.body = PullRequest{.at = open(), .tensor = tensor.id}, .payload = {Frame()}};
+  PullRequest& pull = std::get<PullRequest>(request.body);
   switch (Below(6)) {
     case 0:
-      request.row_count = total + 1 + Below(1ull << 62);
+      pull.row_count = total + 1 + Below(1ull << 62);
       break;
     case 1:
-      request.row_count = 1;
-      request.first_row = total + Below(std::numeric_limits<uint64_t>::max() - total);
+      pull.row_count = 1;
+      pull.first_row = total + Below(std::numeric_limits<uint64_t>::max() - total);
       break;
     case 2:
       request.payload = {Values<uint64_t>({std::numeric_limits<uint64_t>::max()})};
@@ -319,45 +313,55 @@ Request HostilePeer::WrongPull() {
       request.payload.resize(Below(2) * 14);
       break;
     default:
-      request.training = false;
-      request.step = std::numeric_limits<uint64_t>::max() - Below(3);
+      pull.at = FinishedStep{state_.epoch, std::numeric_limits<uint64_t>::max() - Below(3)};
   }
   return request;
 }
 
 Request HostilePeer::WrongBoard() {
-  static constexpr Op kOps[] = {Op::kPrepare,        Op::kApply,     Op::kDrop,
-                                Op::kMicroBatchDone, Op::kStepEnded, Op::kEvaluated,
-                                Op::kRecovered,      Op::kRollback,  Op::kRenew};
-  Request request = Data(kOps[Below(std::size(kOps))], tensors_[0]);
-  request.lease = 1ull << 62 | random_();
-  request.lr = Below(2) == 0 ? std::numeric_limits<double>::quiet_NaN() : 1e300;
-  request.value = std::numeric_limits<double>::infinity();
-  request.micro_batch = static_cast<uint32_t>(random_());
-  request.text = std::string(Below(1000), '\xFF');
-  if (request.op == Op::kRollback) {
-    if (Below(2) == 0) {
-      request.step = 1 + random_() / 2;  // there is no such state
-    } else {
-      request.epoch = Below(request.epoch);
-      request.step = 0;
-    }
-    return request;
-  }
+  const double number = Below(2) == 0 ? std::numeric_limits<double>::quiet_NaN() : 1e300;
+  const double infinite = std::numeric_limits<double>::infinity();
+  const std::string text(Below(1000), '\xFF');
+  OpenStep at = open();
   if (Below(2) == 0) {
-    request.epoch += 1 + Below(1000);
+    at.epoch += 1 + Below(1000);
   } else {
-    request.step += 100'000 + Below(1ull << 40);
+    at.step += 100'000 + Below(1ull << 40);
   }
-  return request;
+  const FinishedStep after{at.epoch, at.step};
+  switch (Below(9)) {
+    case 0:
+      return {.body = PrepareRequest{at}};
+    case 1:
+      return {.body = ApplyRequest{.at = at, .lr = number, .scale = 1, .grad_norm = infinite}};
+    case 2:
+      return {.body = DropRequest{.at = at, .grad_norm = infinite}};
+    case 3:
+      return {.body = MicroBatchDoneRequest{at, static_cast<uint32_t>(random_()), infinite}};
+    case 4:
+      return {.body = StepEndedRequest{.at = at, .grad_norm = infinite, .not_finite = text}};
+    case 5:
+      return {.body = EvaluatedRequest{after, infinite}};
+    case 6:
+      return {.body = RecoveredRequest{.to = after, .epoch_seen = random_()}};
+    case 7:
+      return {.body = RenewRequest{1ull << 62 | random_()}};
+    default: {
+      // To a state that is not there, or of an epoch that is over.
+      const FinishedStep to = Below(2) == 0
+                                  ? FinishedStep{at.epoch, 1 + random_() / 2}
+                                  : FinishedStep{Below(std::max<uint64_t>(1, state_.epoch)), 0};
+      return {.body = RollbackRequest{.to = to}};
+    }
+  }
 }
 
 Request HostilePeer::Wrong(size_t server) {
   switch (Below(5)) {
     case 0:
-      return WrongPairs(server, Op::kForward);
+      return WrongPairs(server, false);
     case 1:
-      return WrongPairs(server, Op::kBackward);
+      return WrongPairs(server, true);
     case 2:
       return WrongPush(server);
     case 3:
@@ -372,7 +376,7 @@ void HostilePeer::Send(size_t server, const Message& message) {
 }
 
 void HostilePeer::SendWrong(size_t server, Request request) {
-  request.id = kMustFail << 32 | static_cast<uint64_t>(request.op);
+  request.id = kMustFail << 32 | static_cast<uint64_t>(request.op());
   Send(server, Encode(request));
 }
 

@@ -27,9 +27,9 @@ FOLDERS = {"board": "board", "commit": "shard"}
 # name, machine, the text that is replaced, what replaces it
 MUTATIONS = [
     ("CommitState::Admit takes any epoch", "commit",
-     "  if (epoch != epoch_) {\n", "  if (false) {\n"),
+     "  if (at.epoch != epoch_) {\n", "  if (false) {\n"),
     ("CommitState::Rollback takes older epochs", "commit",
-     "  if (epoch <= epoch_) {\n", "  if (epoch == 0) {\n"),
+     "  if (to.epoch <= epoch_) {\n", "  if (to.epoch == 0) {\n"),
     ("CommitState::Prepare does not wait", "commit",
      "  if (!all_in) {\n", "  if (false) {\n"),
     ("CommitState::Finish takes unprepared steps", "commit",
@@ -48,19 +48,21 @@ MUTATIONS = [
 # The programs that must notice.
 ZOMBIE = ("zombie_test", ["--gtest_brief=1"])
 SIMULATION = ("simulation_test", ["--seeds", "1500"])
+WORK_LOOP = ("work_loop_test", ["--gtest_brief=1"])
+MESSAGES = ("messages_test", ["--gtest_brief=1"])
 
 # name, who must notice, source, the text that is replaced, what replaces it
 SYSTEM_MUTATIONS = [
     ("late messages of an older epoch are taken", (ZOMBIE, SIMULATION), "pserver/shard/commit.cpp",
-     "  if (epoch != epoch_) {\n", "  if (false) {\n"),
+     "  if (at.epoch != epoch_) {\n", "  if (false) {\n"),
     ("rollbacks of an older epoch are taken", (ZOMBIE, SIMULATION), "pserver/shard/commit.cpp",
-     "  if (epoch <= epoch_) {\n", "  if (epoch == 0) {\n"),
+     "  if (to.epoch <= epoch_) {\n", "  if (to.epoch == 0) {\n"),
     ("a repeated rollback is not known again", (ZOMBIE,), "pserver/shard/commit.cpp",
-     "  if (epoch == epoch_ && restored_ && step == first_) return Action::kRepeat;\n", ""),
+     "  if (to.epoch == epoch_ && restored_ && to.step == first_) return Action::kRepeat;\n", ""),
     ("a late prepare gets the next step's answer", (SIMULATION,), "pserver/shard/commit.cpp",
      "!ended_.empty() && !prepared_)", "!ended_.empty())"),
     ("a rollback for the process before is taken", (ZOMBIE,), "pserver/shard/shard.cpp",
-     "  if (!request.incarnations.empty() && request.incarnations[0] != options_.incarnation) {\n",
+     "  if (rollback.incarnation != 0 && rollback.incarnation != options_.incarnation) {\n",
      "  if (false) {\n"),
     ("a rollback to a step that is gone is the worker's fault", (ZOMBIE,),
      "pserver/shard/shard.cpp",
@@ -79,9 +81,22 @@ SYSTEM_MUTATIONS = [
     ("the board believes late ends of steps", (ZOMBIE,), "pserver/board/board.cpp",
      "  if (epoch != epoch_) {\n", "  if (false) {\n"),
     ("the board does not mind new servers", (ZOMBIE, SIMULATION), "pserver/board/board.cpp",
-     "return behind ? Meeting::kWorkerIsBehind : Meeting::kNewServer;", "return Meeting::kKnown;"),
+     "return behind ? Incarnations::kWorkerIsBehind : Incarnations::kNewServer;", "return Incarnations::kKnown;"),
     ("any restart of server 0 issues the same epochs", (SIMULATION,), "pserver/board/board.cpp",
      "epoch_ = boot_count_ << 32 | ++epoch_counter_;", "epoch_ = uint64_t{1} << 32 | ++epoch_counter_;"),
+    ("a lane does not join again", (WORK_LOOP, SIMULATION), "common/client/work_loop.cpp",
+     ".join = status.code() == Code::kNotJoined};", ".join = false};"),
+    ("a worker keeps the incarnations of its first hello", (WORK_LOOP, SIMULATION),
+     "common/client/membership.cpp",
+     "  incarnations_.clear();\n", "  if (!incarnations_.empty()) return other_board;\n"),
+    ("a lane forgets to give back", (WORK_LOOP,), "common/client/work_loop.cpp",
+     "  if (held.has_value()) retry.give_back", "  if (false) retry.give_back"),
+    ("a lane hands in another step", (WORK_LOOP, SIMULATION), "common/client/work_loop.cpp",
+     "MicroBatchDoneRequest{\n        .at = work_.open(),", "MicroBatchDoneRequest{\n        .at = work_.finished().next(),"),
+    ("a field of a request is not written", (MESSAGES,), "common/net/messages.cpp",
+     "  w.setScale(m.scale);\n", ""),
+    ("a field of a reply is not read", (MESSAGES,), "common/net/messages.cpp",
+     "  m.snapshot_keep = w.getSnapshotKeep();\n", ""),
 ]
 
 
@@ -142,7 +157,7 @@ class SystemBuilder:
         self.compiled_by = {entry["file"]: entry["command"] for entry in
                             json.loads((self.build / "compile_commands.json").read_text())}
         self.linked_by = {program: self.link_command(program)
-                          for program, _ in (ZOMBIE, SIMULATION)}
+                          for program, _ in (ZOMBIE, SIMULATION, WORK_LOOP, MESSAGES)}
 
     def link_command(self, program):
         made = command("ninja", "-C", self.build, "-t", "commands", program)
@@ -163,6 +178,9 @@ class SystemBuilder:
         compile_command = shlex.split(self.compiled_by[str(ROOT / source)])
         compile_command[compile_command.index("-o") + 1] = str(target)
         compile_command[compile_command.index("-c") + 1] = str(mutated)
+        if "-include" in compile_command:  # headers compiled in advance serve no other -O
+            at = compile_command.index("-include")
+            del compile_command[at:at + 2]
         made = subprocess.run(compile_command + ["-O1", "-w"], cwd=self.build, text=True,
                               capture_output=True, check=False)
         if made.returncode != 0:

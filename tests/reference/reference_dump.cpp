@@ -146,7 +146,7 @@ struct System {
     return system;
   }
 
-  Status ExportAt(StepRef at, const std::string& path) {
+  Status ExportAt(FinishedStep at, const std::string& path) {
     return Export(trainer->tables(), config, tensors, at, ExportRows::kAll, path);
   }
 
@@ -194,7 +194,7 @@ Result<DenseTensors> DenseOf(const std::vector<TensorSpec>& tensors, const std::
 }
 
 /// Forward, backward and pushes of one micro-batch in the open step `at`, as Trainer does them.
-Status TrainOnce(System& system, const Model& model, const DenseTensors& parameters, StepRef at,
+Status TrainOnce(System& system, const Model& model, const DenseTensors& parameters, OpenStep at,
                  const TokenBatch& batch, Dump* dump) {
   ThreadPool pool(1);
   ComputeGate gate;
@@ -204,7 +204,7 @@ Status TrainOnce(System& system, const Model& model, const DenseTensors& paramet
   TableClient& tables = system.trainer->tables();
   {
     std::lock_guard computing(gate);
-    RemoteExchange remote(tables, system.config, pool, gate, at, Access::kTraining, 0);
+    RemoteExchange remote(tables, system.config, pool, gate, at, 0);
     RecordingExchange exchange(remote, recording);
     Model::Workspace workspace;
     const double scale = 1.0 / static_cast<double>(batch.tokens());
@@ -223,13 +223,12 @@ Status TrainOnce(System& system, const Model& model, const DenseTensors& paramet
 }
 
 /// Logits of every position, read from where the model leaves those of a small batch.
-Status AddLogits(System& system, const Model& model, const DenseTensors& parameters, StepRef at,
-                 const TokenBatch& batch, Dump* dump) {
+Status AddLogits(System& system, const Model& model, const DenseTensors& parameters,
+                 FinishedStep at, const TokenBatch& batch, Dump* dump) {
   ThreadPool pool(1);
   ComputeGate gate;
   std::lock_guard computing(gate);
-  RemoteExchange exchange(system.trainer->tables(), system.config, pool, gate, at, Access::kReading,
-                          0);
+  RemoteExchange exchange(system.trainer->tables(), system.config, pool, gate, at, 0);
   Model::Workspace workspace;
   std::vector<float> logprobs;
   MF_RETURN_IF_ERROR(model.Score(parameters, batch, exchange, workspace, &logprobs));
@@ -270,8 +269,9 @@ Status DumpPass(Config config, const Options& options) {
   config.train.weight_decay = 0;
   MF_ASSIGN_OR_RETURN(const auto system, System::Start(config, options, {}));
   MF_RETURN_IF_ERROR(system->trainer->Run());
-  const StepRef before = system->trainer->finished();
-  const StepRef open{before.epoch, before.step + 1}, after = open;
+  const FinishedStep before = system->trainer->finished();
+  const OpenStep open = before.next();
+  const FinishedStep after{open.epoch, open.step};
   const std::string model_path = options.File("model.safetensors");
   MF_RETURN_IF_ERROR(system->ExportAt(before, model_path));
   MF_ASSIGN_OR_RETURN(const DenseTensors parameters, DenseOf(system->tensors, model_path));
@@ -308,10 +308,10 @@ Status DumpSteps(Config config, const Options& options) {
     records.push_back(record);
     return Status::Ok();
   };
-  watch.wrap_exchange = [&](Exchange& inner, StepRef at, uint32_t number) {
+  watch.wrap_exchange = [&](Exchange& inner, OpenStep at, uint32_t number) {
     // Step 1 can not end before this micro-batch is in, so the state is still the initial one.
     if (at.step == 1 && number == 0) {
-      exported = system->ExportAt({at.epoch, 0}, options.File("init.safetensors"));
+      exported = system->ExportAt(at.before(), options.File("init.safetensors"));
     }
     return std::make_unique<RecordingExchange>(inner, recordings[{at.step, number}]);
   };

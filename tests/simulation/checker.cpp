@@ -19,10 +19,7 @@ std::string Text(uint64_t number) { return std::to_string(number); }
 std::string EpochText(uint64_t epoch) { return Text(epoch >> 32) + "." + Text(epoch & 0xFFFFFFFF); }
 
 bool SameAnswer(const Reply& a, const Reply& b) {
-  if (a.text != b.text || a.snapshots.published != b.snapshots.published ||
-      a.snapshots.writing != b.snapshots.writing || a.payload.size() != b.payload.size()) {
-    return false;
-  }
+  if (a.body != b.body || a.payload.size() != b.payload.size()) return false;
   for (size_t i = 0; i < a.payload.size(); ++i) {
     if (a.payload[i].size() != b.payload[i].size() ||
         std::memcmp(a.payload[i].data(), b.payload[i].data(), a.payload[i].size()) != 0) {
@@ -33,6 +30,24 @@ bool SameAnswer(const Reply& a, const Reply& b) {
 }
 
 }  // namespace
+
+OpenStep StepOf(const Request& request) {
+  return std::visit(
+      [](const auto& body) -> OpenStep {
+        if constexpr (requires { std::get<OpenStep>(body.at); }) {
+          const FinishedStep* finished = std::get_if<FinishedStep>(&body.at);
+          return finished != nullptr ? OpenStep{finished->epoch, finished->step}
+                                     : std::get<OpenStep>(body.at);
+        } else if constexpr (requires { body.at; }) {
+          return {body.at.epoch, body.at.step};
+        } else if constexpr (requires { body.to; }) {
+          return {body.to.epoch, body.to.step};
+        } else {
+          return {};
+        }
+      },
+      request.body);
+}
 
 uint64_t Checker::NewestCommon() const {
   std::vector<SnapshotState> states;
@@ -49,61 +64,67 @@ void Checker::Before(size_t server, const Request&, const CommitState& commit) {
 
 void Checker::After(size_t server, const Request& request, const CommitState& commit,
                     const std::vector<std::pair<std::string, Reply>>& replies) {
-  const std::string where = "server " + Text(server) + ", " + OpName(request.op) + " of step " +
-                            Text(request.step) + " in epoch " + EpochText(request.epoch) + ": ";
+  const Op op = request.op();
+  const OpenStep at = StepOf(request);
+  const bool is_end = op == Op::kApply || op == Op::kDrop;
+  const std::string where = "server " + Text(server) + ", " + OpName(op) + " of step " +
+                            Text(at.step) + " in epoch " + EpochText(at.epoch) + ": ";
   if (commit.epoch() < epoch_) fail_(where + "the epoch went back");
   const bool rolled_back = commit.epoch() != epoch_;
   const bool ended = !rolled_back && commit.finished() != finished_;
-  if (rolled_back && request.op != Op::kRollback) fail_(where + "the epoch changed");
-  if (ended && (commit.finished() != finished_ + 1 || commit.finished() != request.step ||
-                request.epoch != epoch_ || (request.op != Op::kApply && request.op != Op::kDrop))) {
+  if (rolled_back && op != Op::kRollback) fail_(where + "the epoch changed");
+  if (ended && (commit.finished() != finished_ + 1 || commit.finished() != at.step ||
+                at.epoch != epoch_ || !is_end)) {
     fail_(where + "finished steps went from " + Text(finished_) + " to " + Text(commit.finished()));
   }
   const Reply* own = nullptr;
   for (const auto& [peer, reply] : replies) {
-    if (reply.op == request.op && reply.id == request.id) own = &reply;
-    if (reply.op == Op::kLease && reply.code == Code::kOk) CheckGrant(reply);
+    if (reply.op == op && reply.id == request.id) own = &reply;
+    if (reply.op == Op::kLease && reply.code == Code::kOk) CheckGrant(As<LeaseReply>(reply));
     // Whatever is late, lost or repeated: what a worker says is never wrong in itself.
     if (reply.code == Code::kInvalid || reply.code == Code::kFailed ||
         reply.code == Code::kWrongRun) {
       fail_(where + "answered with an error: " + reply.message);
     }
+    if (reply.code == Code::kOk && !Answers(reply, reply.op)) {
+      fail_(where + "answered as if asked something else");
+    }
   }
   if (own == nullptr) return;  // parked
   CountRefusals(request, *own);
-  if (request.op == Op::kRollback) {
+  const bool ok = own->code == Code::kOk;
+  if (op == Op::kRollback) {
     if (rolled_back) {
-      CheckRollback(server, request, *own);
-    } else if (own->code == Code::kOk) {
+      CheckRollback(server, std::get<RollbackRequest>(request.body).to, *own);
+    } else if (ok) {
       tally_.Add(Seen::kRollbackRepeated);
-      if (targets_[request.epoch] != request.step) fail_(where + "a repeat to another step");
+      if (targets_[at.epoch] != at.step) fail_(where + "a repeat to another step");
     }
   }
-  if (request.op == Op::kApply || request.op == Op::kDrop) {
-    if (own->code == Code::kOk) {
+  if (is_end) {
+    if (ok) {
       if (!ended) tally_.Add(Seen::kEndRepeated);
-      CheckEnd(server, request, *own);
+      CheckEnd(server, at,
+               op == Op::kApply ? As<ApplyReply>(*own).applied : As<DropReply>(*own).applied);
     }
     if (ended) CountDiscarded(server);
     if (NewestCommon() < common_) fail_(where + "the newest common step was deleted");
   }
-  if (request.op == Op::kPrepare && own->code == Code::kOk) CheckPrepare(server, request, *own);
-  if (request.op == Op::kRecovered && own->code == Code::kOk) {
-    recovering_ = false;
-  }
-  if (request.op == Op::kEvaluated && own->code == Code::kOk) tally_.Add(Seen::kEvaluated);
+  if (op == Op::kPrepare && ok) CheckPrepare(server, at, *own);
+  if (op == Op::kRecovered && ok) recovering_ = false;
+  if (op == Op::kEvaluated && ok) tally_.Add(Seen::kEvaluated);
 }
 
 void Checker::AfterTick(const std::vector<std::pair<std::string, Reply>>& replies) {
-  for (const auto& [peer, reply] : replies) CheckGrant(reply);
+  for (const auto& [peer, reply] : replies) CheckGrant(As<LeaseReply>(reply));
 }
 
-void Checker::CheckRollback(size_t server, const Request& request, const Reply& reply) {
-  const std::string where = "server " + Text(server) + ", rollback to step " + Text(request.step) +
-                            " in epoch " + EpochText(request.epoch) + ": ";
-  const auto known = targets_.emplace(request.epoch, request.step);
-  if (known.first->second != request.step) fail_(where + "others went to another step");
-  const uint64_t target = request.step;
+void Checker::CheckRollback(size_t server, FinishedStep to, const Reply& reply) {
+  const std::string where = "server " + Text(server) + ", rollback to step " + Text(to.step) +
+                            " in epoch " + EpochText(to.epoch) + ": ";
+  const auto known = targets_.emplace(to.epoch, to.step);
+  if (known.first->second != to.step) fail_(where + "others went to another step");
+  const uint64_t target = to.step;
   if (reply.code == Code::kUnavailable) {
     // A damaged snapshot was found and set aside: what is common has changed.
     tally_.Add(Seen::kRollbackFoundDamage);
@@ -118,42 +139,40 @@ void Checker::CheckRollback(size_t server, const Request& request, const Reply& 
       fail_(where + "server " + Text(i) + " does not have it");
     }
   }
-  if (target < common_at_lease_[request.epoch]) {
-    fail_(where + "step " + Text(common_at_lease_[request.epoch]) + " was common");
+  if (target < common_at_lease_[to.epoch]) {
+    fail_(where + "step " + Text(common_at_lease_[to.epoch]) + " was common");
   }
   if (NewestCommon() < std::min(common_, target)) fail_(where + "the common step was deleted");
 }
 
-void Checker::CheckEnd(size_t server, const Request& request, const Reply& reply) {
-  const std::string where = "server " + Text(server) + ", end of step " + Text(request.step) +
-                            " in epoch " + EpochText(request.epoch) + ": ";
-  const auto known = ended_.emplace(std::pair(request.epoch, request.step), reply.applied);
-  if (known.second) tally_.Add(reply.applied ? Seen::kApplied : Seen::kDropped);
-  if (known.first->second != reply.applied) fail_(where + "it ended otherwise elsewhere");
-  if (reply.applied == model_.Dropped(request.step)) {
-    fail_(where + (reply.applied ? "applied" : "dropped"));
-  }
+void Checker::CheckEnd(size_t server, OpenStep at, bool applied) {
+  const std::string where = "server " + Text(server) + ", end of step " + Text(at.step) +
+                            " in epoch " + EpochText(at.epoch) + ": ";
+  const auto known = ended_.emplace(std::pair(at.epoch, at.step), applied);
+  if (known.second) tally_.Add(applied ? Seen::kApplied : Seen::kDropped);
+  if (known.first->second != applied) fail_(where + "it ended otherwise elsewhere");
+  if (applied == model_.Dropped(at.step)) fail_(where + (applied ? "applied" : "dropped"));
 }
 
-void Checker::CheckPrepare(size_t server, const Request& request, const Reply& reply) {
-  const auto known = prepared_.emplace(std::tuple(request.epoch, request.step, server), reply);
+void Checker::CheckPrepare(size_t server, OpenStep at, const Reply& reply) {
+  const auto known = prepared_.emplace(std::tuple(at.epoch, at.step, server), reply);
   if (known.second) return;
   tally_.Add(Seen::kPrepareRepeated);
   if (!SameAnswer(known.first->second, reply)) {
-    fail_("server " + Text(server) + " answered prepare of step " + Text(request.step) +
+    fail_("server " + Text(server) + " answered prepare of step " + Text(at.step) +
           " differently the second time");
   }
 }
 
-void Checker::CheckGrant(const Reply& reply) {
-  if (reply.work == Work::kFinished) finished_epoch_ = reply.epoch;
-  if (reply.work == Work::kEvaluate) {
-    const auto known = evaluations_.emplace(reply.step, reply.epoch);
-    if (known.first->second != reply.epoch) tally_.Add(Seen::kEvaluationAfterRecovery);
+void Checker::CheckGrant(const LeaseReply& lease) {
+  if (lease.work == Work::kFinished) finished_epoch_ = lease.epoch;
+  if (lease.work == Work::kEvaluate) {
+    const auto known = evaluations_.emplace(lease.step, lease.epoch);
+    if (known.first->second != lease.epoch) tally_.Add(Seen::kEvaluationAfterRecovery);
   }
-  if (reply.work != Work::kRecover || common_at_lease_.contains(reply.epoch)) return;
-  if (reply.epoch <= newest_epoch_) {
-    fail_("epoch " + EpochText(reply.epoch) + " was leased after " + EpochText(newest_epoch_));
+  if (lease.work != Work::kRecover || common_at_lease_.contains(lease.epoch)) return;
+  if (lease.epoch <= newest_epoch_) {
+    fail_("epoch " + EpochText(lease.epoch) + " was leased after " + EpochText(newest_epoch_));
   }
   tally_.Add(Seen::kRecoverLeased);
   if (recovering_) tally_.Add(Seen::kSecondRecoverHolder);
@@ -161,8 +180,8 @@ void Checker::CheckGrant(const Reply& reply) {
     tally_.Add(Seen::kRecoveredAfterTheEnd);
   }
   recovering_ = true;
-  newest_epoch_ = reply.epoch;
-  common_at_lease_[reply.epoch] = NewestCommon();
+  newest_epoch_ = lease.epoch;
+  common_at_lease_[lease.epoch] = NewestCommon();
 }
 
 void Checker::CountDiscarded(size_t server) {
@@ -176,7 +195,7 @@ void Checker::CountDiscarded(size_t server) {
 void Checker::CountRefusals(const Request& request, const Reply& reply) {
   if (reply.code == Code::kOk) return;
   if (reply.code == Code::kNotJoined) tally_.Add(Seen::kNotJoined);
-  switch (request.op) {
+  switch (request.op()) {
     case Op::kRollback:
       if (reply.code == Code::kWrongEpoch) {
         tally_.Add(reply.message.find("incarnation") != std::string::npos

@@ -18,6 +18,9 @@
 
 namespace mf::simulation {
 
+/// The epoch and step that a request is about, for checks and traces; zeros if it is about none.
+OpenStep StepOf(const Request& request);
+
 class Checker {
  public:
   using Fail = std::function<void(const std::string& what)>;
@@ -38,10 +41,10 @@ class Checker {
   uint64_t NewestCommon() const;
 
  private:
-  void CheckRollback(size_t server, const Request& request, const Reply& reply);
-  void CheckEnd(size_t server, const Request& request, const Reply& reply);
-  void CheckPrepare(size_t server, const Request& request, const Reply& reply);
-  void CheckGrant(const Reply& reply);
+  void CheckRollback(size_t server, FinishedStep to, const Reply& reply);
+  void CheckEnd(size_t server, OpenStep at, bool applied);
+  void CheckPrepare(size_t server, OpenStep at, const Reply& reply);
+  void CheckGrant(const LeaseReply& lease);
   void CountDiscarded(size_t server);
   void CountRefusals(const Request& request, const Reply& reply);
 

@@ -161,10 +161,22 @@ void RunModel::ApplyStep(uint64_t step) {
   norms_[step] = std::sqrt(squares);
 }
 
-const std::vector<Request>& RunModel::Contributions(uint32_t tensor, uint64_t step,
-                                                    uint32_t number) const {
-  std::vector<Request>& requests = contributions_[{tensor, step, number}];
-  if (!requests.empty()) return requests;
+std::vector<Request> RunModel::Contributions(uint32_t tensor, OpenStep at, uint32_t number) const {
+  std::vector<Request>& made = contributions_[{tensor, at.step, number}];
+  if (made.empty()) made = MakeContributions(tensor, at.step, number);
+  std::vector<Request> requests = made;
+  for (Request& request : requests) {
+    if (auto* backward = std::get_if<BackwardRequest>(&request.body)) {
+      backward->at = at;
+    } else {
+      std::get<PushRequest>(request.body).at = at;
+    }
+  }
+  return requests;
+}
+
+std::vector<Request> RunModel::MakeContributions(uint32_t tensor, uint64_t step,
+                                                 uint32_t number) const {
   const TensorSpec& spec = tensors_[tensor];
   const size_t columns = static_cast<size_t>(spec.columns);
   Gradient gradient = GradientOf(spec, step, number);
@@ -173,22 +185,21 @@ const std::vector<Request>& RunModel::Contributions(uint32_t tensor, uint64_t st
     gradient.values[gradient.values.size() / 2] = std::numeric_limits<float>::infinity();
   }
   Request request;
-  request.tensor = tensor;
-  request.micro_batch = number;
   std::vector<int8_t> exponents;
   if (Pairs(spec)) {
-    request.op = Op::kBackward;
-    request.tokens = static_cast<uint32_t>(config_.tokens_per_micro_batch());
+    const uint32_t tokens = static_cast<uint32_t>(config_.tokens_per_micro_batch());
+    request.body = BackwardRequest{.tensor = tensor, .micro_batch = number, .tokens = tokens};
     const std::vector<float> ones(gradient.buckets.size(), 1.0f);
     request.payload = {FrameOf(gradient.buckets), FrameOf(ones)};
-    for (size_t t = 0; t < request.tokens; ++t) {
+    for (size_t t = 0; t < tokens; ++t) {
       exponents.push_back(DotExponent(&gradient.values[t * columns], columns));
     }
   } else {
-    request.op = Op::kPush;
-    request.row_count = gradient.values.size() / columns;
+    request.body = PushRequest{
+        .tensor = tensor, .micro_batch = number, .row_count = gradient.values.size() / columns};
     request.payload = {FrameOf(gradient.rows), Frame()};
   }
+  std::vector<Request> requests;
   for (const TensorLayout& layout : layouts_[tensor]) {
     requests.push_back(request);
     requests.back().payload.push_back(Columns(gradient.values, columns, layout.columns));
@@ -197,13 +208,12 @@ const std::vector<Request>& RunModel::Contributions(uint32_t tensor, uint64_t st
   return requests;
 }
 
-Request RunModel::Lookup(uint32_t tensor, uint64_t step, uint32_t number, size_t server) const {
-  Request request = Contributions(tensor, step, number)[server];
-  MF_CHECK(request.op == Op::kBackward);
-  request.op = Op::kForward;
-  request.training = true;
-  request.payload.resize(2);
-  return request;
+Request RunModel::Lookup(const Request& contribution) const {
+  const auto& backward = std::get<BackwardRequest>(contribution.body);
+  return {
+      .body =
+          ForwardRequest{.at = backward.at, .tensor = backward.tensor, .tokens = backward.tokens},
+      .payload = {contribution.payload[0], contribution.payload[1]}};
 }
 
 double RunModel::LossSum(uint64_t step, uint32_t number) const {

@@ -34,11 +34,10 @@ class RunModel {
   /// Dense tensors of few numbers: their state is known after every step.
   const std::vector<uint32_t>& readable() const { return readable_; }
 
-  /// What micro-batch `number` contributes to a tensor, by server: tensor, micro-batch and payload
-  /// are set.
-  const std::vector<Request>& Contributions(uint32_t tensor, uint64_t step, uint32_t number) const;
+  /// What micro-batch `number` of a step contributes to a tensor, by server.
+  std::vector<Request> Contributions(uint32_t tensor, OpenStep at, uint32_t number) const;
   /// A read of the rows that a memory tensor's contribution is about.
-  Request Lookup(uint32_t tensor, uint64_t step, uint32_t number, size_t server) const;
+  Request Lookup(const Request& contribution) const;
 
   bool Dropped(uint64_t step) const { return bad_steps_.contains(step); }
   double LossSum(uint64_t step, uint32_t number) const;
@@ -58,6 +57,7 @@ class RunModel {
     std::vector<float> values;     // [rows or tokens][columns]
   };
   Gradient GradientOf(const TensorSpec& tensor, uint64_t step, uint32_t number) const;
+  std::vector<Request> MakeContributions(uint32_t tensor, uint64_t step, uint32_t number) const;
   void ApplyStep(uint64_t step);
   bool Pairs(const TensorSpec& tensor) const {
     return tensor.kind == TensorKind::kMemory && tensor.mode == ExchangeMode::kPushdown;
@@ -73,7 +73,8 @@ class RunModel {
   std::vector<std::vector<float>> values_;  // by tensor: after the steps applied so far
   std::vector<double> norms_;               // by step
   std::vector<std::map<uint32_t, std::vector<float>>> history_;  // by step: readable tensors
-  mutable std::map<std::tuple<uint32_t, uint64_t, uint32_t>, std::vector<Request>> contributions_;
+  mutable std::map<std::tuple<uint32_t, uint64_t, uint32_t>, std::vector<Request>>
+      contributions_;  // of epoch 0
 };
 
 }  // namespace mf::simulation

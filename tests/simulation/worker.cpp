@@ -5,13 +5,11 @@
 #include <cstring>
 #include <utility>
 
-#include "common/client/lease_work.h"
 #include "tests/simulation/world.h"
 
 namespace mf::simulation {
 namespace {
 
-constexpr double kRetrySeconds = 0.05;
 constexpr double kDeadlineSeconds = 20;
 constexpr double kResendSeconds = 0.1;
 constexpr double kResendSecondsMax = 1.5;
@@ -29,7 +27,7 @@ Worker::Worker(World& world, size_t index)
     : world_(world),
       index_(index),
       sessions_(world.profile().servers, 0),
-      incarnations_(world.profile().servers, 0) {}
+      membership_("the run", world.config_text(), world.profile().servers) {}
 
 void Worker::Start() {
   tasks_.reserve(4);
@@ -97,7 +95,7 @@ void Worker::OnReply(size_t server, const Reply& reply) {
   if (--call.waiting > 0) return;
   for (size_t i = 0; i < call.replies.size(); ++i) {
     const Reply& answer = call.replies[i];
-    if (answer.code == Code::kOk) continue;
+    if (answer.code == Code::kOk && Answers(answer, answer.op)) continue;
     Complete(reply.id, Status(answer.code, "server " + std::to_string(call.first_server + i) +
                                                ": " + OpName(answer.op) + ": " + answer.message));
     return;
@@ -139,166 +137,163 @@ Task<Status> Worker::Join() {
     co_await pause;
   }
   joining_ = true;
-  std::vector<Request> hellos(world_.profile().servers);
-  for (size_t server = 0; server < hellos.size(); ++server) {
-    hellos[server].op = Op::kHello;
-    hellos[server].shard = static_cast<uint32_t>(server);
-    hellos[server].shards = static_cast<uint32_t>(hellos.size());
-    hellos[server].run_id = "the run";
-    hellos[server].text = world_.config_text();
-  }
-  Answer answer{Begin(std::move(hellos), 0)};
+  Answer answer{Begin(membership_.Hellos(), 0)};
   Outcome outcome = co_await answer;
   joining_ = false;
   if (!outcome.ok()) co_return outcome.status();
   for (size_t server = 0; server < outcome.value().size(); ++server) {
-    sessions_[server] = outcome.value()[server].session;
-    incarnations_[server] = outcome.value()[server].incarnation;
+    sessions_[server] = As<HelloReply>(outcome.value()[server]).session;
   }
+  membership_.Joined(outcome.value());
   co_return Status::Ok();
 }
 
 Task<Status> Worker::RunLane() {
+  const RunModel& model = world_.model();
+  WorkLoop loop(model.tensors(), model.blocks(), world_.profile().servers,
+                static_cast<uint64_t>(model.config().train.steps));
+  WorkLoop::Action action = loop.Start();
   while (!failure_.has_value()) {
-    Request ask;
-    ask.op = Op::kLease;
-    cursor_.Tell(&ask);
-    ask.incarnations = incarnations_;
-    Answer answer{Begin(0, std::move(ask))};
-    Outcome outcome = co_await answer;
-    Status status = outcome.ok() ? Status::Ok() : outcome.status();
-    if (status.ok()) {
-      const Reply lease = std::move(outcome.value()[0]);
-      TakeRecords(lease);
-      if (lease.work == Work::kWait) continue;
-      if (lease.work == Work::kFailed) {
-        Fail(Status::Failed(lease.text));
-        co_return Status::Ok();
-      }
-      if (lease.work == Work::kFinished) {
-        if (!lease.records.empty()) continue;
-        if (--lanes_left_ == 0) finished_ = true;
-        co_return Status::Ok();
-      }
-      status = co_await WorkUnderLease(lease);
+    if (const auto* failed = std::get_if<WorkLoop::Failed>(&action)) {
+      Fail(failed->status);
+      co_return failed->status;
     }
-    if (status.ok()) continue;
-    if (!WorkIsOver(status.code())) {
-      Fail(status);
-      co_return status;
+    if (std::holds_alternative<WorkLoop::Finished>(action)) {
+      if (--lanes_left_ == 0) finished_ = true;
+      break;
     }
-    Pause pause{*this, kRetrySeconds};
-    co_await pause;
-    if (status.code() == Code::kNotJoined) {
-      const Status joined = co_await Join();
-      if (!joined.ok()) {
-        Fail(joined);
-        co_return joined;
-      }
-    }
+    const std::optional<WorkLoop::Lease> held = loop.lease();
+    action = co_await Do(loop, std::move(action));
+    if (loop.lease() == held) continue;
+    if (held.has_value()) leases_.erase(held->id);
+    if (loop.lease().has_value()) Hold(*loop.lease());
   }
   co_return Status::Ok();
 }
 
-Task<Status> Worker::WorkUnderLease(const Reply& lease) {
+Task<WorkLoop::Action> Worker::Do(WorkLoop& loop, WorkLoop::Action action) {
+  if (auto* call = std::get_if<WorkLoop::Call>(&action)) {
+    WorkLoop::Action next = co_await Send(loop, std::move(*call));
+    co_return next;
+  }
+  if (auto* retry = std::get_if<WorkLoop::Retry>(&action)) {
+    WorkLoop::Action next = co_await Retry(loop, std::move(*retry));
+    co_return next;
+  }
+  if (const auto* train = std::get_if<WorkLoop::Train>(&action)) {
+    Result<double> loss = co_await TrainMicroBatch(train->at, train->micro_batch);
+    co_return loop.Worked(std::move(loss));
+  }
+  if (const auto* evaluate = std::get_if<WorkLoop::Evaluate>(&action)) {
+    Result<double> loss = co_await Evaluate(evaluate->at);
+    co_return loop.Worked(std::move(loss));
+  }
+  WorkLoop::Action next = co_await Ask(loop);
+  co_return next;
+}
+
+Task<WorkLoop::Action> Worker::Ask(WorkLoop& loop) {
+  Answer answer{Begin(0, {.body = membership_.Ask()})};
+  Outcome outcome = co_await answer;
+  if (!outcome.ok()) co_return loop.Asked(outcome.status(), false);
+  const LeaseReply lease = As<LeaseReply>(outcome.value()[0]);
+  bool news = false;
+  TakeRecords(lease, &news);
+  co_return loop.Asked(lease, news);
+}
+
+Task<WorkLoop::Action> Worker::Send(WorkLoop& loop, WorkLoop::Call call) {
+  const Op op = call.requests[0].op();
+  double seconds = 0;
+  if (op == Op::kApply || op == Op::kDrop) seconds = WorkSeconds();
+  if (op == Op::kRollback || op == Op::kRecovered) {
+    // Those that come late with a rollback are the ones to be afraid of.
+    const bool late = world_.faults() && world_.profile().lanes > 1 && world_.dice().Chance(0.2);
+    const double lease_seconds = world_.profile().config.train.lease_seconds;
+    if (!call.recovered.has_value()) seconds = WorkSeconds() + (late ? 2 * lease_seconds : 0);
+  }
+  if (op == Op::kRecovered && !call.recovered.has_value()) {
+    world_.Count(Seen::kRecoverHolderWasLate);
+  }
+  Pause pause{*this, seconds};
+  co_await pause;
+  Answer answer{Begin(std::move(call.requests), call.first_server)};
+  Outcome outcome = co_await answer;
+  co_return loop.Replied(std::move(outcome));
+}
+
+Task<WorkLoop::Action> Worker::Retry(WorkLoop& loop, WorkLoop::Retry retry) {
+  if (retry.give_back.has_value()) Begin(0, std::move(*retry.give_back));
+  Pause pause{*this, retry.pause_seconds};
+  co_await pause;
+  Status joined;
+  if (retry.join) joined = co_await Join();
+  co_return loop.Retried(joined);
+}
+
+void Worker::Hold(const WorkLoop::Lease& lease) {
   if (world_.faults() && world_.dice().Chance(world_.profile().not_renewed)) {
     world_.Count(Seen::kLeaseNotRenewed);
-  } else {
-    leases_.insert(lease.lease);
-    Renew(lease.lease, lease.lease_seconds / 3);
+    return;
   }
-  Status status;
-  switch (lease.work) {
-    case Work::kMicroBatch:
-      status = co_await TrainMicroBatch(lease);
-      break;
-    case Work::kCommit:
-      status = co_await Commit(lease);
-      break;
-    case Work::kEvaluate:
-      status = co_await Evaluate(lease);
-      break;
-    default:
-      status = co_await Recover(lease);
-  }
-  leases_.erase(lease.lease);
-  if (!status.ok() && WorkIsOver(status.code())) Begin(0, BoardRequest(Op::kGiveBack, lease));
-  co_return status;
+  leases_.insert(lease.id);
+  Renew(lease.id, lease.seconds / 3);
 }
 
 void Worker::Renew(uint64_t lease, double seconds) {
   world_.InWorker(index_, seconds, [this, lease, seconds] {
     if (!leases_.contains(lease)) return;
-    Request renew;
-    renew.op = Op::kRenew;
-    renew.lease = lease;
-    Begin(0, std::move(renew));
+    Begin(0, {.body = RenewRequest{lease}});
     Renew(lease, seconds);
   });
 }
 
-double Worker::WorkSeconds(double lease_seconds) {
+double Worker::WorkSeconds() {
   Dice& dice = world_.dice();
   const bool slow = world_.faults() && dice.Chance(world_.profile().slow_work);
+  const double lease_seconds = world_.profile().config.train.lease_seconds;
   return slow ? dice.Between(0.5, 3) * lease_seconds : dice.Between(0, 0.01);
 }
 
-Task<Status> Worker::Read(uint64_t epoch, uint64_t step, uint32_t tensor) {
+Task<Status> Worker::Read(FinishedStep at, uint32_t tensor) {
   const RunModel& model = world_.model();
-  Request pull;
-  pull.op = Op::kPull;
-  pull.epoch = epoch;
-  pull.step = step;
-  pull.tensor = tensor;
-  pull.row_count = model.tensors()[tensor].total_rows();
-  pull.payload = {Frame()};
+  const Request pull{.body = PullRequest{.at = at,
+                                         .tensor = tensor,
+                                         .row_count = model.tensors()[tensor].total_rows()},
+                     .payload = {Frame()}};
   Answer answer{Begin(std::vector<Request>(world_.profile().servers, pull), 0)};
   Outcome outcome = co_await answer;
   if (!outcome.ok()) co_return outcome.status();
   for (size_t server = 0; server < outcome.value().size(); ++server) {
-    const std::vector<float> due = model.Readable(tensor, step, server);
+    const std::vector<float> due = model.Readable(tensor, at.step, server);
     const Frames& payload = outcome.value()[server].payload;
     if (payload.size() != 1 || payload[0].size() != due.size() * sizeof(float) ||
         std::memcmp(payload[0].data(), due.data(), payload[0].size()) != 0) {
       world_.Fail("worker " + std::to_string(index_) + " read another state of " +
-                  model.tensors()[tensor].name + " after step " + std::to_string(step) +
+                  model.tensors()[tensor].name + " after step " + std::to_string(at.step) +
                   " from server " + std::to_string(server));
     }
   }
   co_return Status::Ok();
 }
 
-Task<Status> Worker::Tell(Request request) {
-  Answer answer{Begin(0, std::move(request))};
-  Outcome outcome = co_await answer;
-  co_return outcome.ok() ? Status::Ok() : outcome.status();
-}
-
-Task<Status> Worker::TrainMicroBatch(const Reply& lease) {
+Task<Result<double>> Worker::TrainMicroBatch(OpenStep at, uint32_t micro_batch) {
   const RunModel& model = world_.model();
   Dice& dice = world_.dice();
   const uint32_t tensor = model.readable()[dice.Below(model.readable().size())];
-  Status status = co_await Read(lease.epoch, lease.step - 1, tensor);
+  Status status = co_await Read(at.before(), tensor);
   if (!status.ok()) co_return status;
-  Pause pause{*this, WorkSeconds(lease.lease_seconds)};
+  Pause pause{*this, WorkSeconds()};
   co_await pause;
   std::vector<CallPtr> calls;
   const uint32_t count = static_cast<uint32_t>(model.tensors().size());
   const uint32_t first = static_cast<uint32_t>(dice.Below(count));
   for (uint32_t i = 0; i < count; ++i) {
     const uint32_t id = (first + i) % count;
-    std::vector<Request> requests = model.Contributions(id, lease.step, lease.micro_batch);
-    for (Request& request : requests) {
-      request.epoch = lease.epoch;
-      request.step = lease.step;
-    }
-    if (requests[0].op == Op::kBackward && dice.Chance(0.3)) {
+    std::vector<Request> requests = model.Contributions(id, at, micro_batch);
+    if (requests[0].op() == Op::kBackward && dice.Chance(0.3)) {
       std::vector<Request> lookups;
-      for (size_t server = 0; server < requests.size(); ++server) {
-        lookups.push_back(model.Lookup(id, lease.step, lease.micro_batch, server));
-        lookups.back().epoch = lease.epoch;
-        lookups.back().step = lease.step;
-      }
+      for (const Request& request : requests) lookups.push_back(model.Lookup(request));
       Answer looked_up{Begin(std::move(lookups), 0)};
       Outcome outcome = co_await looked_up;
       if (!outcome.ok()) co_return outcome.status();
@@ -311,76 +306,20 @@ Task<Status> Worker::TrainMicroBatch(const Reply& lease) {
     if (status.ok() && !outcome.ok()) status = outcome.status();
   }
   if (!status.ok()) co_return status;
-  Request done = BoardRequest(Op::kMicroBatchDone, lease);
-  done.value = model.LossSum(lease.step, lease.micro_batch);
-  status = co_await Tell(std::move(done));
-  co_return status;
+  co_return model.LossSum(at.step, micro_batch);
 }
 
-Task<Status> Worker::Commit(const Reply& lease) {
-  const RunModel& model = world_.model();
-  Request prepare;
-  prepare.op = Op::kPrepare;
-  prepare.epoch = lease.epoch;
-  prepare.step = lease.step;
-  const size_t servers = world_.profile().servers;
-  Answer prepares{Begin(std::vector<Request>(servers, prepare), 0)};
-  Outcome answers = co_await prepares;
-  if (!answers.ok()) co_return answers.status();
-  const Result<Prepared> prepared =
-      CombinePrepared(model.tensors(), model.blocks(), answers.value());
-  if (!prepared.ok()) co_return prepared.status();
-  const StepEnd end = DecideEnd(prepared.value(), lease);
-  Pause pause{*this, WorkSeconds(lease.lease_seconds)};
-  co_await pause;
-  Answer ends{Begin(std::vector<Request>(servers, EndRequest(lease.epoch, lease.step, end)), 0)};
-  Outcome ended = co_await ends;
-  if (!ended.ok()) co_return ended.status();
-  const Result<bool> applied = HowItEnded(lease.step, ended.value());
-  if (!applied.ok()) co_return applied.status();
-  Status told = co_await Tell(StepEndedRequest(lease, prepared.value(), end, applied.value()));
-  co_return told;
-}
-
-Task<Status> Worker::Evaluate(const Reply& lease) {
-  Status status = co_await Read(lease.epoch, lease.step, world_.model().readable().back());
+Task<Result<double>> Worker::Evaluate(FinishedStep at) {
+  Status status = co_await Read(at, world_.model().readable().back());
   if (!status.ok()) co_return status;
-  Pause pause{*this, WorkSeconds(lease.lease_seconds)};
+  Pause pause{*this, WorkSeconds()};
   co_await pause;
-  Request evaluated = BoardRequest(Op::kEvaluated, lease);
-  evaluated.value = world_.model().ValLoss(lease.step);
-  status = co_await Tell(std::move(evaluated));
-  co_return status;
+  co_return world_.model().ValLoss(at.step);
 }
 
-Task<Status> Worker::Recover(const Reply& lease) {
-  Request ask;
-  ask.op = Op::kStatus;
-  Answer asked{Begin(std::vector<Request>(world_.profile().servers, ask), 0)};
-  Outcome states = co_await asked;
-  if (!states.ok()) co_return states.status();
-  const Recovery recovery = DecideRecovery(lease, states.value());
-  // Those that come late with a rollback are the ones to be afraid of.
-  const bool late = world_.faults() && world_.profile().lanes > 1 && world_.dice().Chance(0.2);
-  Pause pause{*this, WorkSeconds(lease.lease_seconds) + (late ? 2 * lease.lease_seconds : 0)};
-  co_await pause;
-  if (recovery.plan.action == RecoveryPlan::Action::kHigherEpoch) {
-    world_.Count(Seen::kRecoverHolderWasLate);
-  }
-  if (recovery.plan.action == RecoveryPlan::Action::kRefuse) {
-    co_return Status::Failed(recovery.plan.message);
-  }
-  if (recovery.plan.action == RecoveryPlan::Action::kRollback) {
-    Answer rollbacks{Begin(recovery.rollbacks, 0)};
-    Outcome done = co_await rollbacks;
-    if (!done.ok()) co_return done.status();
-  }
-  Status told = co_await Tell(recovery.recovered);
-  co_return told;
-}
-
-void Worker::TakeRecords(const Reply& lease) {
-  for (const StepRecord& record : cursor_.Take(lease)) {
+void Worker::TakeRecords(const LeaseReply& lease, bool* news) {
+  for (const StepRecord& record : membership_.TakeRecords(lease)) {
+    *news = true;
     // A gap would stay: only what is newer than the last is asked for.
     if (record.step > 1 && !records_.contains(record.step - 1)) {
       world_.Fail("worker " + std::to_string(index_) + " was told of step " +

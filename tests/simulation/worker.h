@@ -1,6 +1,6 @@
-// A worker in the simulation: does what worker/train/trainer.h does, with the same decisions
-// (common/client/lease_work.h), client rules (common/client/client.h: resends, deadlines) and
-// messages, on coroutines in place of threads.
+// A worker in the simulation: drives the work loop of real workers (common/client/work_loop.h) with
+// the client's rules (common/client/client.h: resends, deadlines) on coroutines in place of
+// threads.
 #pragma once
 
 #include <coroutine>
@@ -12,7 +12,8 @@
 #include <vector>
 
 #include "common/base/status.h"
-#include "common/client/lease_work.h"
+#include "common/client/membership.h"
+#include "common/client/work_loop.h"
 #include "common/net/messages.h"
 #include "tests/simulation/task.h"
 
@@ -68,28 +69,30 @@ class Worker {
 
   Task<Status> Main();
   Task<Status> RunLane();
+  /// Does what the loop says and tells it how that went.
+  Task<WorkLoop::Action> Do(WorkLoop& loop, WorkLoop::Action action);
+  Task<WorkLoop::Action> Ask(WorkLoop& loop);
+  Task<WorkLoop::Action> Send(WorkLoop& loop, WorkLoop::Call call);
+  Task<WorkLoop::Action> Retry(WorkLoop& loop, WorkLoop::Retry retry);
   Task<Status> Join();
-  Task<Status> WorkUnderLease(const Reply& lease);
-  Task<Status> TrainMicroBatch(const Reply& lease);
-  Task<Status> Commit(const Reply& lease);
-  Task<Status> Evaluate(const Reply& lease);
-  Task<Status> Recover(const Reply& lease);
-  /// Reads a tensor of the state after `step` steps and compares it with what it must be.
-  Task<Status> Read(uint64_t epoch, uint64_t step, uint32_t tensor);
-  Task<Status> Tell(Request request);
-  void TakeRecords(const Reply& lease);
+  Task<Result<double>> TrainMicroBatch(OpenStep at, uint32_t micro_batch);
+  Task<Result<double>> Evaluate(FinishedStep at);
+  /// Reads a tensor of a state and compares it with what it must be.
+  Task<Status> Read(FinishedStep at, uint32_t tensor);
+  void TakeRecords(const LeaseReply& lease, bool* news);
   void Fail(const Status& status);
+  /// Renews what the loop holds from now on, unless this holder forgets to.
+  void Hold(const WorkLoop::Lease& lease);
   void Renew(uint64_t lease, double seconds);
-  double WorkSeconds(double lease_seconds);
+  double WorkSeconds();
 
   World& world_;
   const size_t index_;
   uint64_t next_id_ = 1;
   std::map<uint64_t, CallPtr> calls_;
-  std::vector<uint64_t> sessions_;      // by server
-  std::vector<uint64_t> incarnations_;  // by server
+  std::vector<uint64_t> sessions_;  // by server
+  Membership membership_;
   bool joining_ = false;
-  RecordCursor cursor_;
   std::map<uint64_t, StepRecord> records_;
   std::set<uint64_t> leases_;  // that are renewed
   int lanes_left_ = 0;

@@ -23,6 +23,12 @@ std::string PeerOf(size_t worker, uint64_t generation) {
   return std::to_string(worker) + "/" + std::to_string(generation);
 }
 
+std::string DescribeLease(const LeaseReply& lease) {
+  return "work " + std::to_string(static_cast<int>(lease.work)) + " lease " +
+         std::to_string(lease.lease) + " step " + std::to_string(lease.step) + " mb " +
+         std::to_string(lease.micro_batch);
+}
+
 /// Part of a commit or a recovery: the moments at which a fault may do most harm.
 bool IsHot(Op op) {
   switch (op) {
@@ -301,12 +307,12 @@ void World::Arrive(size_t index, const std::string& peer, std::shared_ptr<const 
 void World::Handle(size_t index, const std::string& peer, const Request& request) {
   Server& server = servers_[index];
   if (tracing_) {
-    Trace("server " + std::to_string(index) + " <- worker " + peer + " " + OpName(request.op) +
-          " #" + std::to_string(request.id) + " epoch " + std::to_string(request.epoch >> 32) +
-          "." + std::to_string(request.epoch & 0xFFFFFFFF) + " step " +
-          std::to_string(request.step) + " mb " + std::to_string(request.micro_batch));
+    const OpenStep at = StepOf(request);
+    Trace("server " + std::to_string(index) + " <- worker " + peer + " " + OpName(request.op()) +
+          " #" + std::to_string(request.id) + " epoch " + std::to_string(at.epoch >> 32) + "." +
+          std::to_string(at.epoch & 0xFFFFFFFF) + " step " + std::to_string(at.step));
   }
-  if (IsHot(request.op)) {
+  if (IsHot(request.op())) {
     hot_ = true;
     hot_server_ = index;
     hot_worker_ = static_cast<size_t>(std::stoul(peer));
@@ -339,10 +345,7 @@ void World::SendReplies(size_t index) {
     if (tracing_ && (reply.code != Code::kOk || reply.op == Op::kLease)) {
       Trace("server " + std::to_string(index) + " -> worker " + peer + " " + OpName(reply.op) +
             " #" + std::to_string(reply.id) + " " +
-            (reply.code != Code::kOk
-                 ? reply.message
-                 : "work " + std::to_string(static_cast<int>(reply.work)) + " lease " +
-                       std::to_string(reply.lease) + " step " + std::to_string(reply.step)));
+            (reply.code != Code::kOk ? reply.message : DescribeLease(As<LeaseReply>(reply))));
     }
     std::shared_ptr<const Reply> sent = std::make_shared<Reply>(std::move(reply));
     Transmit(worker, index, Seen::kReplyDropped, [&, worker_index = worker](double after) {
@@ -528,22 +531,14 @@ void World::CheckTheEnd() {
       shard.Handle("0/0", request, now_);
       return std::exchange(servers_[index].replies, {}).at(0).second;
     };
-    Request hello;
-    hello.op = Op::kHello;
-    hello.shard = static_cast<uint32_t>(index);
-    hello.shards = static_cast<uint32_t>(servers_.size());
-    hello.run_id = "the run";
-    hello.text = config_text_;
-    Request pull;
-    pull.op = Op::kPull;
-    pull.session = ask(hello).session;
-    pull.epoch = board.epoch();
-    pull.step = steps;
-    pull.payload = {Frame()};
+    const Membership membership("the run", config_text_, servers_.size());
+    const uint64_t session = As<HelloReply>(ask(membership.Hellos()[index])).session;
     for (const TensorSpec& tensor : model_.tensors()) {
-      pull.tensor = tensor.id;
-      pull.row_count = tensor.total_rows();
-      const Reply values = ask(pull);
+      const Reply values = ask({.session = session,
+                                .body = PullRequest{.at = FinishedStep{board.epoch(), steps},
+                                                    .tensor = tensor.id,
+                                                    .row_count = tensor.total_rows()},
+                                .payload = {Frame()}});
       const std::vector<float> due = model_.Final(tensor.id, index);
       if (values.code != Code::kOk || values.payload[0].size() != due.size() * sizeof(float) ||
           std::memcmp(values.payload[0].data(), due.data(), values.payload[0].size()) != 0) {

@@ -5,6 +5,8 @@
 #include <mutex>
 #include <utility>
 
+#include "tests/support/join.h"
+
 namespace mf {
 namespace {
 
@@ -73,24 +75,9 @@ Cluster::Cluster(const Config& config, const Options& options)
 }
 
 void Cluster::Join() {
-  std::vector<Request> hellos(client_->servers());
-  for (size_t server = 0; server < hellos.size(); ++server) {
-    hellos[server].op = Op::kHello;
-    hellos[server].shard = static_cast<uint32_t>(server);
-    hellos[server].shards = static_cast<uint32_t>(hellos.size());
-    hellos[server].run_id = "cluster";
-    hellos[server].text = CanonicalJson(config_);
-  }
-  const std::vector<Reply> replies = Must(client_->CallAll(std::move(hellos)).get());
-  for (size_t server = 0; server < replies.size(); ++server) {
-    client_->SetSession(server, replies[server].session);
-  }
+  Must(SayHello(*client_, "cluster", CanonicalJson(config_)).status());
   // What the first worker of a run does with its `recover` lease.
-  Request rollback;
-  rollback.op = Op::kRollback;
-  rollback.epoch = 1;
-  rollback.step = 0;
-  Must(client_->CallAll(std::vector<Request>(client_->servers(), rollback)).get().status());
+  Must(RollBack(*client_, {1, 0}));
   open_ = {1, 1};
 }
 
@@ -119,7 +106,7 @@ Cluster::MicroBatch Cluster::Train(const TokenBatch& batch, double loss_scale) {
   MicroBatch result;
   Model::Workspace workspace;
   std::lock_guard computing(gate_);
-  RemoteExchange remote(*tables_, config_, pool_, gate_, open_, Access::kTraining, 0);
+  RemoteExchange remote(*tables_, config_, pool_, gate_, open_, 0);
   RecordingExchange exchange(remote, tensors_.size());
   Must(model_.Train(parameters, batch, loss_scale, exchange, workspace, &result.loss_sum,
                     &result.gradients));
@@ -137,7 +124,7 @@ std::vector<float> Cluster::Score(const TokenBatch& batch) {
   Model::Workspace workspace;
   std::vector<float> logprobs;
   std::lock_guard computing(gate_);
-  RemoteExchange remote(*tables_, config_, pool_, gate_, finished(), Access::kReading, 0);
+  RemoteExchange remote(*tables_, config_, pool_, gate_, finished(), 0);
   Must(model_.Score(parameters, batch, remote, workspace, &logprobs));
   return logprobs;
 }

@@ -37,8 +37,8 @@ class Cluster {
   TableClient& tables() { return *tables_; }
   ThreadPool& pool() { return pool_; }
   ComputeGate& gate() { return gate_; }
-  StepRef open_step() const { return open_; }
-  StepRef finished() const { return {open_.epoch, open_.step - 1}; }
+  OpenStep open_step() const { return open_; }
+  FinishedStep finished() const { return open_.before(); }
 
   /// All tensors, by id, as they are after the last finished step.
   DenseTensors Read();
@@ -70,7 +70,7 @@ class Cluster {
   ThreadPool pool_;
   const Model model_;
   ComputeGate gate_;
-  StepRef open_;
+  OpenStep open_;
 };
 
 }  // namespace mf

@@ -21,7 +21,7 @@ class NaiveExchange : public Exchange, public RowExchange {
                   float* dweights) override;
 
   RowExchange* rows() override { return serves_rows_ ? this : nullptr; }
-  TablesState state() const override { return {1, 0}; }
+  FinishedStep state() const override { return {1, 0}; }
   Status PullRows(const TensorSpec& tensor, const Frame& rows, float* values) override;
   void SendGradient(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy) override;
   void PushRows(const TensorSpec& tensor, const Frame& rows, const Frame& hits,

@@ -19,12 +19,24 @@ std::unique_ptr<ClientTransport> Connect(TransportContext& context,
   return std::move(client).value();
 }
 
+namespace {
+
+/// The reply body of the operation that stands at `index` in RequestBody.
+template <size_t... i>
+ReplyBody EmptyReply(size_t index, std::index_sequence<i...>) {
+  ReplyBody body;
+  ((index == i ? (void)body.emplace<i + 1>() : (void)0), ...);
+  return body;
+}
+
+}  // namespace
+
 Reply ReplyTo(const Request& request, uint64_t incarnation) {
-  Reply reply;
-  reply.id = request.id;
-  reply.session = request.session;
-  reply.incarnation = incarnation;
-  reply.step = request.step;
+  Reply reply{.id = request.id, .op = request.op(), .incarnation = incarnation};
+  reply.body = EmptyReply(request.body.index(), std::make_index_sequence<kOpCount>());
+  if (const auto* buckets = std::get_if<BucketsRequest>(&request.body)) {
+    std::get<BucketsReply>(reply.body).step = buckets->tensor;
+  }
   return reply;
 }
 

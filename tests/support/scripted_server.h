@@ -17,7 +17,8 @@ std::unique_ptr<ServerTransport> Bind(TransportContext& context, const std::stri
 std::unique_ptr<ClientTransport> Connect(TransportContext& context,
                                          const std::vector<std::string>& addresses);
 
-/// The reply to a request that has nothing to say; its `step` is the request's.
+/// The reply to a request that has nothing to say. A request for buckets says which it was: the
+/// reply's step is the request's tensor, so that tests can tell answers apart.
 Reply ReplyTo(const Request& request, uint64_t incarnation = 0);
 
 /// Does with every request what the script says, on a thread of its own.

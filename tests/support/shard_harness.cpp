@@ -65,7 +65,7 @@ ShardHarness::ShardHarness(const Config& config, const Options& options)
   if (!options.recover) return;
   const Reply hello = Send(Hello());
   MF_CHECK(hello.code == Code::kOk);
-  session = hello.session;
+  session = As<HelloReply>(hello).session;
   MF_CHECK(Send(Rollback(epoch, 0)).code == Code::kOk);
 }
 
@@ -84,61 +84,47 @@ Reply ShardHarness::Send(Request request) {
   return sent_.back().second;
 }
 
-Request ShardHarness::Make(Op op) const {
-  Request request;
-  request.op = op;
-  request.session = session;
-  request.epoch = epoch;
-  request.step = shard_->commit().step();
-  return request;
+Request ShardHarness::Make(RequestBody body, Frames payload) const {
+  return {.session = session, .body = std::move(body), .payload = std::move(payload)};
 }
 
 Request ShardHarness::Hello() const {
-  Request request;
-  request.op = Op::kHello;
-  request.shards = 1;
-  request.run_id = "the run";
-  request.text = CanonicalJson(config_);
-  return request;
+  return Make(
+      HelloRequest{.shards = 1, .run_id = "the run", .description = CanonicalJson(config_)});
 }
 
 Request ShardHarness::Rollback(uint64_t to_epoch, uint64_t step) const {
-  Request request = Make(Op::kRollback);
-  request.epoch = to_epoch;
-  request.step = step;
-  return request;
+  return Make(RollbackRequest{.to = {to_epoch, step}});
 }
 
 Request ShardHarness::Forward(const TensorSpec& spec, uint64_t data, uint32_t micro_batch) const {
-  Request request = Make(Op::kForward);
-  request.tensor = spec.id;
-  request.training = true;
-  request.micro_batch = micro_batch;
-  request.tokens = static_cast<uint32_t>(config_.tokens_per_micro_batch());
+  const uint32_t tokens = static_cast<uint32_t>(config_.tokens_per_micro_batch());
   std::mt19937_64 random = RandomOf(spec, data, micro_batch);
   const size_t tables = static_cast<size_t>(spec.tables);
   const uint64_t rows = static_cast<uint64_t>(spec.rows);
   std::vector<uint8_t> buckets;
-  for (size_t i = 0; i < tables * request.tokens; ++i) {
+  for (size_t i = 0; i < tables * tokens; ++i) {
     // Small buckets are hit often, large ones rarely: rows with all kinds of gaps.
     buckets.push_back(static_cast<uint8_t>(random() % (1 + random() % rows)));
   }
-  request.payload = {FrameOf(buckets), FrameOf(RandomFloats(random, buckets.size()))};
-  return request;
+  return Make(ForwardRequest{.at = open(), .tensor = spec.id, .tokens = tokens},
+              {FrameOf(buckets), FrameOf(RandomFloats(random, buckets.size()))});
 }
 
 Request ShardHarness::Backward(const TensorSpec& spec, uint64_t data, uint32_t micro_batch) const {
   Request request = Forward(spec, data, micro_batch);
-  request.op = Op::kBackward;
+  const uint32_t tokens = std::get<ForwardRequest>(request.body).tokens;
+  request.body = BackwardRequest{
+      .at = open(), .tensor = spec.id, .micro_batch = micro_batch, .tokens = tokens};
   const size_t columns = static_cast<size_t>(spec.columns);
   std::mt19937_64 random = RandomOf(spec, data + 1'000'000, micro_batch);
-  std::vector<float> dy = RandomFloats(random, request.tokens * columns);
+  std::vector<float> dy = RandomFloats(random, tokens * columns);
   std::vector<uint16_t> narrow(dy.size());
   PackBf16(narrow.data(), dy.data(), dy.size());
   const bool bf16 = config_.exchange.wire == Wire::kBf16;
   if (bf16) UnpackBf16(dy.data(), narrow.data(), dy.size());  // exponents are of what is sent
   std::vector<int8_t> exponents;
-  for (size_t t = 0; t < request.tokens; ++t) {
+  for (size_t t = 0; t < tokens; ++t) {
     exponents.push_back(DotExponent(dy.data() + t * columns, columns));
   }
   request.payload.push_back(bf16 ? FrameOf(narrow) : FrameOf(dy));
@@ -147,9 +133,6 @@ Request ShardHarness::Backward(const TensorSpec& spec, uint64_t data, uint32_t m
 }
 
 Request ShardHarness::Push(const TensorSpec& spec, uint64_t data, uint32_t micro_batch) const {
-  Request request = Make(Op::kPush);
-  request.tensor = spec.id;
-  request.micro_batch = micro_batch;
   std::mt19937_64 random = RandomOf(spec, data, micro_batch);
   std::vector<uint64_t> rows;
   size_t count = spec.total_rows();
@@ -158,21 +141,18 @@ Request ShardHarness::Push(const TensorSpec& spec, uint64_t data, uint32_t micro
       if (random() % (row + 2) < 2) rows.push_back(row);
     }
     count = rows.size();
-  } else {
-    request.row_count = count;
   }
-  request.payload = {FrameOf(rows), Frame(),
-                     FrameOf(RandomFloats(random, count * static_cast<size_t>(spec.columns)))};
-  return request;
+  return Make(PushRequest{.at = open(),
+                          .tensor = spec.id,
+                          .micro_batch = micro_batch,
+                          .row_count = spec.name == "embed.weight" ? 0 : count},
+              {FrameOf(rows), Frame(),
+               FrameOf(RandomFloats(random, count * static_cast<size_t>(spec.columns)))});
 }
 
 Request ShardHarness::PullAll(const TensorSpec& spec) const {
-  Request request = Make(Op::kPull);
-  request.tensor = spec.id;
-  request.step = shard_->commit().finished();
-  request.row_count = spec.total_rows();
-  request.payload = {Frame()};
-  return request;
+  return Make(PullRequest{.at = finished(), .tensor = spec.id, .row_count = spec.total_rows()},
+              {Frame()});
 }
 
 void ShardHarness::MicroBatch(uint64_t data, uint32_t micro_batch) {
@@ -187,14 +167,13 @@ void ShardHarness::MicroBatch(uint64_t data, uint32_t micro_batch) {
 }
 
 Reply ShardHarness::End(double lr, bool apply) {
-  Reply prepared = Send(Make(Op::kPrepare));
+  Reply prepared = Send(Make(PrepareRequest{open()}));
   EXPECT_EQ(prepared.code, Code::kOk) << prepared.message;
-  Request end = Make(apply ? Op::kApply : Op::kDrop);
-  end.lr = static_cast<float>(lr);
-  end.scale = 0.5;
-  const Reply ended = Send(end);
+  const Reply ended =
+      apply ? Send(Make(ApplyRequest{.at = open(), .lr = static_cast<float>(lr), .scale = 0.5}))
+            : Send(Make(DropRequest{.at = open()}));
   EXPECT_EQ(ended.code, Code::kOk) << ended.message;
-  EXPECT_EQ(ended.applied, apply);
+  EXPECT_EQ(apply ? As<ApplyReply>(ended).applied : As<DropReply>(ended).applied, apply);
   return prepared;
 }
 

@@ -41,7 +41,7 @@ class ShardHarness {
   ShardHarness(const Config& config, const Options& options);
   explicit ShardHarness(const Config& config) : ShardHarness(config, Options()) {}
 
-  /// The one reply to a request that is answered at once; epoch and session stand in the request.
+  /// The one reply to a request that is answered at once.
   Reply Send(Request request);
   /// Everything that was sent by the server so far, in order.
   const std::vector<std::pair<std::string, Reply>>& sent() const { return sent_; }
@@ -50,8 +50,11 @@ class ShardHarness {
   const std::vector<TensorSpec>& specs() const { return specs_; }
   const TensorSpec& spec(const std::string& name) const;
 
-  /// Requests of the open step's epoch and this session.
-  Request Make(Op op) const;
+  /// A request of this session.
+  Request Make(RequestBody body, Frames payload = {}) const;
+  /// The open step and the state before it, in this epoch.
+  OpenStep open() const { return {epoch, shard_->commit().open().step}; }
+  FinishedStep finished() const { return open().before(); }
   Request Hello() const;
   Request Rollback(uint64_t epoch, uint64_t step) const;
   /// The pairs of a memory tensor in micro-batch `micro_batch` of `data` (which stands for the

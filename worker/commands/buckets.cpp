@@ -46,27 +46,23 @@ Result<Cluster> AskCluster(const std::vector<std::string>& pservers, const std::
   MF_ASSIGN_OR_RETURN(auto transport,
                       ConnectZmq(context, {pservers[0]}, folder.empty() ? nullptr : &keys));
   Client client(std::move(transport), {pservers[0]}, {.deadline_seconds = kDeadlineSeconds});
-  Request hello;
-  hello.op = Op::kHello;
-  hello.shards = static_cast<uint32_t>(pservers.size());
-  MF_ASSIGN_OR_RETURN(const Reply joined, Ask(client, std::move(hello)));
-  client.SetSession(0, joined.session);
-  MF_ASSIGN_OR_RETURN(const Config config, ConfigFromJson(joined.text));
+  const HelloRequest observer{.shards = static_cast<uint32_t>(pservers.size())};
+  MF_ASSIGN_OR_RETURN(const Reply joined, Ask(client, {.body = observer}));
+  const HelloReply& hello = As<HelloReply>(joined);
+  client.SetSession(0, hello.session);
+  MF_ASSIGN_OR_RETURN(const Config config, ConfigFromJson(hello.state.description));
   Cluster cluster;
-  cluster.step = joined.step;
+  cluster.step = hello.state.finished.step;
   for (const TensorSpec& tensor : TensorsOf(config)) {
     if (tensor.kind != TensorKind::kMemory) continue;
-    Request request;
-    request.op = Op::kBuckets;
-    request.tensor = tensor.id;
-    MF_ASSIGN_OR_RETURN(const Reply reply, Ask(client, std::move(request)));
+    MF_ASSIGN_OR_RETURN(const Reply reply, Ask(client, {.body = BucketsRequest{tensor.id}}));
     LayerHits layer{tensor.layer(), std::vector<TableBuckets>(static_cast<size_t>(tensor.tables))};
     const size_t bytes = layer.tables.size() * sizeof(TableBuckets);
     if (reply.payload.size() != 1 || reply.payload[0].size() != bytes) {
       return Status::Failed("server 0 (" + pservers[0] + "): a buckets reply of the wrong size");
     }
     std::memcpy(layer.tables.data(), reply.payload[0].data(), bytes);
-    cluster.step = reply.step;
+    cluster.step = As<BucketsReply>(reply).step;
     cluster.layers.push_back(std::move(layer));
   }
   return cluster;

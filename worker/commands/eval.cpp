@@ -67,7 +67,7 @@ Status EvalSnapshots(const EvalFlags& flags) {
   ComputeGate gate;
   std::lock_guard computing(gate);
   RemoteExchange exchange(model->tables(), model->config(), pool, gate, model->at(),
-                          Access::kReading, /*micro_batch=*/0);
+                          /*micro_batch=*/0);
   return EvalWith(model->config(), model->tensors(),
                   std::make_shared<const DenseTensors>(std::move(dense)), exchange, pool, flags);
 }

@@ -3,13 +3,13 @@
 // LocalExchange (tables of an exported file; forward only), and naive ones in tests.
 #pragma once
 
-#include <compare>
 #include <cstddef>
 #include <cstdint>
 
 #include "common/base/buffer.h"
 #include "common/base/status.h"
 #include "common/config/tensors.h"
+#include "common/net/step.h"
 
 namespace mf {
 
@@ -24,20 +24,13 @@ struct Hashes {
   Buffer weights;       // f32 [pairs][tokens]
 };
 
-/// A state of the tables: an epoch of the run, and how many steps it has finished.
-struct TablesState {
-  uint64_t epoch = 0;
-  uint64_t step = 0;
-  auto operator<=>(const TablesState&) const = default;
-};
-
 /// Rows and gradients by themselves, for backends that keep copies of rows.
 class RowExchange {
  public:
   virtual ~RowExchange() = default;
 
   /// The state that rows are read from.
-  virtual TablesState state() const = 0;
+  virtual FinishedStep state() const = 0;
   /// values float [rows][columns] of global rows (u64), rising; waits for them.
   virtual Status PullRows(const TensorSpec& tensor, const Frame& rows, float* values) = 0;
   /// Contributes, once per layer and micro-batch, the row gradients of weight * dy, summed by the

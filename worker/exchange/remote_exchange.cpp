@@ -22,14 +22,14 @@ Status RemoteExchange::WaitOutside(Pending pending) {
 Status RemoteExchange::Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) {
   if (tensor.mode == ExchangeMode::kPull) return ForwardPull(tensor, hashes, y);
   return WaitOutside(
-      tables_.Forward(at_, access_, tensor, hashes.tokens, hashes.indices, hashes.weights, y));
+      tables_.Forward(at_, tensor, hashes.tokens, hashes.indices, hashes.weights, y));
 }
 
 Status RemoteExchange::Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
                                 float* dweights) {
   if (tensor.mode == ExchangeMode::kPull) return BackwardPull(tensor, hashes, dy, dweights);
-  return WaitOutside(tables_.Backward(at_, micro_batch_, tensor, hashes.tokens, hashes.indices,
-                                      hashes.weights, dy, dweights));
+  return WaitOutside(tables_.Backward(std::get<OpenStep>(at_), micro_batch_, tensor, hashes.tokens,
+                                      hashes.indices, hashes.weights, dy, dweights));
 }
 
 /// Grouping the pairs of each table by row tells which rows are met, how often, and by which pairs:
@@ -92,8 +92,7 @@ Status RemoteExchange::ForwardPull(const TensorSpec& tensor, const Hashes& hashe
   const size_t columns = static_cast<size_t>(tensor.columns);
   pulled.stride = (columns + 15) / 16 * 16;
   pulled.values = Buffer(pulled.table_begin.back() * pulled.stride * sizeof(float));
-  Pending pull =
-      tables_.Pull(at_, access_, tensor, pulled.rows, pulled.values.as<float>(), pulled.stride);
+  Pending pull = tables_.Pull(at_, tensor, pulled.rows, pulled.values.as<float>(), pulled.stride);
   PointToRows(tensor, hashes, &pulled);  // meanwhile
   MF_RETURN_IF_ERROR(WaitOutside(std::move(pull)));
   const PairBatch batch{hashes.tokens, hashes.pairs, pulled.row_pointers.as<const void*>(),
@@ -101,7 +100,7 @@ Status RemoteExchange::ForwardPull(const TensorSpec& tensor, const Hashes& hashe
   pool_.ParallelRanges(hashes.tokens, kTokensPerJob, [&](size_t begin, size_t end) {
     GatherReduce(batch, begin, end, columns, y, columns);
   });
-  if (access_ == Access::kReading) pulled_.erase(tensor.id);
+  if (!IsTraining(at_)) pulled_.erase(tensor.id);
   return Status::Ok();
 }
 
@@ -151,24 +150,22 @@ Status RemoteExchange::BackwardPull(const TensorSpec& tensor, const Hashes& hash
   return Status::Ok();
 }
 
-TablesState RemoteExchange::state() const {
-  return {at_.epoch, access_ == Access::kReading ? at_.step : at_.step - 1};
-}
+FinishedStep RemoteExchange::state() const { return FinishedStepOf(at_); }
 
 Status RemoteExchange::PullRows(const TensorSpec& tensor, const Frame& rows, float* values) {
-  return WaitOutside(
-      tables_.Pull(at_, access_, tensor, rows, values, static_cast<size_t>(tensor.columns)));
+  return WaitOutside(tables_.Pull(at_, tensor, rows, values, static_cast<size_t>(tensor.columns)));
 }
 
 void RemoteExchange::SendGradient(const TensorSpec& tensor, const Hashes& hashes,
                                   const Buffer& dy) {
-  pushes_.push_back(tables_.Backward(at_, micro_batch_, tensor, hashes.tokens, hashes.indices,
-                                     hashes.weights, dy, nullptr));
+  pushes_.push_back(tables_.Backward(std::get<OpenStep>(at_), micro_batch_, tensor, hashes.tokens,
+                                     hashes.indices, hashes.weights, dy, nullptr));
 }
 
 void RemoteExchange::PushRows(const TensorSpec& tensor, const Frame& rows, const Frame& hits,
                               const Frame& values) {
-  pushes_.push_back(tables_.Push(at_, micro_batch_, tensor, rows, hits, values));
+  pushes_.push_back(
+      tables_.Push(std::get<OpenStep>(at_), micro_batch_, tensor, rows, hits, values));
 }
 
 Status RemoteExchange::Finish() {

@@ -20,15 +20,14 @@ using ComputeGate = std::mutex;
 
 class RemoteExchange final : public Exchange, public RowExchange {
  public:
-  /// For one micro-batch (training) or one evaluation (reading). The caller holds `gate`.
+  /// For one micro-batch of an open step, or reading a finished one. The caller holds `gate`.
   RemoteExchange(TableClient& tables, const Config& config, ThreadPool& pool, ComputeGate& gate,
-                 StepRef at, Access access, uint32_t micro_batch)
+                 const ReadState& at, uint32_t micro_batch)
       : tables_(tables),
         config_(config),
         pool_(pool),
         gate_(gate),
         at_(at),
-        access_(access),
         micro_batch_(micro_batch) {}
 
   Status Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) override;
@@ -36,7 +35,7 @@ class RemoteExchange final : public Exchange, public RowExchange {
                   float* dweights) override;
 
   RowExchange* rows() override { return this; }
-  TablesState state() const override;
+  FinishedStep state() const override;
   Status PullRows(const TensorSpec& tensor, const Frame& rows, float* values) override;
   void SendGradient(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy) override;
   void PushRows(const TensorSpec& tensor, const Frame& rows, const Frame& hits,
@@ -68,8 +67,7 @@ class RemoteExchange final : public Exchange, public RowExchange {
   const Config& config_;
   ThreadPool& pool_;
   ComputeGate& gate_;
-  const StepRef at_;
-  const Access access_;
+  const ReadState at_;
   const uint32_t micro_batch_;
   std::unordered_map<uint32_t, Pulled> pulled_;  // by tensor id, from Forward to Backward
   std::vector<Pending> pushes_;

@@ -18,7 +18,7 @@ uint64_t RowsPerRead(const TensorSpec& tensor) {
   return std::max<uint64_t>(1, kFloatsPerRead / static_cast<uint64_t>(tensor.columns));
 }
 
-Status AppendWhole(TableClient& tables, StepRef at, const TensorSpec& tensor,
+Status AppendWhole(TableClient& tables, FinishedStep at, const TensorSpec& tensor,
                    SafetensorsWriter& writer) {
   std::vector<float> values;
   for (uint64_t first = 0; first < tensor.total_rows(); first += RowsPerRead(tensor)) {
@@ -30,7 +30,7 @@ Status AppendWhole(TableClient& tables, StepRef at, const TensorSpec& tensor,
   return Status::Ok();
 }
 
-Status AppendRows(TableClient& tables, StepRef at, const TensorSpec& tensor,
+Status AppendRows(TableClient& tables, FinishedStep at, const TensorSpec& tensor,
                   const std::vector<uint64_t>& rows, SafetensorsWriter& writer) {
   MF_RETURN_IF_ERROR(writer.Append(rows.data(), rows.size() * sizeof(uint64_t)));
   std::vector<float> values;
@@ -39,13 +39,13 @@ Status AppendRows(TableClient& tables, StepRef at, const TensorSpec& tensor,
     const std::vector<uint64_t> some(rows.begin() + static_cast<ptrdiff_t>(first),
                                      rows.begin() + static_cast<ptrdiff_t>(end));
     values.resize(some.size() * static_cast<size_t>(tensor.columns));
-    MF_RETURN_IF_ERROR(tables.Pull(at, Access::kReading, tensor, some, values.data()).Wait());
+    MF_RETURN_IF_ERROR(tables.Pull(at, tensor, some, values.data()).Wait());
     MF_RETURN_IF_ERROR(writer.Append(values.data(), values.size() * sizeof(float)));
   }
   return Status::Ok();
 }
 
-Result<std::vector<uint64_t>> TouchedRows(TableClient& tables, StepRef at,
+Result<std::vector<uint64_t>> TouchedRows(TableClient& tables, FinishedStep at,
                                           const TensorSpec& tensor) {
   std::vector<uint64_t> rows;
   while (true) {
@@ -70,7 +70,7 @@ Status CheckExportPlace(const std::string& flag, const std::string& path) {
 }
 
 Status Export(TableClient& tables, const Config& config, const std::vector<TensorSpec>& tensors,
-              StepRef at, ExportRows which, const std::string& path) {
+              FinishedStep at, ExportRows which, const std::string& path) {
   std::vector<TensorEntry> entries;
   std::vector<std::vector<uint64_t>> touched(tensors.size());
   const std::vector<TensorEntry> whole = EntriesOf(tensors);

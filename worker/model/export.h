@@ -23,6 +23,6 @@ Status CheckExportPlace(const std::string& flag, const std::string& path);
 
 /// Streams the state at `at` into `path`, which appears by rename. Reading leaves no trace.
 Status Export(TableClient& tables, const Config& config, const std::vector<TensorSpec>& tensors,
-              StepRef at, ExportRows rows, const std::string& path);
+              FinishedStep at, ExportRows rows, const std::string& path);
 
 }  // namespace mf

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "common/client/membership.h"
+
 namespace mf {
 
 Result<std::unique_ptr<SnapshotModel>> SnapshotModel::Open(const std::string& dir, int threads) {
@@ -25,24 +27,14 @@ Result<std::unique_ptr<SnapshotModel>> SnapshotModel::Open(const std::string& di
 }
 
 Status SnapshotModel::GoTo(const std::string& run_id, uint64_t step) {
-  std::vector<Request> hellos(client_->servers());
-  for (size_t server = 0; server < hellos.size(); ++server) {
-    hellos[server].op = Op::kHello;
-    hellos[server].shard = static_cast<uint32_t>(server);
-    hellos[server].shards = static_cast<uint32_t>(hellos.size());
-    hellos[server].run_id = run_id;
-    hellos[server].text = CanonicalJson(config_);
-  }
-  Client::Outcome joined = client_->CallAll(std::move(hellos)).get();
+  Membership membership(run_id, CanonicalJson(config_), client_->servers());
+  const Client::Outcome joined = client_->CallAll(membership.Hellos()).get();
   if (!joined.ok()) return joined.status();
-  for (size_t server = 0; server < joined->size(); ++server) {
-    client_->SetSession(server, (*joined)[server].session);
+  for (size_t server = 0; server < joined.value().size(); ++server) {
+    client_->SetSession(server, As<HelloReply>(joined.value()[server]).session);
   }
-  Request rollback;
-  rollback.op = Op::kRollback;
-  rollback.epoch = 1;
-  rollback.step = step;
   at_ = {1, step};
+  const Request rollback{.body = RollbackRequest{.to = at_}};
   return client_->CallAll(std::vector<Request>(client_->servers(), rollback)).get().status();
 }
 

@@ -26,7 +26,7 @@ class SnapshotModel {
   const std::vector<TensorSpec>& tensors() const { return tensors_; }
   TableClient& tables() { return *tables_; }
   /// The state: to read from.
-  StepRef at() const { return at_; }
+  FinishedStep at() const { return at_; }
   /// The dense tensors, whole.
   Result<DenseTensors> Dense();
 
@@ -40,7 +40,7 @@ class SnapshotModel {
   std::unique_ptr<EmbeddedServers> servers_;
   std::unique_ptr<Client> client_;
   std::unique_ptr<TableClient> tables_;
-  StepRef at_;
+  FinishedStep at_;
 };
 
 }  // namespace mf

@@ -27,16 +27,21 @@ std::string Number(double value) {
 
 /// 12345678 -> "12,345,678"
 std::string Grouped(double value) {
-  std::string text = std::to_string(std::llround(value));
-  for (auto at = static_cast<int64_t>(text.size()) - 3; at > (text[0] == '-' ? 1 : 0); at -= 3) {
-    text.insert(static_cast<size_t>(at), ",");
+  const std::string digits = std::to_string(std::llround(value));
+  std::string text;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    const bool inside = i > 0 && digits[i - 1] != '-';
+    if (inside && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
   }
   return text;
 }
 
 std::string Duration(double seconds) {
   const auto s = static_cast<int64_t>(std::llround(seconds));
-  const auto two = [](int64_t n) { return (n < 10 ? "0" : "") + std::to_string(n); };
+  const auto two = [](int64_t n) {
+    return std::string(1, static_cast<char>('0' + n / 10)) + static_cast<char>('0' + n % 10);
+  };
   if (s < 60) return std::to_string(s) + "s";
   if (s < 3600) return std::to_string(s / 60) + "m" + two(s % 60) + "s";
   return std::to_string(s / 3600) + "h" + two(s % 3600 / 60) + "m";

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "common/base/check.h"
+#include "tests/support/join.h"
 #include "worker/exchange/remote_exchange.h"
 
 namespace mf {
@@ -63,16 +64,8 @@ ServedLayer::ServedLayer(TransportContext& context, const std::string& address,
     }
   }
   MF_CHECK(tensor_ != nullptr);
-  Request hello;
-  hello.op = Op::kHello;
-  hello.shards = 1;
-  hello.run_id = "bench";
-  hello.text = CanonicalJson(config_);
-  client_->SetSession(0, Must(client_->Call(0, hello).get())[0].session);
-  Request rollback;
-  rollback.op = Op::kRollback;
-  rollback.epoch = at_.epoch;
-  Must(client_->Call(0, rollback).get());
+  Must(SayHello(*client_, "bench", CanonicalJson(config_)));
+  MustBeOk(RollBack(*client_, at_.before()));
 }
 
 WireBatch ServedLayer::Batch(const BenchLayer& layer, size_t tokens) const {
@@ -109,11 +102,7 @@ WireBatch ServedLayer::RandomBatch(size_t tokens) const {
 }
 
 /// The status is answered after what the server still does when its last answer has gone.
-void ServedLayer::AwaitIdle() {
-  Request status;
-  status.op = Op::kStatus;
-  Must(client_->Call(0, status).get());
-}
+void ServedLayer::AwaitIdle() { Must(client_->Call(0, {.body = StatusRequest{}}).get()); }
 
 double ServedLayer::Timed(int calls, size_t in_flight,
                           const std::function<Pending(int)>& start_call) {
@@ -136,8 +125,8 @@ double ServedLayer::Forward(const WireBatch& batch, int calls, size_t in_flight)
   std::vector<std::vector<float>> y(in_flight);
   for (auto& values : y) values.resize(batch.tokens * shape_.columns);
   return Timed(calls, in_flight, [&](int call) {
-    return tables_->Forward(at_, Access::kTraining, *tensor_, batch.tokens, batch.indices,
-                            batch.weights, y[static_cast<size_t>(call) % in_flight].data());
+    return tables_->Forward(at_, *tensor_, batch.tokens, batch.indices, batch.weights,
+                            y[static_cast<size_t>(call) % in_flight].data());
   });
 }
 
@@ -170,8 +159,8 @@ double ServedLayer::ForwardAndBackward(const WireBatch& batch, int micro_batches
   int begun = 0;
   const auto forward = [&](size_t slot) {
     ++begun;
-    open.push_back({tables_->Forward(at_, Access::kTraining, *tensor_, batch.tokens, batch.indices,
-                                     batch.weights, slots[slot].y.data()),
+    open.push_back({tables_->Forward(at_, *tensor_, batch.tokens, batch.indices, batch.weights,
+                                     slots[slot].y.data()),
                     slot, false});
   };
   const auto backward = [&](size_t slot) {
@@ -202,10 +191,7 @@ double ServedLayer::RoundTrip(const BenchLayer& layer, int calls) {
   std::vector<double> seconds;
   for (int call = 0; call < calls; ++call) {
     seconds.push_back(SecondsOf([&] {
-      MustBeOk(
-          tables_
-              ->Forward(at_, Access::kTraining, *tensor_, 1, batch.indices, batch.weights, y.data())
-              .Wait());
+      MustBeOk(tables_->Forward(at_, *tensor_, 1, batch.indices, batch.weights, y.data()).Wait());
     }));
   }
   std::nth_element(seconds.begin(), seconds.begin() + calls / 2, seconds.end());
@@ -232,7 +218,7 @@ ServedLayer::Exchanged ServedLayer::Exchange(const WireBatch& batch, ExchangeMod
   const double seconds = SecondsOf([&] {
     ComputeGate gate;
     const std::lock_guard lock(gate);
-    RemoteExchange exchange(*tables_, config_, pool, gate, at_, Access::kTraining, micro_batch_++);
+    RemoteExchange exchange(*tables_, config_, pool, gate, at_, micro_batch_++);
     MustBeOk(exchange.Forward(tensor, hashes, y.data()));
     MustBeOk(exchange.Backward(tensor, hashes, batch.dy, dweights.data()));
     MustBeOk(exchange.Finish());

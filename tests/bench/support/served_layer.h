@@ -65,7 +65,7 @@ class ServedLayer {
   const Config config_;
   const std::vector<TensorSpec> tensors_;
   const TensorSpec* tensor_ = nullptr;
-  const StepRef at_{uint64_t{1} << 32 | 1, 1};
+  const OpenStep at_{uint64_t{1} << 32 | 1, 1};
   uint32_t micro_batch_ = 0;
   std::unique_ptr<Client> client_;
   std::unique_ptr<TableClient> tables_;

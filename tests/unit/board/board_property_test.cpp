@@ -118,7 +118,7 @@ class Schedule {
   }
 
   void CheckGrant(const Grant& grant) {
-    ASSERT_NE(grant.work, Work::kFailed) << grant.message;
+    ASSERT_NE(grant.work, Work::kFailed) << grant.failure;
     if (grant.work == Work::kWait || grant.work == Work::kFinished) return;
     ASSERT_TRUE(leases_.insert(grant.lease).second);
     if (grant.work == Work::kRecover) {
@@ -150,7 +150,7 @@ class Schedule {
         const bool counts = fresh && !counted_.contains(grant.micro_batch);
         const double loss = counts ? Loss(grant.step, grant.micro_batch) : 1e6;
         const Status status =
-            board_.MicroBatchDone(grant.epoch, grant.step, grant.micro_batch, loss, now_, &grants);
+            board_.MicroBatchDone({grant.open(), grant.micro_batch, loss}, now_, &grants);
         if (status.ok()) {
           ASSERT_TRUE(fresh);
           ASSERT_EQ(grant.step, finished_ + 1);
@@ -159,8 +159,8 @@ class Schedule {
         break;
       }
       case Work::kCommit: {
-        const Status status = board_.StepEnded(grant.epoch, grant.step, !Dropped(grant.step), 1.0,
-                                               "", false, now_, &grants);
+        const Status status =
+            board_.StepEnded({grant.open(), !Dropped(grant.step), 1.0, "", false}, now_, &grants);
         if (status.ok()) {
           ASSERT_EQ(grant.step, finished_ + 1);
           ASSERT_EQ(counted_.size(), static_cast<size_t>(config_.micro_batches));
@@ -170,14 +170,14 @@ class Schedule {
         break;
       }
       case Work::kEvaluate:
-        (void)board_.Evaluated(grant.epoch, grant.step, static_cast<double>(grant.step), now_,
-                               &grants);
+        (void)board_.Evaluated({grant.finished(), static_cast<double>(grant.step)}, now_, &grants);
         break;
       case Work::kRecover: {
         const bool ok = Below(4) != 0;
         const uint64_t snapshot =
             Below(3) == 0 ? finished_ : finished_ / kSnapshotEvery * kSnapshotEvery;
-        if (board_.Recovered(grant.epoch, snapshot, ok, epoch_ + Below(2), now_, &grants).ok() &&
+        if (board_.Recovered({{grant.epoch, snapshot}, ok, epoch_ + Below(2), {}}, now_, &grants)
+                .ok() &&
             ok) {
           ASSERT_TRUE(fresh);
           finished_ = snapshot;

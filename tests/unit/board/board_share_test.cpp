@@ -22,7 +22,8 @@ class Desk {
       : micro_batches_(micro_batches), board_(Train(micro_batches, window), {}, 1, 1) {
     Ask({1});
     Board::Grants grants;
-    EXPECT_TRUE(board_.Recovered(board_.epoch(), 0, true, 0, now_, &grants).ok());
+    EXPECT_TRUE(
+        board_.Recovered({.to = {board_.epoch(), 0}, .recovered = true}, now_, &grants).ok());
   }
 
   void Ask(const Sessions& sessions) {
@@ -34,7 +35,7 @@ class Desk {
   void Done(uint32_t number) {
     Board::Grants grants;
     EXPECT_TRUE(
-        board_.MicroBatchDone(board_.epoch(), board_.step(), number, 1, now_, &grants).ok());
+        board_.MicroBatchDone({{board_.epoch(), board_.step()}, number, 1}, now_, &grants).ok());
     Take(grants);
   }
   /// The open step's work is done and `asks` come while it is committed.
@@ -47,7 +48,10 @@ class Desk {
     EXPECT_TRUE(shares.empty());
     Board::Grants grants;
     EXPECT_TRUE(
-        board_.StepEnded(board_.epoch(), board_.step(), true, 1, "", false, now_, &grants).ok());
+        board_
+            .StepEnded({.at = {board_.epoch(), board_.step()}, .applied = true, .grad_norm = 1},
+                       now_, &grants)
+            .ok());
     Take(grants);
   }
   void Renew(uint64_t session) {

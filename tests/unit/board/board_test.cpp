@@ -60,20 +60,23 @@ class Desk {
     return Done(board.epoch(), board.step(), number, loss);
   }
   Code Done(uint64_t epoch, uint64_t step, uint32_t number, double loss = 1) {
-    return Keep([&](auto* g) { return board.MicroBatchDone(epoch, step, number, loss, now, g); });
+    return Keep([&](auto* g) {
+      return board.MicroBatchDone({{epoch, step}, number, loss}, now, g);
+    });
   }
   Code End(bool applied = true, const std::string& name = "") {
     return End(board.epoch(), board.step(), applied, name);
   }
   Code End(uint64_t epoch, uint64_t step, bool applied = true, const std::string& name = "") {
-    return Keep(
-        [&](auto* g) { return board.StepEnded(epoch, step, applied, 0.5, name, false, now, g); });
+    return Keep([&](auto* g) {
+      return board.StepEnded({{epoch, step}, applied, 0.5, name, false}, now, g);
+    });
   }
   Code Evaluated(uint64_t epoch, uint64_t step, double loss) {
-    return Keep([&](auto* g) { return board.Evaluated(epoch, step, loss, now, g); });
+    return Keep([&](auto* g) { return board.Evaluated({{epoch, step}, loss}, now, g); });
   }
   Code Recovered(uint64_t epoch, uint64_t step, bool ok = true, uint64_t seen = 0) {
-    return Keep([&](auto* g) { return board.Recovered(epoch, step, ok, seen, now, g); });
+    return Keep([&](auto* g) { return board.Recovered({{epoch, step}, ok, seen, {}}, now, g); });
   }
   void NeedRecovery() {
     for (Grant& grant : board.NeedRecovery(now)) late.push_back(std::move(grant));
@@ -145,7 +148,7 @@ TEST(BoardRecovery, EpochsRise) {
   EXPECT_EQ(third.epoch, Epoch(7, 43));
   EXPECT_EQ(desk.Recovered(third.epoch, 0, false, Epoch(8, 1)), Code::kOk);
   const Grant failed = desk.AskFor(Work::kFailed);
-  EXPECT_NE(failed.message.find("--data"), std::string::npos);
+  EXPECT_NE(failed.failure.find("--data"), std::string::npos);
 }
 
 // Goal: a holder of an earlier recovery who comes late opens nothing.
@@ -364,7 +367,7 @@ TEST(BoardStep, TenDropsInARowFailTheRun) {
   desk.RunStep(false, "blocks.0.m2.tables");
   const Grant failed = desk.Ask(1, 19);
   EXPECT_EQ(failed.work, Work::kFailed);
-  EXPECT_NE(failed.message.find("blocks.0.m2.tables"), std::string::npos) << failed.message;
+  EXPECT_NE(failed.failure.find("blocks.0.m2.tables"), std::string::npos) << failed.failure;
   ASSERT_EQ(failed.records.size(), 1u);  // the last line is told, too
   EXPECT_EQ(failed.records[0].step, 20u);
   // Nothing wakes a failed run.
@@ -495,7 +498,7 @@ TEST(BoardSnapshots, TenDropsInARowEndAResumedRun) {
     Board::Grants grants = board.Ask(1, 1, 0, 0);
     ASSERT_EQ(grants.size(), 1u);
     board.Restore(13, records);
-    ASSERT_TRUE(board.Recovered(grants[0].epoch, 13, true, 0, 0, &grants).ok());
+    ASSERT_TRUE(board.Recovered({{grants[0].epoch, 13}, true, 0, {}}, 0, &grants).ok());
     EXPECT_STREQ(board.phase(), drops < 10 ? "micro_batches" : "failed");
   }
 }
@@ -515,14 +518,14 @@ TEST(BoardSnapshots, Due) {
   double now = 0;
   Board::Grants grants = board.Ask(1, 1, 0, now);
   const uint64_t epoch = grants.at(0).epoch;
-  ASSERT_TRUE(board.Recovered(epoch, 0, true, 0, now, &grants).ok());
+  ASSERT_TRUE(board.Recovered({{epoch, 0}, true, 0, {}}, now, &grants).ok());
   using enum SnapshotDue;
   // One that could not be taken when it was due is due at the next step.
   const std::vector<SnapshotDue> due = {kNo, kWhenIdle, kWhenIdle, kWhenIdle, kNo, kNow};
   const std::vector<bool> taken = {false, false, true, true, false, true};
   for (uint64_t step = 1; step <= 6; ++step) {
     ASSERT_EQ(board.Ask(10 * step, 1, step, now).size(), 1u);
-    ASSERT_TRUE(board.MicroBatchDone(epoch, step, 0, 1, now, &grants).ok());
+    ASSERT_TRUE(board.MicroBatchDone({{epoch, step}, 0, 1}, now, &grants).ok());
     for (int holder = 0; holder < 2; ++holder) {
       now += 2;  // the lease of the first one ends
       grants = board.Ask(10 * step + 1 + static_cast<uint64_t>(holder), 1, step, now);
@@ -531,7 +534,7 @@ TEST(BoardSnapshots, Due) {
       EXPECT_EQ(grants[0].snapshot_due, due[step - 1]) << step;
       EXPECT_EQ(grants[0].snapshot_keep, 7u);
     }
-    ASSERT_TRUE(board.StepEnded(epoch, step, true, 1, "", taken[step - 1], now, &grants).ok());
+    ASSERT_TRUE(board.StepEnded({{epoch, step}, true, 1, "", taken[step - 1]}, now, &grants).ok());
   }
 }
 

@@ -29,10 +29,9 @@ namespace {
 constexpr double kNever = 1000;                // seconds: what waits that long was forgotten
 constexpr std::chrono::seconds kPatience{30};  // of the test itself
 
-std::vector<Request> Requests(size_t servers, uint64_t step = 0) {
-  std::vector<Request> requests(servers);
-  for (Request& request : requests) request.step = step;
-  return requests;
+/// Requests whose answers can be told apart (ReplyTo).
+std::vector<Request> Requests(size_t servers, uint32_t number = 0) {
+  return std::vector<Request>(servers, {.body = BucketsRequest{number}});
 }
 
 // Goal: calls complete in whatever order their servers answer; replies stand in server order,
@@ -49,12 +48,13 @@ TEST(ClientTest, JoinsAnswersInAnyOrder) {
         context, s == 1 ? "tcp://127.0.0.1:0" : "inproc://joined" + std::to_string(s),
         [&, s](ServerTransport& transport, const std::string& peer, const Request& request) {
           held[s].emplace_back(peer, request);
+          EXPECT_EQ(request.session, 70 + s);
           if (held[s].size() < 2) return;
           for (auto it = held[s].rbegin(); it != held[s].rend(); ++it) {
             transport.Send(it->first, {Bytes(24, s)});
             Reply reply = ReplyTo(it->second, s + 1);
             transport.Send(it->first, Encode(reply));
-            reply.step = 999;
+            reply.body = BucketsReply{999};
             transport.Send(it->first, Encode(reply));
             reply.id += 1000;
             transport.Send(it->first, Encode(reply));
@@ -66,19 +66,18 @@ TEST(ClientTest, JoinsAnswersInAnyOrder) {
   Client client(Connect(context, addresses), addresses, {.deadline_seconds = 30});
   for (size_t s = 0; s < 3; ++s) client.SetSession(s, 70 + s);
   std::vector<Client::Answer> calls;
-  for (uint64_t step = 0; step < 100; ++step) calls.push_back(client.CallAll(Requests(3, step)));
-  for (uint64_t step = 0; step < 100; ++step) {
-    Client::Outcome outcome = calls[step].get();
+  for (uint32_t i = 0; i < 100; ++i) calls.push_back(client.CallAll(Requests(3, i)));
+  for (uint32_t i = 0; i < 100; ++i) {
+    Client::Outcome outcome = calls[i].get();
     ASSERT_TRUE(outcome.ok()) << outcome.status().message();
     ASSERT_EQ(outcome->size(), 3u);
     for (size_t s = 0; s < 3; ++s) {
       EXPECT_EQ((*outcome)[s].incarnation, s + 1);
-      EXPECT_EQ((*outcome)[s].step, step);
-      EXPECT_EQ((*outcome)[s].session, 70 + s);
+      EXPECT_EQ(As<BucketsReply>((*outcome)[s]).step, i);
     }
   }
-  EXPECT_EQ(client.traffic(Op::kStatus).calls.load(), 100u);
-  EXPECT_GT(client.traffic(Op::kStatus).received_bytes.load(), 0u);
+  EXPECT_EQ(client.traffic(Op::kBuckets).calls.load(), 100u);
+  EXPECT_GT(client.traffic(Op::kBuckets).received_bytes.load(), 0u);
 }
 
 // Goal: a call to one server holds one reply; an error code carries the server's number and keeps
@@ -110,6 +109,24 @@ TEST(ClientTest, ErrorsCarryTheServersNumber) {
   EXPECT_NE(all.status().message().find("server 2"), std::string::npos) << all.status().message();
   EXPECT_NE(all.status().message().find("too late"), std::string::npos) << all.status().message();
   EXPECT_EQ(client.Call(2, Request()).get().status().code(), Code::kStale);
+}
+
+// Goal: an answer to something else than was asked is an error that names the server, not a crash.
+TEST(ClientTest, AnswersToAnotherOperationAreErrors) {
+  TransportContext context;
+  ScriptedServer server(
+      context, "inproc://other-operation",
+      [](ServerTransport& transport, const std::string& peer, const Request& request) {
+        Reply reply = ReplyTo(request);
+        reply.body = LeaseReply{};
+        transport.Send(peer, Encode(reply));
+      });
+  Client client(Connect(context, {server.address()}), {server.address()}, {.deadline_seconds = 30});
+  const Client::Outcome outcome = client.Call(0, {.body = HelloRequest{}}).get();
+  EXPECT_EQ(outcome.status().code(), Code::kFailed);
+  EXPECT_NE(outcome.status().message().find("server 0 (inproc://other-operation): hello"),
+            std::string::npos)
+      << outcome.status().message();
 }
 
 // Goal: at the deadline the silent server is named, by number and address, and no other; later
@@ -152,7 +169,7 @@ TEST_P(ManyThreads, EachGetsItsOwn) {
       [&](ServerTransport& transport, const std::string& peer, const Request& request) {
         held.emplace_back(peer, request);
         // Some of those held, or all, so that a thread alone may wait for all it has asked for.
-        const bool all = request.op == Op::kHello;
+        const bool all = request.op() == Op::kHello;
         std::shuffle(held.begin(), held.end(), server_random);
         for (size_t keep = all ? 0 : server_random() % (held.size() + 1); held.size() > keep;) {
           Reply reply = ReplyTo(held.back().second);
@@ -185,8 +202,7 @@ TEST_P(ManyThreads, EachGetsItsOwn) {
       finished.fetch_add(1);
     });
   }
-  Request release;
-  release.op = Op::kHello;
+  const Request release{.body = HelloRequest{}};
   while (finished.load() < kThreads) ASSERT_TRUE(client.Call(0, release).get().ok());
   for (std::thread& thread : threads) thread.join();
 }

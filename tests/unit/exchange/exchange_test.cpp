@@ -209,7 +209,7 @@ TEST_P(ExchangeBytesTest, AsDesigned) {
     {
       std::lock_guard computing(cluster.gate());
       RemoteExchange exchange(cluster.tables(), cluster.config(), cluster.pool(), cluster.gate(),
-                              cluster.open_step(), Access::kTraining, 0);
+                              cluster.open_step(), 0);
       ASSERT_TRUE(exchange.Forward(tensor, hashes, y.data()).ok());
       ASSERT_TRUE(exchange.Backward(tensor, hashes, dy, dweights.data()).ok());
       ASSERT_TRUE(exchange.Finish().ok());

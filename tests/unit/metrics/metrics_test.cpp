@@ -102,12 +102,11 @@ TEST(Metrics, OfAServer) {
 // Goal: the board's metrics: who is alive, whose lease ended, how long the phases of a step last.
 TEST(Metrics, OfTheBoard) {
   ShardHarness server(ShardConfig(), {.recover = false});
-  server.session = server.Send(server.Hello()).session;
-  Request ask = server.Make(Op::kLease);
+  server.session = As<HelloReply>(server.Send(server.Hello())).session;
+  Request ask = server.Make(LeaseRequest{});
   ask.id = 1000;
   server.shard().Handle("worker", ask, 10);
-  ASSERT_EQ(server.sent().back().second.work, Work::kRecover);
-  const Reply lease = server.sent().back().second;
+  ASSERT_EQ(As<LeaseReply>(server.sent().back().second).work, Work::kRecover);
   EXPECT_EQ(server.metrics().Value(Metric::kWorkersLive), 1);
   EXPECT_EQ(server.metrics().Value(Metric::kLeaseExpired), 0);
   server.shard().Tick(10 + 31);
@@ -115,12 +114,10 @@ TEST(Metrics, OfTheBoard) {
   EXPECT_EQ(server.metrics().Value(Metric::kLeaseExpired), 1);
   ask.id = 1001;
   server.shard().Handle("worker", ask, 50);
-  const Reply again = server.sent().back().second;
+  const LeaseReply again = As<LeaseReply>(server.sent().back().second);
   ASSERT_EQ(again.work, Work::kRecover);
-  Request recovered = server.Make(Op::kRecovered);
-  recovered.epoch = again.epoch;
-  recovered.step = 0;
-  recovered.applied = true;
+  const Request recovered =
+      server.Make(RecoveredRequest{.to = {again.epoch, 0}, .recovered = true});
   server.shard().Handle("worker", recovered, 52);
   EXPECT_EQ(server.sent().back().second.code, Code::kOk);
   EXPECT_EQ(server.metrics().Value(Metric::kWorkersLive), 1);

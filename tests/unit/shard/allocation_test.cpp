@@ -25,6 +25,7 @@
 #include "common/client/table_client.h"
 #include "pserver/shard/server.h"
 #include "tests/support/frames.h"
+#include "tests/support/join.h"
 
 namespace {
 
@@ -145,16 +146,8 @@ class AllocationTest : public testing::TestWithParam<Case> {
     client_ = std::make_unique<Client>(Must(ConnectZmq(context_, addresses)), addresses,
                                        Client::Options{});
     tables_ = std::make_unique<TableClient>(*client_, config_, tensors_);
-    Request hello;
-    hello.op = Op::kHello;
-    hello.shards = 1;
-    hello.run_id = "allocations";
-    hello.text = CanonicalJson(config_);
-    client_->SetSession(0, Must(client_->Call(0, hello).get())[0].session);
-    Request rollback;
-    rollback.op = Op::kRollback;
-    rollback.epoch = at_.epoch;
-    EXPECT_TRUE(client_->Call(0, rollback).get().ok());
+    Must(SayHello(*client_, "allocations", CanonicalJson(config_)));
+    EXPECT_TRUE(RollBack(*client_, Finished()).ok());
     FillPool();
   }
 
@@ -181,7 +174,7 @@ class AllocationTest : public testing::TestWithParam<Case> {
     }
     StepEnd end{.apply = true, .lr = 1e-3, .scale = 1};
     Counted("prepare", [&] { return tables_->Prepare(at_).status(); });
-    const StepRef ended = std::exchange(at_, {at_.epoch, at_.step + 1});
+    const OpenStep ended = std::exchange(at_, {at_.epoch, at_.step + 1});
     Counted("apply", [&] { return tables_->Finish(ended, end).status(); });
   }
 
@@ -201,18 +194,16 @@ class AllocationTest : public testing::TestWithParam<Case> {
     Pairs pairs = Draw(tensor, tokens, /*seed=*/2);
     Counted("forward of an evaluation", [&] {
       return tables_
-          ->Forward(Finished(), Access::kReading, tensor, tokens, pairs.indices, pairs.weights,
-                    pairs.y.data())
+          ->Forward(Finished(), tensor, tokens, pairs.indices, pairs.weights, pairs.y.data())
           .Wait();
     });
     pairs = Draw(tensor, tokens, /*seed=*/1);
     const uint64_t before = g_caller_allocations, bytes = g_caller_bytes;
     Counted("forward", [&] {
       t_thread = Thread::kCaller;
-      const Status status = tables_
-                                ->Forward(at_, Access::kTraining, tensor, tokens, pairs.indices,
-                                          pairs.weights, pairs.y.data())
-                                .Wait();
+      const Status status =
+          tables_->Forward(at_, tensor, tokens, pairs.indices, pairs.weights, pairs.y.data())
+              .Wait();
       t_thread = Thread::kOther;
       return status;
     });
@@ -234,9 +225,7 @@ class AllocationTest : public testing::TestWithParam<Case> {
     std::vector<uint64_t> rows;
     for (uint64_t row = 0; row < tensor.total_rows(); row += 3) rows.push_back(row);
     std::vector<float> values(rows.size() * static_cast<size_t>(tensor.columns));
-    Counted("pull of rows", [&] {
-      return tables_->Pull(at_, Access::kTraining, tensor, rows, values.data()).Wait();
-    });
+    Counted("pull of rows", [&] { return tables_->Pull(at_, tensor, rows, values.data()).Wait(); });
     const std::vector<uint32_t> hits(rows.size(), 2);
     Counted("push of rows",
             [&] { return tables_->Push(at_, kByRows, tensor, rows, hits, values.data()).Wait(); });
@@ -261,7 +250,7 @@ class AllocationTest : public testing::TestWithParam<Case> {
             std::vector<float>(tokens * columns), std::vector<float>(count)};
   }
 
-  StepRef Finished() const { return {at_.epoch, at_.step - 1}; }
+  FinishedStep Finished() const { return at_.before(); }
   const TensorSpec& Dense() const {
     return *std::find_if(tensors_.begin(), tensors_.end(),
                          [](const TensorSpec& t) { return t.kind == TensorKind::kDense; });
@@ -275,7 +264,7 @@ class AllocationTest : public testing::TestWithParam<Case> {
   std::unique_ptr<Server> server_;
   std::unique_ptr<Client> client_;
   std::unique_ptr<TableClient> tables_;
-  StepRef at_{uint64_t{1} << 32 | 1, 1};
+  OpenStep at_{uint64_t{1} << 32 | 1, 1};
   std::map<std::string, uint64_t> taken_;
   // The least of a forward and a backward: more where the pool grows.
   uint64_t caller_allocations_ = UINT64_MAX, caller_bytes_ = UINT64_MAX;

@@ -9,6 +9,7 @@
 #include <random>
 
 #include "common/kernels/pairs.h"
+#include "tests/support/request_fields.h"
 #include "tests/support/shard_harness.h"
 
 namespace mf {
@@ -69,10 +70,10 @@ TEST(Shard, DroppedStepsDoNotCount) {
 TEST(Shard, RepeatedEndsDoNothing) {
   ShardHarness server(ShardConfig());
   for (uint32_t i = 0; i < 3; ++i) {
-    EXPECT_EQ(server.Send(server.Make(Op::kPrepare)).code, Code::kNotYet);
+    EXPECT_EQ(server.Send(server.Make(PrepareRequest{server.open()})).code, Code::kNotYet);
     server.MicroBatch(1, i);
   }
-  const Request prepare = server.Make(Op::kPrepare);
+  const Request prepare = server.Make(PrepareRequest{server.open()});
   const Reply first = server.Send(prepare), again = server.Send(prepare);
   ASSERT_EQ(first.payload.size(), 1u);
   size_t blocks = 0;
@@ -82,21 +83,18 @@ TEST(Shard, RepeatedEndsDoNothing) {
   ASSERT_EQ(first.payload[0].size(), blocks * sizeof(double));
   EXPECT_EQ(0, std::memcmp(first.payload[0].data(), again.payload[0].data(), blocks * 8));
   server.MicroBatch(1, 0);  // late, after prepare: answered, not added
-  Request apply = server.Make(Op::kApply);
-  apply.lr = 1e-2;
-  apply.scale = 1;
-  EXPECT_TRUE(server.Send(apply).applied);
+  const OpenStep at = server.open();
+  const Request apply = server.Make(ApplyRequest{.at = at, .lr = 1e-2, .scale = 1});
+  EXPECT_TRUE(As<ApplyReply>(server.Send(apply)).applied);
   const auto after = server.State();
-  Request late = apply;
-  late.lr = 7;
-  late.op = Op::kDrop;
-  const Reply told = server.Send(late);
+  const Reply told = server.Send(server.Make(DropRequest{.at = at, .grad_norm = 7}));
   EXPECT_EQ(told.code, Code::kOk);
-  EXPECT_TRUE(told.applied);
+  EXPECT_TRUE(As<DropReply>(told).applied);
   EXPECT_EQ(server.Send(apply).code, Code::kOk);
   EXPECT_EQ(server.State(), after);
   EXPECT_EQ(server.shard().commit().finished(), 1u);
-  EXPECT_EQ(server.Send(server.Make(Op::kPrepare)).code, Code::kNotYet);  // the next step is empty
+  EXPECT_EQ(server.Send(server.Make(PrepareRequest{server.open()})).code,
+            Code::kNotYet);  // the next step is empty
 }
 
 // Goal: a number that is not finite in dL/dy reads as NaN in dL/dp, is not a bad request, and is
@@ -108,10 +106,10 @@ TEST(Shard, NotANumberIsToldAndDropped) {
   const TensorSpec& m1 = server.spec("blocks.0.m1.tables");
   Request bad = server.Backward(m1, 2, 1);
   const size_t columns = static_cast<size_t>(m1.columns);
-  std::vector<float> dy(bad.tokens * columns);
+  const uint32_t tokens = std::get<BackwardRequest>(bad.body).tokens;
+  std::vector<float> dy(tokens * columns);
   std::memcpy(dy.data(), bad.payload[2].data(), bad.payload[2].size());
-  std::vector<int8_t> exponents(bad.payload[3].as<int8_t>(),
-                                bad.payload[3].as<int8_t>() + bad.tokens);
+  std::vector<int8_t> exponents(bad.payload[3].as<int8_t>(), bad.payload[3].as<int8_t>() + tokens);
   dy[3 * columns + 5] = std::numeric_limits<float>::quiet_NaN();
   exponents[3] = DotExponent(&dy[3 * columns], columns);
   EXPECT_EQ(exponents[3], kNotFinite);
@@ -120,23 +118,23 @@ TEST(Shard, NotANumberIsToldAndDropped) {
   const Reply reply = server.Send(bad);
   ASSERT_EQ(reply.code, Code::kOk);
   for (size_t i = 0; i < reply.payload[0].size() / 8; ++i) {
-    const bool poisoned = i % bad.tokens == 3;
+    const bool poisoned = i % tokens == 3;
     ASSERT_EQ(LoadUnaligned<int64_t>(reply.payload[0].data(), i) == kDotNotFinite, poisoned) << i;
   }
   const Reply prepared = server.RunStep(2, 1e-2, /*apply=*/false);  // the rest, and 1 once more
-  EXPECT_EQ(prepared.text, m1.name);
+  EXPECT_EQ(As<PrepareReply>(prepared).not_finite, m1.name);
   EXPECT_EQ(server.State(), before);
-  EXPECT_EQ(server.RunStep(3, 1e-2).text, "");  // forgotten with the step
+  EXPECT_EQ(As<PrepareReply>(server.RunStep(3, 1e-2)).not_finite, "");  // forgotten with the step
   // The same in pushed rows, and in weights with finite dL/dy.
   Request push = server.Push(server.spec("head.weight"), 4, 0);
   std::vector<float> values(push.payload[2].size() / 4, kInfinity);
   push.payload[2] = FrameOf(values);
   EXPECT_EQ(server.Send(push).code, Code::kOk);
-  EXPECT_EQ(server.RunStep(4, 1e-2, false).text, "head.weight");
+  EXPECT_EQ(As<PrepareReply>(server.RunStep(4, 1e-2, false)).not_finite, "head.weight");
   Request weights = server.Backward(m1, 5, 2);
   weights.payload[1] = FrameOf(std::vector<float>(weights.payload[1].size() / 4, NAN));
   EXPECT_EQ(server.Send(weights).code, Code::kOk);
-  EXPECT_EQ(server.RunStep(5, 1e-2, false).text, m1.name);
+  EXPECT_EQ(As<PrepareReply>(server.RunStep(5, 1e-2, false)).not_finite, m1.name);
 }
 
 /// A wrong request: what is wrong, and what answers it.
@@ -163,28 +161,42 @@ std::vector<Wrong> WrongRequests(const ShardHarness& server) {
   const Request rows = server.Push(embed, 1, 1);
   const Request whole = server.Push(head, 1, 1);
   const Request pull = server.PullAll(embed);
-  Request list = server.Make(Op::kListRows);
-  list.step = list.step - 1;
-  list.row_count = 10;
-  Request apply = server.Make(Op::kApply);
-  apply.lr = 1e-2;
-  apply.scale = 1;
-  const Request drop = server.Make(Op::kDrop);
-  const Request prepare = server.Make(Op::kPrepare);
+  const Request list =
+      server.Make(ListRowsRequest{.at = server.finished(), .tensor = 0, .row_count = 10});
+  const Request apply = server.Make(ApplyRequest{.at = server.open(), .lr = 1e-2, .scale = 1});
+  const Request drop = server.Make(DropRequest{.at = server.open()});
+  const Request prepare = server.Make(PrepareRequest{server.open()});
+  const auto set_tensor = [](Request& r, uint32_t tensor) {
+    EditBody<ForwardRequest, BackwardRequest, PushRequest, PullRequest, ListRowsRequest>(
+        r, [&](auto& body) { body.tensor = tensor; });
+  };
+  const auto set_micro_batch = [](Request& r, uint32_t number) {
+    EditBody<BackwardRequest, PushRequest>(r, [&](auto& body) { body.micro_batch = number; });
+  };
+  const auto set_tokens = [](Request& r, auto change) {
+    EditBody<ForwardRequest, BackwardRequest>(r, [&](auto& body) { change(body.tokens); });
+  };
+  const auto set_row_count = [](Request& r, uint64_t count) {
+    EditBody<PushRequest, PullRequest>(r, [&](auto& body) { body.row_count = count; });
+  };
 
   // Where and who, for everything that belongs to a step.
   for (const Request& good : {forward, backward, rows, whole, pull, list, apply, drop, prepare}) {
     add("no session", Code::kNotJoined, good, [](Request& r) { r.session = 0; });
     add("unknown session", Code::kNotJoined, good, [](Request& r) { r.session = 77; });
-    add("older epoch", Code::kWrongEpoch, good, [](Request& r) { --r.epoch; });
-    add("younger epoch", Code::kWrongEpoch, good, [](Request& r) { ++r.epoch; });
-    add("later step", Code::kNotYet, good, [](Request& r) { ++r.step; });
+    add("older epoch", Code::kWrongEpoch, good,
+        [](Request& r) { EditStep(r, [](uint64_t& epoch, uint64_t&) { --epoch; }); });
+    add("younger epoch", Code::kWrongEpoch, good,
+        [](Request& r) { EditStep(r, [](uint64_t& epoch, uint64_t&) { ++epoch; }); });
+    add("later step", Code::kNotYet, good,
+        [](Request& r) { EditStep(r, [](uint64_t&, uint64_t& step) { ++step; }); });
     // Those are told how it ended.
-    if (good.op == Op::kPrepare || good.op == Op::kApply || good.op == Op::kDrop) continue;
-    add("earlier step", Code::kStale, good, [](Request& r) { --r.step; });
+    if (good.op() == Op::kPrepare || good.op() == Op::kApply || good.op() == Op::kDrop) continue;
+    add("earlier step", Code::kStale, good,
+        [](Request& r) { EditStep(r, [](uint64_t&, uint64_t& step) { --step; }); });
   }
   for (const Request& good : {forward, backward, rows, whole, pull, list}) {
-    add("tensor beyond the last", Code::kInvalid, good, [](Request& r) { r.tensor = 1000; });
+    add("tensor beyond the last", Code::kInvalid, good, [&](Request& r) { set_tensor(r, 1000); });
     add("a frame too many", Code::kInvalid, good, [](Request& r) { r.payload.emplace_back(); });
     if (good.payload.empty()) continue;
     add("a frame missing", Code::kInvalid, good, [](Request& r) { r.payload.pop_back(); });
@@ -199,15 +211,19 @@ std::vector<Wrong> WrongRequests(const ShardHarness& server) {
     }
   }
   for (const Request& good : {backward, rows, whole}) {
-    add("micro-batch beyond G", Code::kInvalid, good, [](Request& r) { r.micro_batch = 3; });
-    add("micro-batch far off", Code::kInvalid, good, [](Request& r) { r.micro_batch = ~0u; });
+    add("micro-batch beyond G", Code::kInvalid, good, [&](Request& r) { set_micro_batch(r, 3); });
+    add("micro-batch far off", Code::kInvalid, good, [&](Request& r) { set_micro_batch(r, ~0u); });
   }
   for (const Request& good : {forward, backward}) {
-    add("a dense tensor", Code::kInvalid, good, [&](Request& r) { r.tensor = embed.id; });
-    add("no tokens", Code::kInvalid, good, [](Request& r) { r.tokens = 0; });
-    add("other tokens", Code::kInvalid, good, [](Request& r) { --r.tokens; });
-    add("too many tokens", Code::kInvalid, good, [](Request& r) { ++r.tokens; });
-    add("far too many tokens", Code::kInvalid, good, [](Request& r) { r.tokens = ~0u; });
+    add("a dense tensor", Code::kInvalid, good, [&](Request& r) { set_tensor(r, embed.id); });
+    add("no tokens", Code::kInvalid, good,
+        [&](Request& r) { set_tokens(r, [](uint32_t& n) { n = 0; }); });
+    add("other tokens", Code::kInvalid, good,
+        [&](Request& r) { set_tokens(r, [](uint32_t& n) { --n; }); });
+    add("too many tokens", Code::kInvalid, good,
+        [&](Request& r) { set_tokens(r, [](uint32_t& n) { ++n; }); });
+    add("far too many tokens", Code::kInvalid, good,
+        [&](Request& r) { set_tokens(r, [](uint32_t& n) { n = ~0u; }); });
     for (const uint8_t bucket : {16, 255}) {
       add("a bucket out of range", Code::kInvalid, good, [&](Request& r) {
         std::vector<uint8_t> buckets(r.payload[0].size(), 3);
@@ -235,29 +251,36 @@ std::vector<Wrong> WrongRequests(const ShardHarness& server) {
       [](Request& r) { r.payload[1] = FrameOf(std::vector<uint32_t>(50)); });
   for (const uint64_t count : {uint64_t{1}, uint64_t{19}, uint64_t{21}, UINT64_MAX}) {
     add("another count of a whole push", Code::kInvalid, whole,
-        [&](Request& r) { r.row_count = count; });
+        [&](Request& r) { set_row_count(r, count); });
   }
   for (const uint64_t first : {uint64_t{1}, uint64_t{20}, UINT64_MAX}) {
-    add("a range beyond the end", Code::kInvalid, pull, [&](Request& r) { r.first_row = first; });
+    add("a range beyond the end", Code::kInvalid, pull,
+        [&](Request& r) { std::get<PullRequest>(r.body).first_row = first; });
   }
   for (const uint64_t count : {uint64_t{21}, uint64_t{1} << 61, UINT64_MAX}) {
-    add("too many rows", Code::kInvalid, pull, [&](Request& r) { r.row_count = count; });
+    add("too many rows", Code::kInvalid, pull, [&](Request& r) { set_row_count(r, count); });
   }
   for (const double value : {double{NAN}, kInfinity, -kInfinity, 1e300}) {
-    add("a rate that is not finite", Code::kInvalid, apply, [&](Request& r) { r.lr = value; });
-    add("a scale that is not finite", Code::kInvalid, apply, [&](Request& r) { r.scale = value; });
+    add("a rate that is not finite", Code::kInvalid, apply,
+        [&](Request& r) { std::get<ApplyRequest>(r.body).lr = value; });
+    add("a scale that is not finite", Code::kInvalid, apply,
+        [&](Request& r) { std::get<ApplyRequest>(r.body).scale = value; });
   }
-  add("a lost lease", Code::kStale, server.Make(Op::kRenew), [](Request& r) { r.lease = 5; });
-  add("done without a board epoch", Code::kWrongEpoch, server.Make(Op::kMicroBatchDone),
-      [](Request&) {});
+  add("a lost lease", Code::kStale, server.Make(RenewRequest{5}), [](Request&) {});
+  add("done without a board epoch", Code::kWrongEpoch,
+      server.Make(MicroBatchDoneRequest{.at = server.open()}), [](Request&) {});
   add("an old rollback", Code::kWrongEpoch, server.Rollback(server.epoch - 1, 0), [](Request&) {});
   add("a rollback to nowhere", Code::kUnavailable, server.Rollback(server.epoch + 1, 5),
       [](Request&) {});
   const Request hello = server.Hello();
-  add("another protocol", Code::kInvalid, hello, [](Request& r) { ++r.protocol; });
-  add("another shard", Code::kInvalid, hello, [](Request& r) { r.shard = 1; });
-  add("another number of shards", Code::kInvalid, hello, [](Request& r) { r.shards = 2; });
-  add("another run", Code::kWrongRun, hello, [](Request& r) { r.run_id = "another"; });
+  add("another protocol", Code::kInvalid, hello,
+      [](Request& r) { ++std::get<HelloRequest>(r.body).protocol; });
+  add("another shard", Code::kInvalid, hello,
+      [](Request& r) { std::get<HelloRequest>(r.body).shard = 1; });
+  add("another number of shards", Code::kInvalid, hello,
+      [](Request& r) { std::get<HelloRequest>(r.body).shards = 2; });
+  add("another run", Code::kWrongRun, hello,
+      [](Request& r) { std::get<HelloRequest>(r.body).run_id = "another"; });
   return all;
 }
 
@@ -273,7 +296,7 @@ TEST(Shard, WrongRequestsChangeNothing) {
   const auto refuse = [&](const Wrong& wrong) {
     const Reply reply = server.Send(wrong.request);
     EXPECT_EQ(static_cast<int>(reply.code), static_cast<int>(wrong.code))
-        << OpName(wrong.request.op) << " with " << wrong.what << ": " << reply.message;
+        << OpName(wrong.request.op()) << " with " << wrong.what << ": " << reply.message;
     EXPECT_FALSE(reply.message.empty()) << wrong.what;
     EXPECT_TRUE(reply.payload.empty()) << wrong.what;
   };
@@ -281,15 +304,16 @@ TEST(Shard, WrongRequestsChangeNothing) {
   EXPECT_GT(all.size(), 100u);
   for (const Wrong& wrong : all) {
     refuse(wrong);
-    ASSERT_EQ(server.State(), before) << OpName(wrong.request.op) << " with " << wrong.what;
+    ASSERT_EQ(server.State(), before) << OpName(wrong.request.op()) << " with " << wrong.what;
   }
   EXPECT_GT(server.metrics().Value(Metric::kRequestsRejected, {"invalid"}), 50);
   for (ShardHarness* each : {&server, &undisturbed}) {
     for (uint32_t i = 0; i < 3; ++i) each->MicroBatch(2, i);
-    EXPECT_EQ(each->Send(each->Make(Op::kPrepare)).code, Code::kOk);
+    EXPECT_EQ(each->Send(each->Make(PrepareRequest{each->open()})).code, Code::kOk);
   }
   for (const Wrong& wrong : WrongRequests(server)) {  // the same when the step is prepared
-    if (wrong.request.op == Op::kApply || wrong.request.op == Op::kDrop) refuse(wrong);
+    const Op op = wrong.request.op();
+    if (op == Op::kApply || op == Op::kDrop) refuse(wrong);
   }
   EXPECT_EQ(server.State(), before);
   server.End(1e-2, true);
@@ -304,30 +328,31 @@ TEST(Shard, AnswersNothingBeforeRecovery) {
                               server.Backward(server.spec("blocks.0.qkv.tables"), 1, 0),
                               server.Push(server.spec("embed.weight"), 1, 0),
                               server.PullAll(server.spec("embed.weight")),
-                              server.Make(Op::kListRows),
-                              server.Make(Op::kPrepare),
-                              server.Make(Op::kDrop)};
+                              server.Make(ListRowsRequest{.at = server.finished()}),
+                              server.Make(PrepareRequest{server.open()}),
+                              server.Make(DropRequest{.at = server.open()})};
   for (Request request : requests) EXPECT_EQ(server.Send(request).code, Code::kNotJoined);
   EXPECT_EQ(server.Send(server.Rollback(server.epoch, 0)).code, Code::kNotJoined);
   Request hello = server.Hello();
   for (const char* text : {"", "{", "[]", "{\"model\": {\"d\": -1}}", "{\"nonsense\": {}}"}) {
     Request bad = hello;
-    bad.text = text;
+    std::get<HelloRequest>(bad.body).description = text;
     EXPECT_EQ(server.Send(bad).code, Code::kInvalid) << text;
   }
   const Reply joined = server.Send(hello);
   ASSERT_EQ(joined.code, Code::kOk) << joined.message;
-  EXPECT_EQ(joined.epoch, 0u);
-  EXPECT_EQ(joined.text, hello.text);
-  server.session = joined.session;
+  const HelloReply& answer = As<HelloReply>(joined);
+  EXPECT_EQ(answer.state.finished.epoch, 0u);
+  EXPECT_EQ(answer.state.description, std::get<HelloRequest>(hello.body).description);
+  server.session = answer.session;
   for (Request request : requests) {
     for (const uint64_t epoch : {uint64_t{0}, server.epoch}) {
       request.session = server.session;
-      request.epoch = epoch;
-      EXPECT_EQ(server.Send(request).code, Code::kUnavailable) << OpName(request.op);
+      EditStep(request, [&](uint64_t& at_epoch, uint64_t&) { at_epoch = epoch; });
+      EXPECT_EQ(server.Send(request).code, Code::kUnavailable) << OpName(request.op());
     }
   }
-  EXPECT_EQ(server.Send(server.Make(Op::kStatus)).code, Code::kOk);
+  EXPECT_EQ(server.Send(server.Make(StatusRequest{})).code, Code::kOk);
   EXPECT_EQ(server.Send(server.Rollback(0, 0)).code, Code::kWrongEpoch);
   EXPECT_EQ(server.Send(server.Rollback(server.epoch, 0)).code, Code::kOk);
   server.RunStep(1, 1e-2);
@@ -337,16 +362,16 @@ TEST(Shard, AnswersNothingBeforeRecovery) {
 TEST(Shard, NamesWhatAnotherRunHasDifferent) {
   ShardHarness server(ShardConfig());
   Request hello = server.Hello();
-  hello.run_id = "another";
+  std::get<HelloRequest>(hello.body).run_id = "another";
   EXPECT_NE(server.Send(hello).message.find("data"), std::string::npos);
   Config other = ShardConfig();
   other.train.lr = 0.125;
-  hello.text = CanonicalJson(other);
+  std::get<HelloRequest>(hello.body).description = CanonicalJson(other);
   const Reply refused = server.Send(hello);
   EXPECT_EQ(refused.code, Code::kWrongRun);
   EXPECT_NE(refused.message.find("train.lr: 0.003 here, 0.125 there"), std::string::npos)
       << refused.message;
-  EXPECT_EQ(refused.session, 0u);
+  EXPECT_FALSE(Answers(refused, Op::kHello));
 }
 
 // Goal: a rollback puts the tables back to what the seed makes and forgets the open step; the same
@@ -364,7 +389,7 @@ TEST(Shard, RollbackRestoresTheStart) {
   ASSERT_EQ(server.Send(server.Rollback(server.epoch, 0)).code, Code::kOk);
   EXPECT_EQ(server.State(), start);
   Request late = server.Push(server.spec("embed.weight"), 2, 1);
-  late.epoch = old;
+  std::get<PushRequest>(late.body).at.epoch = old;
   EXPECT_EQ(server.Send(late).code, Code::kWrongEpoch);
   server.RunStep(3, 1e-2);
   fresh.RunStep(3, 1e-2);
@@ -375,9 +400,8 @@ TEST(Shard, RollbackRestoresTheStart) {
 // to the peer who asked.
 TEST(Shard, BoardAnswersThroughMessages) {
   ShardHarness server(ShardConfig());
-  Request ask = server.Make(Op::kLease);
-  ask.step = 0;
-  const Reply recover = server.Send(ask);
+  Request ask = server.Make(LeaseRequest{});
+  const LeaseReply recover = As<LeaseReply>(server.Send(ask));
   ASSERT_EQ(recover.work, Work::kRecover);
   EXPECT_GE(recover.epoch, uint64_t{1} << 32);
   const size_t before = server.sent().size();
@@ -390,7 +414,7 @@ TEST(Shard, BoardAnswersThroughMessages) {
   ASSERT_EQ(server.sent().size(), before + 1);
   EXPECT_EQ(server.sent().back().first, "another peer");
   EXPECT_EQ(server.sent().back().second.id, 4711u);
-  EXPECT_EQ(server.sent().back().second.work, Work::kWait);
+  EXPECT_EQ(As<LeaseReply>(server.sent().back().second).work, Work::kWait);
 }
 
 }  // namespace

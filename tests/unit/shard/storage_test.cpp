@@ -53,11 +53,8 @@ TEST_P(StorageTest, SparseAndDirectAreTheSame) {
     ASSERT_EQ(direct.State(), sparse.State()) << "after step " << step;
     for (const TensorSpec& spec : direct.specs()) {
       const auto list = [&](ShardHarness& server) {
-        Request request = server.Make(Op::kListRows);
-        request.step = step;
-        request.tensor = spec.id;
-        request.row_count = 1000;
-        return server.Send(request);
+        return server.Send(server.Make(
+            ListRowsRequest{.at = {server.epoch, step}, .tensor = spec.id, .row_count = 1000}));
       };
       const Reply in_direct = list(direct), in_sparse = list(sparse);
       ASSERT_EQ(in_direct.code, Code::kOk) << in_direct.message;
@@ -81,8 +78,7 @@ TEST_P(StorageTest, ReadingLeavesNoTrace) {
         for (const TensorSpec& spec : read.specs()) {
           if (spec.kind != TensorKind::kMemory) continue;
           Request forward = read.Forward(spec, step + 500, micro_batch);  // other rows than hit
-          forward.training = false;
-          --forward.step;
+          std::get<ForwardRequest>(forward.body).at = read.finished();
           ASSERT_EQ(read.Send(forward).code, Code::kOk);
         }
         ASSERT_EQ(read.State(), before);

@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "common/client/lease_work.h"
+#include "common/client/membership.h"
+#include "common/client/work_loop.h"
 #include "pserver/shard/shard.h"
 #include "tests/simulation/disk.h"
 #include "tests/simulation/model.h"
@@ -79,12 +81,12 @@ class Zombie : public testing::Test {
     servers_[server].shard->Handle("worker", request, now_);
     for (int i = 0; i < 100; ++i) {
       for (const Reply& reply : replies_) {
-        if (reply.id == request.id && reply.op == request.op) return reply;
+        if (reply.id == request.id && reply.op == request.op()) return reply;
       }
       now_ += 0.05;
       servers_[server].shard->Tick(now_);
     }
-    ADD_FAILURE() << OpName(request.op) << " was not answered";
+    ADD_FAILURE() << OpName(request.op()) << " was not answered";
     return {};
   }
   std::vector<Reply> SendAll(const Joined& worker, const std::vector<Request>& requests) {
@@ -92,64 +94,54 @@ class Zombie : public testing::Test {
     for (size_t server = 0; server < requests.size(); ++server) {
       replies.push_back(Send(server, worker, requests[server]));
       EXPECT_EQ(replies.back().code, Code::kOk)
-          << OpName(requests[server].op) << ": " << replies.back().message;
+          << OpName(requests[server].op()) << ": " << replies.back().message;
     }
     return replies;
   }
-  std::vector<Reply> SendAll(const Joined& worker, const Request& request) {
-    return SendAll(worker, std::vector<Request>(kServers, request));
+  std::vector<Reply> SendAll(const Joined& worker, const RequestBody& body) {
+    return SendAll(worker, std::vector<Request>(kServers, Request{.body = body}));
+  }
+  Reply Send(size_t server, const Joined& worker, RequestBody body) {
+    return Send(server, worker, Request{.body = std::move(body)});
   }
 
   Joined Join() {
-    std::vector<Request> hellos(kServers);
-    for (size_t server = 0; server < kServers; ++server) {
-      hellos[server].op = Op::kHello;
-      hellos[server].shard = static_cast<uint32_t>(server);
-      hellos[server].shards = kServers;
-      hellos[server].run_id = "the run";
-      hellos[server].text = CanonicalJson(config_);
-    }
+    const Membership membership("the run", CanonicalJson(config_), kServers);
     Joined joined;
-    for (const Reply& reply : SendAll({}, hellos)) {
-      joined.sessions.push_back(reply.session);
+    for (const Reply& reply : SendAll({}, membership.Hellos())) {
+      joined.sessions.push_back(As<HelloReply>(reply).session);
       joined.incarnations.push_back(reply.incarnation);
     }
     return joined;
   }
 
   /// Asks the board until it gets something to do.
-  Reply Ask(const Joined& worker) {
-    Request ask;
-    ask.op = Op::kLease;
-    ask.incarnations = worker.incarnations;
+  LeaseReply Ask(const Joined& worker) {
     for (int i = 0; i < 10; ++i) {
-      const Reply lease = Send(0, worker, ask);
-      if (lease.work != Work::kWait) return lease;
+      const Reply reply = Send(0, worker, LeaseRequest{.incarnations = worker.incarnations});
+      if (reply.code != Code::kOk) ADD_FAILURE() << reply.message;
+      if (reply.code != Code::kOk || As<LeaseReply>(reply).work != Work::kWait) {
+        return reply.code == Code::kOk ? As<LeaseReply>(reply) : LeaseReply{};
+      }
     }
     return {};
   }
-  Reply Ask(const Joined& worker, Work expected) {
-    const Reply lease = Ask(worker);
-    EXPECT_EQ(lease.work, expected) << lease.message;
+  LeaseReply Ask(const Joined& worker, Work expected) {
+    const LeaseReply lease = Ask(worker);
+    EXPECT_EQ(lease.work, expected) << lease.failure;
     return lease;
   }
 
-  void ContributeAll(const Joined& worker, const Reply& lease) {
+  void ContributeAll(const Joined& worker, const LeaseReply& lease) {
     for (const TensorSpec& tensor : model_.tensors()) {
-      std::vector<Request> requests =
-          model_.Contributions(tensor.id, lease.step, lease.micro_batch);
-      for (Request& request : requests) {
-        request.epoch = lease.epoch;
-        request.step = lease.step;
-      }
-      SendAll(worker, requests);
+      SendAll(worker, model_.Contributions(tensor.id, lease.open(), lease.micro_batch));
     }
-    Request done = BoardRequest(Op::kMicroBatchDone, lease);
-    done.value = 1;
+    const MicroBatchDoneRequest done{
+        .at = lease.open(), .micro_batch = lease.micro_batch, .loss_sum = 1};
     EXPECT_EQ(Send(0, worker, done).code, Code::kOk);
   }
   /// Does all micro-batches of the open step and takes the lease of its commit.
-  Reply UpToCommit(const Joined& worker) {
+  LeaseReply UpToCommit(const Joined& worker) {
     for (int64_t m = 0; m < config_.train.micro_batches; ++m) {
       ContributeAll(worker, Ask(worker, Work::kMicroBatch));
     }
@@ -159,30 +151,29 @@ class Zombie : public testing::Test {
   struct Decided {
     Prepared prepared;
     StepEnd end;
-    Request request;  // apply or drop
+    RequestBody request;  // apply or drop
   };
-  Decided PrepareAll(const Joined& worker, const Reply& lease) {
-    Request prepare = BoardRequest(Op::kPrepare, lease);
-    const std::vector<Reply> answers = SendAll(worker, prepare);
+  Decided PrepareAll(const Joined& worker, const LeaseReply& lease) {
+    const std::vector<Reply> answers = SendAll(worker, PrepareRequest{lease.open()});
     Decided decided;
     decided.prepared = CombinePrepared(model_.tensors(), model_.blocks(), answers).value();
     decided.end = DecideEnd(decided.prepared, lease);
-    decided.request = EndRequest(lease.epoch, lease.step, decided.end);
+    decided.request = EndRequest(lease.open(), decided.end);
     return decided;
   }
-  void EndAll(const Joined& worker, const Reply& lease, const Decided& decided) {
+  void EndAll(const Joined& worker, const LeaseReply& lease, const Decided& decided) {
     const std::vector<Reply> ended = SendAll(worker, decided.request);
-    const Result<bool> applied = HowItEnded(lease.step, ended);
+    const Result<bool> applied = CombineEnded(lease.open(), ended);
     ASSERT_TRUE(applied.ok()) << applied.status().message();
     EXPECT_EQ(
-        Send(0, worker, StepEndedRequest(lease, decided.prepared, decided.end, applied.value()))
+        Send(0, worker, MakeStepEnded(lease.open(), decided.prepared, decided.end, applied.value()))
             .code,
         Code::kOk);
   }
   /// Steps up to and with `last`; snapshots that are begun are published, too.
   void RunTo(const Joined& worker, uint64_t last) {
     while (servers_[0].shard->commit().finished() < last) {
-      const Reply lease = UpToCommit(worker);
+      const LeaseReply lease = UpToCommit(worker);
       EndAll(worker, lease, PrepareAll(worker, lease));
       if (HasFatalFailure() || HasNonfatalFailure()) return;
       for (size_t server = 0; server < kServers; ++server) Publish(server);
@@ -199,14 +190,12 @@ class Zombie : public testing::Test {
     server.shard->Work(now_);
   }
 
-  Recovery LookAround(const Joined& worker, const Reply& lease) {
-    Request status;
-    status.op = Op::kStatus;
-    return DecideRecovery(lease, SendAll(worker, status));
+  Recovery LookAround(const Joined& worker, const LeaseReply& lease) {
+    return DecideRecovery(lease, SendAll(worker, StatusRequest{}));
   }
   /// Takes the recover lease and does it. Returns its epoch.
   uint64_t Recover(const Joined& worker) {
-    const Reply lease = Ask(worker, Work::kRecover);
+    const LeaseReply lease = Ask(worker, Work::kRecover);
     const Recovery recovery = LookAround(worker, lease);
     SendAll(worker, recovery.rollbacks);
     EXPECT_EQ(Send(0, worker, recovery.recovered).code, Code::kOk);
@@ -220,6 +209,9 @@ class Zombie : public testing::Test {
   }
 
   /// `request` is answered with `code` and does nothing to `server`.
+  void ExpectNothing(size_t server, const Joined& zombie, const RequestBody& request, Code code) {
+    ExpectNothing(server, zombie, Request{.body = request}, code);
+  }
   void ExpectNothing(size_t server, const Joined& zombie, const Request& request, Code code) {
     const CommitState& commit = servers_[server].shard->commit();
     const uint64_t epoch = commit.epoch(), finished = commit.finished();
@@ -249,24 +241,24 @@ class Zombie : public testing::Test {
 TEST_F(Zombie, LateApply) {
   const Joined zombie = Join();
   Recover(zombie);
-  const Reply old_lease = UpToCommit(zombie);
+  const LeaseReply old_lease = UpToCommit(zombie);
   const Decided old = PrepareAll(zombie, old_lease);  // and its apply is under way for long
   Restart(1);
   const Joined worker = Join();
   Recover(worker);
-  const Reply lease = UpToCommit(worker);
+  const LeaseReply lease = UpToCommit(worker);
   const Decided decided = PrepareAll(worker, lease);
   ASSERT_TRUE(old.end.apply);
   ExpectNothing(0, zombie, old.request, Code::kWrongEpoch);
   // Nor does its holder get the board to believe in it.
-  const Request ended = StepEndedRequest(old_lease, old.prepared, old.end, true);
+  const StepEndedRequest ended = MakeStepEnded(old_lease.open(), old.prepared, old.end, true);
   EXPECT_EQ(Send(0, zombie, ended).code, Code::kWrongEpoch);
   EndAll(worker, lease, decided);
   EXPECT_EQ(Finished(0), 1u);
   EXPECT_EQ(Finished(1), 1u);
   // In the same epoch, a step later: it is told how the step ended, and step 2 stays open.
   UpToCommit(worker);
-  EXPECT_TRUE(Send(0, worker, decided.request).applied);
+  EXPECT_TRUE(As<ApplyReply>(Send(0, worker, decided.request)).applied);
   EXPECT_EQ(Finished(0), 1u);
 }
 
@@ -275,21 +267,20 @@ TEST_F(Zombie, LateApply) {
 TEST_F(Zombie, LateDrop) {
   const Joined zombie = Join();
   Recover(zombie);
-  Decided old = PrepareAll(zombie, UpToCommit(zombie));
-  old.request.op = Op::kDrop;
+  const LeaseReply old_lease = UpToCommit(zombie);
+  PrepareAll(zombie, old_lease);
+  const DropRequest old_drop{.at = old_lease.open()};
   Restart(1);
   const Joined worker = Join();
   Recover(worker);
-  const Reply lease = UpToCommit(worker);
+  const LeaseReply lease = UpToCommit(worker);
   const Decided decided = PrepareAll(worker, lease);
-  ExpectNothing(0, zombie, old.request, Code::kWrongEpoch);
+  ExpectNothing(0, zombie, old_drop, Code::kWrongEpoch);
   EndAll(worker, lease, decided);
   EXPECT_EQ(Finished(0), 1u);
-  Request late_drop = decided.request;
-  late_drop.op = Op::kDrop;
-  const Reply told = Send(0, worker, late_drop);
+  const Reply told = Send(0, worker, DropRequest{.at = lease.open()});
   EXPECT_EQ(told.code, Code::kOk);
-  EXPECT_TRUE(told.applied);
+  EXPECT_TRUE(As<DropReply>(told).applied);
   EXPECT_EQ(Finished(0), 1u);
 }
 
@@ -298,11 +289,11 @@ TEST_F(Zombie, LateDrop) {
 // does nothing either, however late.
 TEST_F(Zombie, LateRollback) {
   const Joined zombie = Join();
-  const Reply old_lease = Ask(zombie, Work::kRecover);
+  const LeaseReply old_lease = Ask(zombie, Work::kRecover);
   const Recovery old = LookAround(zombie, old_lease);
   TimePasses();
   Joined worker = Join();
-  const Reply lease = Ask(worker, Work::kRecover);
+  const LeaseReply lease = Ask(worker, Work::kRecover);
   const Recovery recovery = LookAround(worker, lease);
   SendAll(worker, recovery.rollbacks);
   ASSERT_EQ(Send(0, worker, recovery.recovered).code, Code::kOk);
@@ -313,7 +304,7 @@ TEST_F(Zombie, LateRollback) {
     ExpectNothing(server, zombie, recovery.rollbacks[server], Code::kOk);
     // The step that an old holder has in mind may be gone: it is late, not wrong.
     Request to_discarded = old.rollbacks[server];
-    to_discarded.step = 2;
+    std::get<RollbackRequest>(to_discarded.body).to.step = 2;
     ExpectNothing(server, zombie, to_discarded, Code::kWrongEpoch);
   }
   EXPECT_EQ(Send(0, zombie, old.recovered).code, Code::kWrongEpoch);
@@ -338,18 +329,18 @@ TEST_F(Zombie, TwoRecoverHolders) {
   Recover(worker);
   RunTo(worker, 3);
   // Step 4 ends, with a snapshot that is still being written.
-  const Reply commit = UpToCommit(worker);
+  const LeaseReply commit = UpToCommit(worker);
   EndAll(worker, commit, PrepareAll(worker, commit));
   Restart(1);
   const Joined first = Join();
   const Joined second = Join();
-  const Reply first_lease = Ask(first, Work::kRecover);
+  const LeaseReply first_lease = Ask(first, Work::kRecover);
   const Recovery first_plan = LookAround(first, first_lease);
   ASSERT_EQ(first_plan.plan.step, 2u);
   TimePasses();
   Publish(0);
   ASSERT_EQ(Published(0), std::vector<uint64_t>({2, 4}));
-  const Reply second_lease = Ask(second, Work::kRecover);
+  const LeaseReply second_lease = Ask(second, Work::kRecover);
   ASSERT_GT(second_lease.epoch, first_lease.epoch);
   const Recovery second_plan = LookAround(second, second_lease);
   ASSERT_EQ(second_plan.plan.step, 2u);
@@ -379,19 +370,19 @@ TEST_F(Zombie, RollbackToAStepThatAnOlderHolderDeleted) {
   Restart(0);  // the board is lost, too
   const Joined first = Join();
   const Joined second = Join();
-  const Reply first_lease = Ask(first, Work::kRecover);
+  const LeaseReply first_lease = Ask(first, Work::kRecover);
   Recovery first_plan = LookAround(first, first_lease);
   TimePasses();
-  const Reply second_lease = Ask(second, Work::kRecover);
+  const LeaseReply second_lease = Ask(second, Work::kRecover);
   const Recovery second_plan = LookAround(second, second_lease);
   ASSERT_EQ(second_plan.plan.step, 2u);
-  first_plan.rollbacks[0].step = 0;  // when it looked, that was all that was common
+  std::get<RollbackRequest>(first_plan.rollbacks[0].body).to.step =
+      0;  // when it looked, that was all that was common
   EXPECT_EQ(Send(0, first, first_plan.rollbacks[0]).code, Code::kOk);
   const Reply gone = Send(0, second, second_plan.rollbacks[0]);
   EXPECT_EQ(gone.code, Code::kUnavailable) << gone.message;
-  EXPECT_TRUE(WorkIsOver(gone.code));
-  Request back = BoardRequest(Op::kGiveBack, second_lease);
-  EXPECT_EQ(Send(0, second, back).code, Code::kOk);
+  EXPECT_TRUE(IsSuperseded(gone.code));
+  EXPECT_EQ(Send(0, second, GiveBackRequest{second_lease.lease}).code, Code::kOk);
   Recover(second);
   EXPECT_EQ(Finished(0), 0u);
   EXPECT_EQ(Finished(1), 0u);
@@ -406,31 +397,31 @@ TEST_F(Zombie, RetentionToldByAnOldHolder) {
   ASSERT_EQ(Published(0), std::vector<uint64_t>({2, 4}));  // 2 goes with the next step's end
   const Decided old = PrepareAll(zombie, UpToCommit(zombie));
   ASSERT_EQ(old.end.snapshots.discard, std::vector<uint64_t>({2}));
-  // Server 1 dies, and its snapshot of step 4 can not be read: all go back to step 2.
+  // Server 1 dies, and its snapshot of step 4 cannot be read: all go back to step 2.
   servers_[1].disk.published.at(4).damaged = true;
   Restart(1);
   const Joined worker = Join();
-  const Reply lease = Ask(worker, Work::kRecover);
+  const LeaseReply lease = Ask(worker, Work::kRecover);
   const Recovery recovery = LookAround(worker, lease);
   EXPECT_EQ(Send(1, worker, recovery.rollbacks[1]).code, Code::kUnavailable);
-  EXPECT_EQ(Send(0, worker, BoardRequest(Op::kGiveBack, lease)).code, Code::kOk);
+  EXPECT_EQ(Send(0, worker, GiveBackRequest{lease.lease}).code, Code::kOk);
   Recover(worker);
   ASSERT_EQ(Finished(0), 2u);
-  // Up to the same step, but this time server 1 can not write the snapshot.
+  // Up to the same step, but this time server 1 cannot write the snapshot.
   RunTo(worker, 3);
-  const Reply fourth = UpToCommit(worker);
+  const LeaseReply fourth = UpToCommit(worker);
   EndAll(worker, fourth, PrepareAll(worker, fourth));
   Publish(0);
   Publish(1, true);
   ASSERT_EQ(Published(1), std::vector<uint64_t>({2}));
-  const Reply fifth = UpToCommit(worker);
+  const LeaseReply fifth = UpToCommit(worker);
   const Decided decided = PrepareAll(worker, fifth);
   for (size_t server = 0; server < kServers; ++server) {
     ExpectNothing(server, zombie, old.request, server == 0 ? Code::kWrongEpoch : Code::kNotJoined);
   }
   ExpectNothing(1, worker, old.request, Code::kWrongEpoch);
   EndAll(worker, fifth, decided);
-  EXPECT_EQ(Published(0), std::vector<uint64_t>({2}));  // 4 can not become common any more
+  EXPECT_EQ(Published(0), std::vector<uint64_t>({2}));  // 4 cannot become common any more
   EXPECT_EQ(Published(1), std::vector<uint64_t>({2}));
 }
 

@@ -65,12 +65,12 @@ class SnapshotsTest
   /// A step whose end begins a snapshot.
   static void StepWithSnapshot(ShardHarness& server, uint64_t data, bool apply) {
     for (uint32_t i = 0; i < 3; ++i) server.MicroBatch(data, i);
-    EXPECT_EQ(server.Send(server.Make(Op::kPrepare)).code, Code::kOk);
-    Request end = server.Make(apply ? Op::kApply : Op::kDrop);
-    end.lr = 1e-2f;
-    end.scale = 0.5;
-    end.snapshot = true;
-    EXPECT_EQ(server.Send(end).code, Code::kOk);
+    EXPECT_EQ(server.Send(server.Make(PrepareRequest{server.open()})).code, Code::kOk);
+    const SnapshotPlan snapshots{.take = true};
+    const RequestBody apply_it =
+        ApplyRequest{.at = server.open(), .lr = 1e-2f, .scale = 0.5, .snapshots = snapshots};
+    const RequestBody drop_it = DropRequest{.at = server.open(), .snapshots = snapshots};
+    EXPECT_EQ(server.Send(server.Make(apply ? apply_it : drop_it)).code, Code::kOk);
   }
   static void FinishSnapshot(ShardHarness& server) {
     for (int i = 0; server.shard().writing_snapshot(); ++i) {
@@ -140,16 +140,16 @@ TEST_P(SnapshotsTest, ARestartedServerGoesOn) {
   options.recover = false;
   ShardHarness server(ConfigOf(), options);
   Request hello = server.Hello();
-  hello.run_id = "another run";
+  std::get<HelloRequest>(hello.body).run_id = "another run";
   const Reply refused = server.Send(hello);
   EXPECT_EQ(refused.code, Code::kWrongRun);
   EXPECT_NE(refused.message.find("folder"), std::string::npos) << refused.message;
   const Reply joined = server.Send(server.Hello());
   ASSERT_EQ(joined.code, Code::kOk) << joined.message;
-  EXPECT_EQ(joined.snapshots.published, std::vector<uint64_t>({3, 6}));
-  server.session = joined.session;
+  EXPECT_EQ(As<HelloReply>(joined).state.snapshots.published, std::vector<uint64_t>({3, 6}));
+  server.session = As<HelloReply>(joined).session;
   Request elsewhere = server.Rollback(server.epoch, 6);
-  elsewhere.incarnations = {12345};
+  std::get<RollbackRequest>(elsewhere.body).incarnation = 12345;
   EXPECT_EQ(server.Send(elsewhere).code, Code::kWrongEpoch);
   EXPECT_EQ(server.Send(server.Rollback(server.epoch, 5)).code, Code::kUnavailable);
   ASSERT_EQ(server.Send(server.Rollback(server.epoch, 6)).code, Code::kOk);
@@ -187,8 +187,9 @@ TEST_P(SnapshotsTest, ADamagedOneIsSetAside) {
   EXPECT_NE(refused.message.find(damaged.substr(folder_.size())), std::string::npos)
       << refused.message;
   EXPECT_EQ(server.Send(back).code, Code::kWrongEpoch) << "another try is another recovery";
-  EXPECT_EQ(server.Send(server.Make(Op::kPrepare)).code, Code::kUnavailable);
-  EXPECT_EQ(server.Send(server.Make(Op::kStatus)).snapshots.published, std::vector<uint64_t>({3}));
+  EXPECT_EQ(server.Send(server.Make(PrepareRequest{server.open()})).code, Code::kUnavailable);
+  EXPECT_EQ(As<StatusReply>(server.Send(server.Make(StatusRequest{}))).state.snapshots.published,
+            std::vector<uint64_t>({3}));
   ++server.epoch;
   ASSERT_EQ(server.Send(server.Rollback(server.epoch, 3)).code, Code::kOk);
   EXPECT_EQ(server.State(), third);

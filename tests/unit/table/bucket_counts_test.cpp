@@ -10,6 +10,7 @@
 #include <map>
 #include <random>
 
+#include "tests/support/request_fields.h"
 #include "tests/support/shard_harness.h"
 
 namespace mf {
@@ -129,9 +130,7 @@ TEST(BucketSummary, MeanAndWorstTable) {
 
 /// What a server says of a tensor.
 std::vector<TableBuckets> Ask(ShardHarness& server, const TensorSpec& spec) {
-  Request request = server.Make(Op::kBuckets);
-  request.tensor = spec.id;
-  const Reply reply = server.Send(request);
+  const Reply reply = server.Send(server.Make(BucketsRequest{spec.id}));
   EXPECT_EQ(reply.code, Code::kOk) << reply.message;
   std::vector<TableBuckets> tables(static_cast<size_t>(spec.tables));
   EXPECT_EQ(reply.payload.at(0).size(), tables.size() * sizeof(TableBuckets));
@@ -143,9 +142,10 @@ std::vector<TableBuckets> Ask(ShardHarness& server, const TensorSpec& spec) {
 void Hit(const TensorSpec& spec, const Request& backward, uint64_t step, std::vector<Naive>* to) {
   to->resize(static_cast<size_t>(spec.tables));
   const std::byte* buckets = backward.payload[0].data();
+  const size_t tokens = std::get<BackwardRequest>(backward.body).tokens;
   for (size_t k = 0; k < to->size(); ++k) {
-    for (size_t t = 0; t < backward.tokens; ++t) {
-      const uint8_t row = LoadUnaligned<uint8_t>(buckets, k * backward.tokens + t);
+    for (size_t t = 0; t < tokens; ++t) {
+      const uint8_t row = LoadUnaligned<uint8_t>(buckets, k * tokens + t);
       ++(*to)[k].hits[row];
       (*to)[k].last[row] = step;
     }
@@ -164,12 +164,12 @@ Request AsPush(const ShardHarness& server, const TensorSpec& spec, const Request
       hits.push_back(static_cast<uint32_t>(count));
     }
   }
-  Request push = server.Make(Op::kPush);
-  push.tensor = spec.id;
-  push.micro_batch = backward.micro_batch;
-  push.payload = {FrameOf(rows), FrameOf(hits),
-                  FrameOf(std::vector<float>(rows.size() * static_cast<size_t>(spec.columns)))};
-  return push;
+  return server.Make(
+      PushRequest{.at = server.open(),
+                  .tensor = spec.id,
+                  .micro_batch = std::get<BackwardRequest>(backward.body).micro_batch},
+      {FrameOf(rows), FrameOf(hits),
+       FrameOf(std::vector<float>(rows.size() * static_cast<size_t>(spec.columns)))});
 }
 
 TEST(Buckets, ContributionsCountOnceAndNothingElseDoes) {
@@ -218,36 +218,34 @@ TEST(Buckets, ContributionsCountOnceAndNothingElseDoes) {
 // Goal: observers see the statistics of a run, and can do nothing else.
 TEST(Buckets, Observers) {
   ShardHarness server(ShardConfig(), {.recover = false});
-  Request hello = server.Hello();
-  hello.run_id.clear();
-  hello.text.clear();
+  const Request hello = server.Make(HelloRequest{.shards = 1});
   EXPECT_EQ(server.Send(hello).code, Code::kUnavailable);  // and no run has come of it
-  server.session = server.Send(server.Hello()).session;
+  server.session = As<HelloReply>(server.Send(server.Hello())).session;
   const Reply observer = server.Send(hello);
   ASSERT_EQ(observer.code, Code::kOk) << observer.message;
-  EXPECT_EQ(observer.text, server.Hello().text);
-  Request request = server.Make(Op::kBuckets);
-  request.tensor = server.spec("blocks.0.m1.tables").id;
-  request.session = observer.session;
+  const auto& [session, state] = As<HelloReply>(observer);
+  EXPECT_EQ(state.description, std::get<HelloRequest>(server.Hello().body).description);
+  Request request = server.Make(BucketsRequest{server.spec("blocks.0.m1.tables").id});
+  request.session = session;
   EXPECT_EQ(server.Send(request).code, Code::kUnavailable);  // before recovery
   ASSERT_EQ(server.Send(server.Rollback(server.epoch, 0)).code, Code::kOk);
   EXPECT_EQ(server.Send(request).code, Code::kOk);
-  request.tensor = server.spec("embed.weight").id;
+  request.body = BucketsRequest{server.spec("embed.weight").id};
   EXPECT_EQ(server.Send(request).code, Code::kInvalid);
   for (int op = 0; op < kOpCount; ++op) {
     if (op == static_cast<int>(Op::kHello) || op == static_cast<int>(Op::kStatus)) continue;
-    Request other = server.Make(static_cast<Op>(op));
-    other.session = observer.session;
-    other.epoch = server.epoch + 1;
-    EXPECT_EQ(server.Send(other).code, Code::kInvalid) << OpName(other.op);
+    if (op == static_cast<int>(Op::kBuckets)) continue;
+    Request other = server.Make(EmptyRequest(static_cast<Op>(op)));
+    other.session = session;
+    EXPECT_EQ(server.Send(other).code, Code::kInvalid) << OpName(other.op());
   }
-  Request status = server.Make(Op::kStatus);
-  status.session = observer.session;
-  EXPECT_EQ(server.Send(status).epoch, server.epoch);
+  Request status = server.Make(StatusRequest{});
+  status.session = session;
+  EXPECT_EQ(As<StatusReply>(server.Send(status)).state.finished.epoch, server.epoch);
   // Many observers forget each other, but no worker.
   for (int i = 0; i < 300; ++i) EXPECT_EQ(server.Send(hello).code, Code::kOk);
   EXPECT_EQ(server.Send(status).code, Code::kNotJoined);
-  EXPECT_EQ(server.Send(server.Make(Op::kStatus)).code, Code::kOk);
+  EXPECT_EQ(server.Send(server.Make(StatusRequest{})).code, Code::kOk);
 }
 
 }  // namespace

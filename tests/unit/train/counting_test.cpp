@@ -17,6 +17,7 @@
 #include "common/client/lease_work.h"
 #include "common/client/table_client.h"
 #include "tests/support/faulty_transport.h"
+#include "tests/support/join.h"
 #include "tests/support/shard_harness.h"
 #include "tests/support/tcp_servers.h"
 #include "tests/support/training_case.h"
@@ -150,12 +151,12 @@ class CountingWorker {
  private:
   bool Chance(uint64_t in) { return RandomBelow(RandomKey(seed_, drawn_++), in) == 0; }
   void Join();
-  Result<Reply> Tell(Op op, const Reply& lease, double value = 0, bool applied = false);
+  Result<Reply> Call(RequestBody body);
   /// False: died.
-  bool MicroBatch(const Reply& lease);
-  void Commit(const Reply& lease);
-  void Recover(const Reply& lease);
-  std::vector<float> Pull(const TensorSpec& tensor, StepRef at) {
+  bool MicroBatch(const LeaseReply& lease);
+  void Commit(const LeaseReply& lease);
+  void Recover(const LeaseReply& lease);
+  std::vector<float> Pull(const TensorSpec& tensor, FinishedStep at) {
     std::vector<float> values(tensor.total_rows() * static_cast<size_t>(tensor.columns));
     const Status status =
         tables_->PullRange(at, tensor, 0, tensor.total_rows(), values.data()).Wait();
@@ -179,28 +180,14 @@ std::atomic<uint64_t> CountingWorker::sleeps{0};
 std::atomic<uint64_t> CountingWorker::stale{0};
 
 void CountingWorker::Join() {
-  std::vector<Request> hellos(addresses_.size());
-  for (size_t server = 0; server < hellos.size(); ++server) {
-    hellos[server].op = Op::kHello;
-    hellos[server].shard = static_cast<uint32_t>(server);
-    hellos[server].shards = static_cast<uint32_t>(hellos.size());
-    hellos[server].run_id = "counting";
-    hellos[server].text = CanonicalJson(counting_.config);
-  }
-  Client::Outcome outcome = client_->CallAll(std::move(hellos)).get();
-  ASSERT_TRUE(outcome.ok()) << outcome.status().message();
-  for (size_t server = 0; server < outcome->size(); ++server) {
-    client_->SetSession(server, (*outcome)[server].session);
-    incarnations_.push_back((*outcome)[server].incarnation);
-  }
+  Result<std::vector<uint64_t>> joined =
+      SayHello(*client_, "counting", CanonicalJson(counting_.config));
+  ASSERT_TRUE(joined.ok()) << joined.status().message();
+  incarnations_ = std::move(joined).value();
 }
 
-Result<Reply> CountingWorker::Tell(Op op, const Reply& lease, double value, bool applied) {
-  Request request = BoardRequest(op, lease);
-  request.value = value;
-  request.applied = applied;
-  request.incarnations = incarnations_;
-  Client::Outcome outcome = client_->Call(0, std::move(request)).get();
+Result<Reply> CountingWorker::Call(RequestBody body) {
+  Client::Outcome outcome = client_->Call(0, {.body = std::move(body)}).get();
   if (!outcome.ok()) return outcome.status();
   return std::move((*outcome)[0]);
 }
@@ -208,27 +195,28 @@ Result<Reply> CountingWorker::Tell(Op op, const Reply& lease, double value, bool
 bool CountingWorker::Live() {
   Join();
   while (!testing::Test::HasFatalFailure()) {
-    Result<Reply> lease = Tell(Op::kLease, Reply());
-    if (!lease.ok()) {
-      ADD_FAILURE() << lease.status().message();
+    const Result<Reply> reply = Call(LeaseRequest{.incarnations = incarnations_});
+    if (!reply.ok()) {
+      ADD_FAILURE() << reply.status().message();
       return true;
     }
-    epoch_ = lease->epoch;
-    if (lease->work == Work::kFinished) return true;
-    if (lease->work == Work::kMicroBatch && !MicroBatch(*lease)) return false;
-    if (lease->work == Work::kCommit) Commit(*lease);
-    if (lease->work == Work::kRecover) Recover(*lease);
-    if (lease->work == Work::kEvaluate) (void)Tell(Op::kEvaluated, *lease);
-    if (lease->work == Work::kFailed) {
-      ADD_FAILURE() << lease->text;
+    const LeaseReply& lease = As<LeaseReply>(reply.value());
+    epoch_ = lease.epoch;
+    if (lease.work == Work::kFinished) return true;
+    if (lease.work == Work::kMicroBatch && !MicroBatch(lease)) return false;
+    if (lease.work == Work::kCommit) Commit(lease);
+    if (lease.work == Work::kRecover) Recover(lease);
+    if (lease.work == Work::kEvaluate) (void)Call(EvaluatedRequest{.at = lease.finished()});
+    if (lease.work == Work::kFailed) {
+      ADD_FAILURE() << lease.failure;
       return true;
     }
   }
   return true;
 }
 
-bool CountingWorker::MicroBatch(const Reply& lease) {
-  const StepRef at{lease.epoch, lease.step};
+bool CountingWorker::MicroBatch(const LeaseReply& lease) {
+  const OpenStep at = lease.open();
   const bool dies = Chance(8);
   if (!dies && Chance(25)) {
     ++sleeps;
@@ -244,7 +232,7 @@ bool CountingWorker::MicroBatch(const Reply& lease) {
     if (lease.step == 1) {
       // Brings everything to zero: the first micro-batch subtracts what is there.
       kept.emplace_back(tensor.total_rows() * static_cast<size_t>(tensor.columns));
-      if (lease.micro_batch == 0) kept.back() = Pull(tensor, {lease.epoch, 0});
+      if (lease.micro_batch == 0) kept.back() = Pull(tensor, at.before());
       pending.push_back(tables_->PushWhole(at, lease.micro_batch, tensor, kept.back().data()));
       continue;
     }
@@ -271,25 +259,23 @@ bool CountingWorker::MicroBatch(const Reply& lease) {
     return false;
   }
   if (!all) ++stale;
-  if (all) (void)Tell(Op::kMicroBatchDone, lease, 1);
+  if (all) (void)Call(MicroBatchDoneRequest{at, lease.micro_batch, 1});
   return true;
 }
 
-void CountingWorker::Commit(const Reply& lease) {
-  const StepRef at{lease.epoch, lease.step};
+void CountingWorker::Commit(const LeaseReply& lease) {
+  const OpenStep at = lease.open();
   if (auto prepared = tables_->Prepare(at); !prepared.ok()) return;
   if (auto ended = tables_->Finish(at, {.lr = 1}); !ended.ok()) {
     return;
   }
-  (void)Tell(Op::kStepEnded, lease, 0, true);
+  (void)Call(StepEndedRequest{.at = at, .applied = true});
 }
 
-void CountingWorker::Recover(const Reply& lease) {
-  Request rollback;
-  rollback.op = Op::kRollback;
-  rollback.epoch = lease.epoch;
-  auto done = client_->CallAll(std::vector<Request>(addresses_.size(), rollback)).get();
-  if (done.ok()) (void)Tell(Op::kRecovered, lease, 0, true);
+void CountingWorker::Recover(const LeaseReply& lease) {
+  const FinishedStep start{lease.epoch, 0};
+  if (!RollBack(*client_, start).ok()) return;
+  (void)Call(RecoveredRequest{.to = start, .recovered = true, .incarnations = incarnations_});
 }
 
 TEST(Counting, EveryContributionCountsOnce) {

@@ -46,7 +46,7 @@ class DeviceTables {
     DeviceMemory rows;    // float [rows][columns]
     DeviceMemory stamps;  // u64 [rows]: the generation that the row was pulled in
     std::mutex mutex;
-    TablesState state;        // guarded by mutex
+    FinishedStep state;       // guarded by mutex
     uint64_t generation = 1;  // guarded by mutex: of `state`; another one after a failure
   };
   Status PullStale(const TensorSpec& tensor, const Pairs& pairs, RowExchange& rows, Lane& lane,
