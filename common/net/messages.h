@@ -3,8 +3,9 @@
 // Everything here has been decoded but not believed: who receives a message checks every size, id
 // and range.
 //
-// A new operation: its two structs here and in protocol.capnp, and what messages.cpp has for each.
-// The compiler then names every place that has to know it.
+// A new operation: its two structs here and in protocol.capnp. The compiler then names what is
+// missing: its fields (message_fields.h), its place in the unions (messages.cpp), what a server
+// does with it (shard.h).
 //
 // Payload frames (little-endian; `columns` are those of the server that is asked):
 // clang-format off

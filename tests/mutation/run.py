@@ -51,6 +51,9 @@ SIMULATION = ("simulation_test", ["--seeds", "1500"])
 WORK_LOOP = ("work_loop_test", ["--gtest_brief=1"])
 MESSAGES = ("messages_test", ["--gtest_brief=1"])
 
+# Headers that are compiled as a part of one file.
+INCLUDED_BY = {"common/net/message_fields.h": "common/net/messages.cpp"}
+
 # name, who must notice, source, the text that is replaced, what replaces it
 SYSTEM_MUTATIONS = [
     ("late messages of an older epoch are taken", (ZOMBIE, SIMULATION), "pserver/shard/commit.cpp",
@@ -93,9 +96,9 @@ SYSTEM_MUTATIONS = [
      "  if (held.has_value()) retry.give_back", "  if (false) retry.give_back"),
     ("a lane hands in another step", (WORK_LOOP, SIMULATION), "common/client/work_loop.cpp",
      "MicroBatchDoneRequest{\n        .at = work_.open(),", "MicroBatchDoneRequest{\n        .at = work_.finished().next(),"),
-    ("a field of a request is not written", (MESSAGES,), "common/net/messages.cpp",
+    ("a field of a request is not written", (MESSAGES,), "common/net/message_fields.h",
      "  w.setScale(m.scale);\n", ""),
-    ("a field of a reply is not read", (MESSAGES,), "common/net/messages.cpp",
+    ("a field of a reply is not read", (MESSAGES,), "common/net/message_fields.h",
      "  m.snapshot_keep = w.getSnapshotKeep();\n", ""),
 ]
 
@@ -173,11 +176,17 @@ class SystemBuilder:
         text = (ROOT / source).read_text()
         if old is not None and text.count(old) != 1:
             return [], f"its text stands {text.count(old)} times in {source}"
-        mutated, target = folder / pathlib.Path(source).name, folder / "mutated.o"
+        mutated, target = folder / source, folder / "mutated.o"
+        mutated.parent.mkdir(parents=True, exist_ok=True)
         mutated.write_text(text if old is None else text.replace(old, new))
-        compile_command = shlex.split(self.compiled_by[str(ROOT / source)])
+        compiled = INCLUDED_BY.get(source, source)
+        compile_command = shlex.split(self.compiled_by[str(ROOT / compiled)])
         compile_command[compile_command.index("-o") + 1] = str(target)
-        compile_command[compile_command.index("-c") + 1] = str(mutated)
+        if compiled == source:
+            compile_command[compile_command.index("-c") + 1] = str(mutated)
+        else:
+            first = next(i for i, word in enumerate(compile_command) if word.startswith("-I"))
+            compile_command.insert(first, f"-I{folder}")  # found before the real one
         if "-include" in compile_command:  # headers compiled in advance serve no other -O
             at = compile_command.index("-include")
             del compile_command[at:at + 2]
