@@ -29,6 +29,8 @@ uint64_t MemoryLimitBytes(const std::string& groups) {
   return limit;
 }
 
+uint64_t DefaultTableBytes() { return MemoryLimitBytes() / 10 * 7; }
+
 int CpuLimit(const std::string& groups) {
   double processors = std::max(1u, std::thread::hardware_concurrency());
   std::ifstream v2(groups + "/cpu.max"), quota_v1(groups + "/cpu/cpu.cfs_quota_us"),

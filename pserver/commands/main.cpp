@@ -63,7 +63,7 @@ Status Serve(const ServeFlags& flags) {
   }
   std::random_device random;
   options.incarnation = uint64_t{random()} << 32 | random();
-  options.memory_bytes = flags.memory != 0 ? flags.memory : MemoryLimitBytes() / 10 * 7;
+  options.memory_bytes = flags.memory != 0 ? flags.memory : DefaultTableBytes();
 
   // Signals are taken by sigwait below; all threads inherit the mask.
   sigset_t signals;

@@ -10,29 +10,14 @@
 #include <filesystem>
 #include <fstream>
 
+#include "common/base/files.h"
+
 namespace mf {
 namespace {
 
 Status Broken(const std::string& path, const char* what) {
   return Status::Invalid("--data " + path + ": " + what + ": " + std::strerror(errno) +
                          "; name a folder that this user can write");
-}
-
-/// Whole small file by rename, durable when it returns.
-Status WriteDurably(const std::string& folder, const std::string& name, const std::string& text) {
-  const std::string path = folder + "/" + name, temporary = path + ".new";
-  const int file = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (file < 0) return Broken(folder, "cannot write");
-  const bool written = write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-                       fsync(file) == 0;
-  close(file);
-  if (!written || rename(temporary.c_str(), path.c_str()) != 0)
-    return Broken(folder, "cannot write");
-  const int directory = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (directory < 0) return Broken(folder, "cannot open");
-  const bool synced = fsync(directory) == 0;
-  close(directory);
-  return synced ? Status::Ok() : Broken(folder, "cannot sync");
 }
 
 }  // namespace
@@ -62,7 +47,7 @@ Result<std::unique_ptr<DataDirectory>> DataDirectory::Open(const std::string& di
 
 Status DataDirectory::KeepCommonStep(const std::string& run_id, uint64_t step) {
   if (step <= common_step(run_id)) return Status::Ok();
-  MF_RETURN_IF_ERROR(WriteDurably(path_, "common", run_id + " " + std::to_string(step) + "\n"));
+  MF_RETURN_IF_ERROR(PublishFile(path_ + "/common", run_id + " " + std::to_string(step) + "\n"));
   run_id_ = run_id;
   common_step_ = step;
   return Status::Ok();
@@ -91,7 +76,7 @@ Status DataDirectory::CountBoot() {
     }
   }
   boot_count_ = count + 1;
-  return WriteDurably(path_, "boot", std::to_string(boot_count_) + "\n");
+  return PublishFile(path_ + "/boot", std::to_string(boot_count_) + "\n");
 }
 
 }  // namespace mf

@@ -1,34 +1,14 @@
-// Files and folders of snapshots: durable writes, links, removal, listing. Errors are a Status that
-// says what, where and why; nothing throws.
+// Names of published snapshots, and copies of a database that share its tables.
 #pragma once
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include "common/base/status.h"
+#include "common/base/files.h"
 
 namespace mf {
 
-/// "PATH: cannot WHAT: <errno>; ADVICE".
-Status FileError(const std::string& path, const std::string& what);
-
-/// Names in the folder, sorted; empty if it can not be read.
-std::vector<std::string> FileNames(const std::string& folder);
-bool FileExists(const std::string& path);
-uint64_t FileBytes(const std::string& path);
-
-/// A whole file or folder made durable.
-Status SyncPath(const std::string& path);
-/// Written and synced; the folder is not.
-Status WriteSynced(const std::string& path, std::string_view text);
-/// At most `most` bytes; an error if there are more.
-Result<std::string> ReadSmallFile(const std::string& path, uint64_t most);
-Status RenamePath(const std::string& from, const std::string& to);
-Status MakeFolder(const std::string& path);
-/// The file or the folder with all in it; nothing there is fine.
-Status RemoveTree(const std::string& path);
 /// `to` becomes the same database as `from`: tables by hard links, the rest by copies, because
 /// RocksDB appends to those. Files named in `leave` are left out.
 Status LinkDatabase(const std::string& from, const std::string& to, const std::string& leave);

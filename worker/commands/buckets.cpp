@@ -10,6 +10,7 @@
 #include "common/client/client.h"
 #include "common/config/config.h"
 #include "common/config/tensors.h"
+#include "common/base/files.h"
 #include "common/metrics/bucket_summary.h"
 #include "worker/commands/commands.h"
 #include "worker/train/buckets_plot.h"
@@ -117,7 +118,7 @@ Status Run(const BucketsFlags& flags) {
     return Status::Failed("this training has no memory layers (model.projection = dense)");
   }
   if (!flags.svg.empty()) {
-    MF_RETURN_IF_ERROR(WriteFileByRename(flags.svg, BucketsSvg(cluster.step, cluster.layers)));
+    MF_RETURN_IF_ERROR(PublishFile(flags.svg, BucketsSvg(cluster.step, cluster.layers)));
   }
   if (flags.json) {
     std::printf("%s\n", Json(cluster).c_str());

@@ -5,7 +5,9 @@
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <utility>
 
+#include "common/base/files.h"
 #include "worker/model/safetensors.h"
 
 namespace mf {
@@ -47,7 +49,7 @@ std::vector<TensorEntry> EntriesOf(const std::vector<TensorSpec>& tensors) {
 }
 
 Status SafetensorsWriter::Fail(const char* action) const {
-  return Status::Failed(path_ + ": can not " + action + " it: " + std::strerror(errno));
+  return Status::Failed(path_ + ": cannot " + action + " it: " + std::strerror(errno));
 }
 
 Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
@@ -60,7 +62,7 @@ Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
   writer->temporary_ = path + ".partial-" + std::to_string(getpid());
   writer->fd_ = open(writer->temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (writer->fd_ < 0) {
-    return Status::Invalid(path + ": can not write here: " + std::strerror(errno) +
+    return Status::Invalid(path + ": cannot write here: " + std::strerror(errno) +
                            "; give a place in a folder that exists and can be written");
   }
   writer->buffer_.reserve(kBufferBytes);
@@ -109,16 +111,10 @@ Status SafetensorsWriter::Finish() {
   MF_RETURN_IF_ERROR(Write(buffer_.data(), buffer_.size()));
   buffer_.clear();
   if (fsync(fd_) != 0) return Fail("flush");
-  if (rename(temporary_.c_str(), path_.c_str()) != 0) return Fail("publish");
-  close(fd_);
-  fd_ = -1;
-  std::filesystem::path folder = std::filesystem::path(path_).parent_path();
-  if (folder.empty()) folder = ".";
-  const int folder_fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder_fd < 0) return Fail("publish");
-  const int result = fsync(folder_fd);
-  close(folder_fd);
-  return result == 0 ? Status::Ok() : Fail("publish");
+  close(std::exchange(fd_, -1));
+  const Status published = PublishPath(temporary_, path_);
+  if (!published.ok()) unlink(temporary_.c_str());
+  return published;
 }
 
 }  // namespace mf

@@ -94,7 +94,7 @@ Result<std::unique_ptr<EmbeddedServers>> EmbeddedServers::StartOnSnapshots(
     Shard::Options options;
     options.shard = folder.shard;
     options.shards = shards;
-    options.memory_bytes = MemoryLimitBytes() / 10 * 7 / shards;
+    options.memory_bytes = DefaultTableBytes() / shards;
     options.store = embedded->running_->stores[folder.shard].get();
     embedded->running_->writers.push_back(MakeThreadedSnapshotWriter(*options.store));
     options.writer = embedded->running_->writers.back().get();

@@ -12,6 +12,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "common/base/files.h"
 #include "worker/train/plot.h"
 
 namespace mf {
@@ -113,20 +114,6 @@ std::vector<StepReport> ReadMetrics(const std::string& path) {
   return reports;
 }
 
-Status WriteFileByRename(const std::string& path, const std::string& bytes) {
-  const std::string temporary = path + ".partial-" + std::to_string(getpid());
-  {
-    std::ofstream out(temporary, std::ios::binary);
-    out << bytes;
-    out.close();
-    if (!out) return Status::Failed(path + ": can not write it: " + std::strerror(errno));
-  }
-  std::error_code error;
-  fs::rename(temporary, path, error);
-  if (error) return Status::Failed(path + ": can not publish it: " + error.message());
-  return Status::Ok();
-}
-
 Result<std::unique_ptr<RunReport>> RunReport::Open(const Options& options) {
   std::error_code error;
   fs::create_directories(options.out, error);
@@ -215,7 +202,7 @@ Status RunReport::Finish() {
       plot.validation.push_back({step, *report.val_loss});
     }
   }
-  return WriteFileByRename(options_.out + "/loss.svg", LossSvg(plot));
+  return PublishFile(options_.out + "/loss.svg", LossSvg(plot));
 }
 
 }  // namespace mf

@@ -34,9 +34,6 @@ std::string JsonLine(const StepReport& report);
 /// rollback) the last line counts; lines that are cut are left out.
 std::vector<StepReport> ReadMetrics(const std::string& path);
 
-/// Whole file `path` from `bytes`, by rename of a temporary file beside it.
-Status WriteFileByRename(const std::string& path, const std::string& bytes);
-
 /// Writes OUT/metrics.jsonl as steps end and shows progress: a bar that redraws itself if
 /// `progress` is a terminal, otherwise a plain line now and then. Used by one thread.
 class RunReport {

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "common/base/digest.h"
+#include "common/base/files.h"
 #include "common/base/logging.h"
 #include "common/base/machine_limits.h"
 #include "common/metrics/metrics.h"
@@ -26,8 +27,6 @@ namespace mf {
 namespace {
 
 std::atomic<bool> g_stop{false};
-
-uint64_t MemoryBudget(uint64_t asked) { return asked != 0 ? asked : MemoryLimitBytes() / 10 * 7; }
 
 /// --out can be written, and holds no run if it must not.
 Status CheckOut(const TrainOptions& options) {
@@ -55,7 +54,7 @@ Status TakeOverOut(const TrainOptions& options, const std::string& run_id) {
   if (held == run_id) return Status::Ok();
   std::error_code error;
   std::filesystem::remove(out / "metrics.jsonl", error);  // another run's lines
-  return WriteFileByRename((out / "run").string(), run_id + "\n");
+  return PublishFile((out / "run").string(), run_id + "\n");
 }
 
 /// What exact updates of sparse rows will cost: how many steps a row waits between hits (DESIGN 3).
@@ -165,7 +164,7 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     MF_ASSIGN_OR_RETURN(embedded, EmbeddedServers::Start(
                                       context, {.shards = options.shards,
                                                 .threads = options.server_threads,
-                                                .memory_bytes = MemoryBudget(options.memory_bytes),
+                                                .memory_bytes = options.memory_bytes != 0 ? options.memory_bytes : DefaultTableBytes(),
                                                 .data = options.out + "/state",
                                                 .metrics = &metrics}));
     addresses = embedded->addresses();
