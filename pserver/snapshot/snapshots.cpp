@@ -99,7 +99,7 @@ void Snapshots::FillChunk() {
   SnapshotChunk& chunk = writing_->chunk;
   const auto add = [&chunk](uint32_t space, uint64_t id, size_t bytes) {
     const size_t offset = chunk.values.size();
-    chunk.values.resize(offset + bytes);
+    chunk.values.insert(chunk.values.end(), bytes, std::byte{});
     chunk.entries.push_back({space, id, offset, bytes});
     return &chunk.values[offset];
   };
