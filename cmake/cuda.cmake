@@ -35,4 +35,5 @@ add_library(mf_cuda_kernels STATIC ${MF_CUDA_SOURCES})
 target_include_directories(mf_cuda_kernels PUBLIC ${MF_ROOT})
 target_link_libraries(mf_cuda_kernels PUBLIC CUDA::cudart_static CUDA::cublas)
 target_compile_options(mf_cuda_kernels PRIVATE
-  "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Wshadow,-Werror;-lineinfo>")
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wshadow;-lineinfo>"
+  "$<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${MF_WERROR}>>:-Werror=all-warnings;-Xcompiler=-Werror>")

@@ -4,15 +4,19 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+usage() {
+  echo "usage: tests/run.sh [--werror] [CTEST ARGUMENT]...   (labels: unit, integration, reference, fuzz, bench, clean)"
+  echo "  --werror: the compiler's warnings are errors"
+}
+
+options=(-DMF_TESTS=ON)
 case "${1:-}" in
-  -h | --help)
-    echo "usage: tests/run.sh [CTEST ARGUMENT]...   (labels: unit, integration, reference, fuzz, bench, clean)"
-    exit 0
-    ;;
+  -h | --help) usage; exit 0 ;;
+  --werror) options+=(-DMF_WERROR=ON); shift ;;
 esac
 
 ./deploy/install_packages.sh build test
-cmake --preset release -DMF_TESTS=ON
+cmake --preset release "${options[@]}"
 cmake --build --preset release
 
 # As many tests at once as there are cores; tests that measure time or need all cores are RUN_SERIAL.

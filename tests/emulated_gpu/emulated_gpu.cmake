@@ -1,6 +1,6 @@
 # The emulated GPU, and the CUDA backend compiled for it: kernels run in ordinary tests.
 pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
-find_package(Boost REQUIRED COMPONENTS context)
+find_package(Boost CONFIG REQUIRED COMPONENTS context)
 
 file(GLOB MF_EMULATED_GPU_SOURCES CONFIGURE_DEPENDS emulated_gpu/*.cpp)
 list(FILTER MF_EMULATED_GPU_SOURCES EXCLUDE REGEX "(_test|sort_pairs)\\.cpp$")
