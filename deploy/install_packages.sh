@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages of deploy/packages.sh that are missing; does nothing if none is.
+# Installs the packages of deploy/packages.sh that are missing; does nothing if none is.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -7,49 +7,78 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/packages.sh"
 
 usage() {
-  cat <<'EOF'
+  cat <<'END'
 usage: install_packages.sh [--list] GROUP...
   Groups: build (compile), quickstart (its text and helper), test (tests and checks), run (run only),
   engine (Docker), compose (what tests/compose/run.sh needs beside it), picture (its --picture).
   Without a group: build. Installs as root or through sudo. --list only prints the names.
-EOF
+END
+}
+fail() {
+  printf 'install_packages.sh: %s\n' "$*" >&2
+  exit 1
 }
 
-wanted=()
-list_only=no
-groups=0
+wanted=() groups=() run=no list_only=no
 for argument in "$@"; do
   case "$argument" in
     build) wanted+=("${MF_BUILD_PACKAGES[@]}") ;;
     quickstart) wanted+=("${MF_QUICKSTART_PACKAGES[@]}") ;;
-    test) wanted+=("${MF_TEST_PACKAGES[@]}") ;;
+    test) wanted+=("${MF_TEST_PACKAGES[@]}" "${MF_REFERENCE_PACKAGES[@]}") ;;
     engine) wanted+=("${MF_ENGINE_PACKAGES[@]}") ;;
     compose) wanted+=("${MF_COMPOSE_PACKAGES[@]}") ;;
     picture) wanted+=("${MF_PICTURE_PACKAGES[@]}") ;;
-    run) wanted+=("${MF_RUN_PACKAGES[@]}") ;;
+    run) run=yes ;;
     --list) list_only=yes; continue ;;
     -h | --help) usage; exit 0 ;;
     *) echo "install_packages.sh: unknown group '$argument'" >&2; usage >&2; exit 2 ;;
   esac
-  groups=$((groups + 1))
+  groups+=("$argument")
 done
-if [ "$groups" -eq 0 ]; then
-  wanted+=("${MF_BUILD_PACKAGES[@]}")
+if [ "${#groups[@]}" -eq 0 ]; then
+  groups=(build)
+  wanted=("${MF_BUILD_PACKAGES[@]}")
+fi
+
+system=$(sed -n 's/^PRETTY_NAME=//p' /etc/os-release 2> /dev/null | tr -d '"' || true)
+if ! command -v dpkg-query > /dev/null || ! command -v apt-get > /dev/null; then
+  [ "$list_only$run" = yesno ] ||
+    fail "${system:-this system} has no apt; install the equivalents of: ${wanted[*]:-the libraries in $here/packages.sh}"
+fi
+
+installed() {
+  [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2> /dev/null)" = installed ]
+}
+known() {
+  apt-cache show "$1" > /dev/null 2>&1
+}
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif command -v sudo > /dev/null; then
+    sudo "$@"
+  else
+    fail "packages are missing and this user may not install them (no sudo). As root: $0 ${groups[*]}"
+  fi
+}
+update() {
+  as_root apt-get -q update >&2
+  update() { :; }  # once
+}
+
+if [ "$run" = yes ]; then
+  mapfile -t libraries < <(printf '%s\n' "${MF_BUILD_PACKAGES[@]}" | grep -e '-dev$')
+  for package in "${libraries[@]}"; do
+    known "$package" || update
+  done
+  depends=$(apt-cache depends --important "${libraries[@]}")
+  mapfile -t -O "${#wanted[@]}" wanted < <(awk '$1 == "Depends:" && $2 ~ /^lib/ && $2 !~ /-dev$/ { print $2 }' <<< "$depends")
 fi
 
 if [ "$list_only" = yes ]; then
   printf '%s\n' "${wanted[@]}"
   exit 0
 fi
-
-if ! command -v dpkg-query > /dev/null || ! command -v apt-get > /dev/null; then
-  echo "install_packages.sh: this is not a Debian system; install the equivalents of: ${wanted[*]}" >&2
-  exit 1
-fi
-
-installed() {
-  [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2> /dev/null)" = installed ]
-}
 
 missing=()
 for package in "${wanted[@]}"; do
@@ -60,19 +89,17 @@ if [ "${#missing[@]}" -eq 0 ]; then
   exit 0
 fi
 
-as_root=()
-if [ "$(id -u)" -ne 0 ]; then
-  if ! command -v sudo > /dev/null; then
-    cat >&2 <<EOF
-install_packages.sh: ${#missing[@]} packages are missing and this user may not install them (no sudo).
-  As root: apt-get update && apt-get install --no-install-recommends ${missing[*]}
-EOF
-    exit 1
+update
+there=()
+for package in "${missing[@]}"; do
+  if known "$package"; then
+    there+=("$package")
+  elif [[ " ${MF_REFERENCE_PACKAGES[*]} " = *" $package "* ]]; then
+    echo "packages: ${system:-this system} has no $package; the tests that need it are skipped"
+  else
+    fail "${system:-this system} has no package $package (README.md names the distributions that have all)"
   fi
-  as_root=(sudo)
-fi
-
-echo "packages: installing ${missing[*]}"
-"${as_root[@]}" apt-get -q update
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-  apt-get -q -y install --no-install-recommends "${missing[@]}"
+done
+[ "${#there[@]}" -gt 0 ] || exit 0
+echo "packages: installing ${there[*]}"
+as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends "${there[@]}"
