@@ -24,7 +24,7 @@ for argument in "$@"; do
   case "$argument" in
     build) wanted+=("${MF_BUILD_PACKAGES[@]}") ;;
     quickstart) wanted+=("${MF_QUICKSTART_PACKAGES[@]}") ;;
-    test) wanted+=("${MF_TEST_PACKAGES[@]}" "${MF_REFERENCE_PACKAGES[@]}") ;;
+    test) wanted+=("${MF_TEST_PACKAGES[@]}") ;;
     engine) wanted+=("${MF_ENGINE_PACKAGES[@]}") ;;
     compose) wanted+=("${MF_COMPOSE_PACKAGES[@]}") ;;
     picture) wanted+=("${MF_PICTURE_PACKAGES[@]}") ;;
@@ -67,12 +67,16 @@ update() {
 }
 
 if [ "$run" = yes ]; then
-  mapfile -t libraries < <(printf '%s\n' "${MF_BUILD_PACKAGES[@]}" | grep -e '-dev$')
+  libraries=()
+  for package in "${MF_BUILD_PACKAGES[@]}"; do
+    [[ $package != *-dev ]] || libraries+=("$package")
+  done
   for package in "${libraries[@]}"; do
     known "$package" || update
   done
-  depends=$(apt-cache depends --important "${libraries[@]}")
-  mapfile -t -O "${#wanted[@]}" wanted < <(awk '$1 == "Depends:" && $2 ~ /^lib/ && $2 !~ /-dev$/ { print $2 }' <<< "$depends")
+  loaded=$(apt-cache depends --important "${libraries[@]}" | awk '$1 == "Depends:" { print $2 }' |
+    grep '^lib' | grep -v -e '-dev$' | grep -vE "$MF_NOT_LOADED")
+  mapfile -t -O "${#wanted[@]}" wanted <<< "$loaded"
 fi
 
 if [ "$list_only" = yes ]; then
@@ -80,26 +84,25 @@ if [ "$list_only" = yes ]; then
   exit 0
 fi
 
-missing=()
-for package in "${wanted[@]}"; do
-  installed "$package" || missing+=("$package")
-done
+find_missing() {
+  missing=()
+  local package
+  for package in "${wanted[@]}"; do
+    installed "$package" && continue
+    [[ " ${MF_OPTIONAL_PACKAGES[*]} " = *" $package "* ]] && ! known "$package" && continue
+    missing+=("$package")
+  done
+}
+find_missing
 if [ "${#missing[@]}" -eq 0 ]; then
   echo "packages: all ${#wanted[@]} are installed"
   exit 0
 fi
 
 update
-there=()
+find_missing
 for package in "${missing[@]}"; do
-  if known "$package"; then
-    there+=("$package")
-  elif [[ " ${MF_REFERENCE_PACKAGES[*]} " = *" $package "* ]]; then
-    echo "packages: ${system:-this system} has no $package; the tests that need it are skipped"
-  else
-    fail "${system:-this system} has no package $package (README.md names the distributions that have all)"
-  fi
+  known "$package" || fail "${system:-this system} has no package $package; README.md names the distributions that have all"
 done
-[ "${#there[@]}" -gt 0 ] || exit 0
-echo "packages: installing ${there[*]}"
-as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends "${there[@]}"
+echo "packages: installing ${missing[*]}"
+as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends "${missing[@]}"

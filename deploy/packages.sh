@@ -3,8 +3,7 @@
 # never run.
 # Used by install_packages.sh, quickstart.sh, tests/run.sh and the Dockerfile.
 
-# Compiling pserver and worker. Sorted by what they are for: tools, then libraries. For running them the libraries that
-# these -dev packages depend on are enough; their names carry versions, so install_packages.sh asks apt for them.
+# Compiling pserver and worker. Sorted by what they are for: tools, then libraries.
 MF_BUILD_PACKAGES=(
   g++ cmake ninja-build ccache mold pkg-config
   libzmq3-dev
@@ -16,25 +15,30 @@ MF_BUILD_PACKAGES=(
   librocksdb-dev
 )
 
+# Running them: the libraries that those -dev packages depend on. Their names carry versions, which differ between
+# distributions, so install_packages.sh asks apt for them; without these, which nothing here loads.
+MF_NOT_LOADED='^libprometheus-cpp-(push|pull)'
+
 # The quickstart's text (a public-domain English book) and its order-2 model.
 MF_QUICKSTART_PACKAGES=(bible-kjv python3)
 
-# Tests, benchmarks, formatting.
+# Tests, benchmarks, formatting, the PyTorch reference.
 MF_TEST_PACKAGES=(
   libgtest-dev libboost-context-dev
-  python3 python3-numpy
+  python3 python3-numpy python3-torch
   mount util-linux  # a small disk for the test of a full one
   clang-format shellcheck
   iproute2
 )
 
-# The PyTorch reference; where a distribution has none, those tests are skipped.
-MF_REFERENCE_PACKAGES=(python3-torch)
-
 # A Docker engine, for those who have none.
-MF_ENGINE_PACKAGES=(docker.io docker-compose iptables iproute2)
+MF_ENGINE_PACKAGES=(docker.io docker-cli docker-compose iptables iproute2)
 # For tests/compose/run.sh: promtool, and what stands in for images where no registry can be reached.
 MF_COMPOSE_PACKAGES=(prometheus debootstrap python3 ca-certificates)
 
 # Draws the dashboards: tests/compose/picture.py.
 MF_PICTURE_PACKAGES=(python3-matplotlib)
+
+# Left out where a distribution does not have them: without torch the tests against PyTorch are skipped; the command
+# `docker` is in a package of its own in Debian 13, and in docker.io before.
+MF_OPTIONAL_PACKAGES=(python3-torch docker-cli)
