@@ -8,6 +8,8 @@
 #                        --picture: trains nano on the quickstart's text, and draws the dashboards after a while
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=tests/support/debootstrap.sh
+source tests/support/debootstrap.sh
 
 keep_images=no picture=''
 while [ $# -gt 0 ]; do
@@ -101,16 +103,8 @@ fi
 
 if ! docker image inspect "$base" > /dev/null 2>&1 && ! timeout 60 docker pull -q "$base" > /dev/null 2>&1; then
   echo "$base can not be pulled: making one with debootstrap"
-  mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null |
-    grep -oE '^[^#]*https?://[^ ]*/debian/?( |$)' | grep -oE 'https?://[^ ]*' | head -n 1 || true)
-  debootstrap --variant=minbase bookworm "$work/root" "${mirror:-http://deb.debian.org/debian}" \
-    > "$work/debootstrap.log" 2>&1 || skip "no base image: $(tail -n 1 "$work/debootstrap.log")"
-  # Where this machine gets its packages, the image does, too.
-  rm -rf "$work/root/etc/apt/sources.list"* "$work/root/etc/apt/sources.list.d"
-  cp -r /etc/apt/sources.list* /etc/apt/apt.conf.d /etc/apt/trusted.gpg.d "$work/root/etc/apt/" 2> /dev/null || true
-  mkdir -p "$work/root/usr/share/keyrings" "$work/root/etc/ssl"
-  cp -r /usr/share/keyrings/. "$work/root/usr/share/keyrings/"
-  cp -rL /etc/ssl/certs "$work/root/etc/ssl/" 2> /dev/null || true
+  make_debian_root bookworm "$work/root" > "$work/debootstrap.log" 2>&1 ||
+    skip "no base image: $(tail -n 1 "$work/debootstrap.log")"
   base=$project-base
   tar -C "$work/root" -c . | docker import - "$base" > /dev/null
   rm -rf "$work/root"
