@@ -1,4 +1,4 @@
-// The README's table of options is the one that the code prints.
+// The table of options in docs/OPTIONS.md is the one that the code prints.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -9,17 +9,17 @@
 namespace mf {
 namespace {
 
-TEST(ReadmeTest, OptionsTableIsTheCodes) {
-  std::ifstream file(MF_SOURCE_DIR "/README.md");
-  ASSERT_TRUE(file) << "README.md is not beside the sources";
+TEST(OptionsPageTest, TableIsTheCodes) {
+  std::ifstream file(MF_SOURCE_DIR "/docs/OPTIONS.md");
+  ASSERT_TRUE(file) << "docs/OPTIONS.md is missing";
   std::stringstream text;
   text << file.rdbuf();
-  const std::string readme = text.str();
+  const std::string page = text.str();
   const std::string begin = "<!-- options:begin -->\n", end = "<!-- options:end -->";
-  const size_t from = readme.find(begin), to = readme.find(end);
+  const size_t from = page.find(begin), to = page.find(end);
   ASSERT_NE(from, std::string::npos);
   ASSERT_NE(to, std::string::npos);
-  EXPECT_EQ(readme.substr(from + begin.size(), to - from - begin.size()), ConfigTableMarkdown())
+  EXPECT_EQ(page.substr(from + begin.size(), to - from - begin.size()), ConfigTableMarkdown())
       << "replace what stands between the markers by the output of `worker options`";
 }
 
