@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh Debian 12 machine to a trained, evaluated and talking model in one command.
+# From a fresh Debian 12 machine to a trained and evaluated model and a sample of its text, in one command.
 # Everything it makes lies under build/ and out/; a second run reuses what is there.
 set -euo pipefail
 
@@ -206,8 +206,8 @@ headline "Done in $((SECONDS / 60)) min $((SECONDS % 60)) s"
 cat <<EOF
 $shown/loss.svg            the loss curve
 $shown/metrics.jsonl       one line per step
-$shown/model.safetensors   the model; talk to it:
+$shown/model.safetensors   the model; more text from it:
     build/release/bin/worker generate --model $shown/model.safetensors --prompt "In the beginning"
 $shown/logs/               what each part printed
-Next: README.md (options, more than one machine), ARCHITECTURE.md (how it works).
+Next: docs/TRAINING.md (more than one machine), docs/OPTIONS.md, ARCHITECTURE.md (how it works).
 EOF
