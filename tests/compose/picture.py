@@ -1,6 +1,10 @@
-"""Draws the dashboards from a running Prometheus: the panels at their places, their own queries, no Grafana. What
-docs/dashboards shows was made so, by tests/compose/run.sh --picture docs/dashboards."""
+"""Draws the dashboards from a running Prometheus: the panels at their places, their own queries, no Grafana.
 
+    python3 tests/compose/picture.py http://127.0.0.1:9090 docs/dashboards
+
+tests/compose/run.sh --picture FOLDER does so at the end of its run."""
+
+import argparse
 import os
 import re
 import time
@@ -77,15 +81,15 @@ def draw_bars(axes, panel: dict, cluster, begin: float, end: float, layer: str) 
 
 
 def shorten(file: str) -> None:
-    """Tenths of a point are enough: half of the bytes are further digits."""
+    """Tenths of a point are enough: half of the bytes are further digits. What people read stays as it is."""
     with open(file, encoding="utf-8") as old:
-        text = re.sub(r"(\d\.\d)\d+", r"\1", old.read())
+        text = re.sub(r"(>[^<>]*</text>)|(\d\.\d)\d+", lambda found: found[1] or found[2], old.read())
     with open(file, "w", encoding="utf-8") as new:
         new.write(text)
 
 
 def draw(cluster, folder: str, layer: str) -> None:
-    """`cluster` answers as watch.Cluster does. One SVG a board, from the first sample until now."""
+    """`cluster` answers as watch.Prometheus does. One SVG a board, from the first sample until now."""
     os.makedirs(folder, exist_ok=True)
     plt.rcParams.update({"axes.prop_cycle": plt.cycler(color=plt.get_cmap("tab20").colors[::2] +
                                                        plt.get_cmap("tab20").colors[1::2]),
@@ -120,3 +124,19 @@ def draw(cluster, folder: str, layer: str) -> None:
         plt.close(figure)
         shorten(file)
         print(f"{file}: {os.path.getsize(file) // 1024} KiB")
+
+
+def main() -> None:
+    """Command line; see the top of the file."""
+    import watch
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("prometheus", help="its address, as http://127.0.0.1:9090")
+    parser.add_argument("folder", help="where the pictures are written")
+    parser.add_argument("--layer", default=watch.LAYER, help="of which hits by bucket are drawn")
+    flags = parser.parse_args()
+    draw(watch.Prometheus(flags.prometheus), flags.folder, flags.layer)
+
+
+if __name__ == "__main__":
+    main()

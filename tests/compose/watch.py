@@ -17,9 +17,10 @@ DEADLINE = 240  # seconds for any one thing to happen
 LAYER = "blocks.0.qkv"  # that the bars of the buckets' dashboard are asked for
 
 
-class Cluster:
-    def __init__(self, compose: str, project: str, env_file: str, prometheus: str) -> None:
-        self.compose = [*compose.split(), "-p", project, "--env-file", env_file]
+class Prometheus:
+    """What a Prometheus at an address answers."""
+
+    def __init__(self, prometheus: str) -> None:
         self.prometheus = prometheus
 
     def api(self, path: str, **query: str) -> dict:
@@ -39,6 +40,14 @@ class Cluster:
         except OSError:
             return float("nan")
         return float(found[0]["value"][1]) if found else float("nan")
+
+
+class Cluster(Prometheus):
+    """The containers of docker-compose beside it."""
+
+    def __init__(self, compose: str, project: str, env_file: str, prometheus: str) -> None:
+        super().__init__(prometheus)
+        self.compose = [*compose.split(), "-p", project, "--env-file", env_file]
 
     def run(self, *command: str) -> str:
         done = subprocess.run([*self.compose, *command], capture_output=True, text=True, check=False,
