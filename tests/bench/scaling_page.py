@@ -124,7 +124,7 @@ def checks_table(checks: list[dict], prefix: str) -> str:
 
 def bytes_table() -> str:
     """Of one token and a block, to and from each server."""
-    rows = ["| servers | forward there | forward back | backward there | backward back | of one server, each way |",
+    rows = ["| servers | forward request | forward reply | backward request | backward reply | one server, in and out |",
             "|---" * 6 + "|"]
     shape = SHAPES["small"]
     for servers in COUNTS:
