@@ -3,6 +3,7 @@ set(MF_BENCH ${CMAKE_CURRENT_SOURCE_DIR}/bench)
 add_library(mf_bench STATIC ${MF_BENCH}/support/machine.cpp ${MF_BENCH}/support/layer.cpp
   ${MF_BENCH}/support/report.cpp ${MF_BENCH}/support/child.cpp ${MF_BENCH}/support/flags.cpp)
 target_link_libraries(mf_bench PUBLIC mf_common PRIVATE PkgConfig::HWY nlohmann_json::nlohmann_json)
+target_precompile_headers(mf_bench REUSE_FROM mf_library_headers)
 add_library(mf_bench_served STATIC ${MF_BENCH}/support/served_layer.cpp)
 target_link_libraries(mf_bench_served PUBLIC mf_bench mf_worker)
 add_executable(kernels_bench ${MF_BENCH}/kernels_bench.cpp)

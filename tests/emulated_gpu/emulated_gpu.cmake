@@ -5,6 +5,7 @@ find_package(Boost CONFIG REQUIRED COMPONENTS context)
 file(GLOB MF_EMULATED_GPU_SOURCES CONFIGURE_DEPENDS emulated_gpu/*.cpp)
 list(FILTER MF_EMULATED_GPU_SOURCES EXCLUDE REGEX "(_test|sort_pairs)\\.cpp$")
 add_library(mf_emulated_gpu STATIC ${MF_EMULATED_GPU_SOURCES})
+target_precompile_headers(mf_emulated_gpu REUSE_FROM mf_library_headers)
 target_include_directories(mf_emulated_gpu BEFORE PUBLIC
   ${CMAKE_CURRENT_SOURCE_DIR}/emulated_gpu/include)
 target_compile_definitions(mf_emulated_gpu PUBLIC MF_EMULATED_GPU)
@@ -23,26 +24,26 @@ list(FILTER MF_CUDA_KERNELS INCLUDE REGEX "\\.cu$")
 set_source_files_properties(${MF_CUDA_KERNELS} PROPERTIES LANGUAGE CXX
   COMPILE_OPTIONS "-Wno-unknown-pragmas")
 add_library(mf_cuda_emulated STATIC ${MF_CUDA_EMULATED_SOURCES})
+target_precompile_headers(mf_cuda_emulated REUSE_FROM mf_library_headers)
 target_link_libraries(mf_cuda_emulated PUBLIC mf_emulated_gpu mf_worker mf_common)
 
 file(GLOB MF_EMULATED_GPU_TESTS CONFIGURE_DEPENDS emulated_gpu/*_test.cpp)
-add_executable(emulated_gpu_test ${MF_EMULATED_GPU_TESTS})
-target_link_libraries(emulated_gpu_test PRIVATE mf_emulated_gpu GTest::gtest GTest::gtest_main)
+mf_test_program(emulated_gpu_test ${MF_EMULATED_GPU_TESTS})
+target_link_libraries(emulated_gpu_test PRIVATE mf_emulated_gpu GTest::gtest_main)
 add_test(NAME emulated_gpu_test COMMAND emulated_gpu_test)
 set_tests_properties(emulated_gpu_test PROPERTIES LABELS unit)
 
 # The tests of single operations that GPUs run, too (tests/gpu/ops).
 file(GLOB MF_GPU_OPS_SOURCES CONFIGURE_DEPENDS gpu/ops/*.cpp)
-add_executable(emulated_gpu_ops_test ${MF_GPU_OPS_SOURCES}
-  support/oracle_ops.cpp support/oracle_hash.cpp support/oracle_attention.cpp)
+mf_test_program(emulated_gpu_ops_test ${MF_GPU_OPS_SOURCES})
 target_link_libraries(emulated_gpu_ops_test PRIVATE mf_cuda_emulated)
 add_test(NAME emulated_gpu_ops_test COMMAND emulated_gpu_ops_test)
 set_tests_properties(emulated_gpu_ops_test PROPERTIES LABELS unit)
 
 # The whole model and training (tests/gpu), on the emulated GPU.
 foreach(name model tables training)
-  add_executable(emulated_gpu_${name}_test gpu/main.cpp gpu/${name}_test.cpp)
-  target_link_libraries(emulated_gpu_${name}_test PRIVATE mf_cuda_emulated mf_test_support)
+  mf_test_program(emulated_gpu_${name}_test gpu/main.cpp gpu/${name}_test.cpp)
+  target_link_libraries(emulated_gpu_${name}_test PRIVATE mf_cuda_emulated)
   add_test(NAME emulated_gpu_${name}_test COMMAND emulated_gpu_${name}_test)
   set_tests_properties(emulated_gpu_${name}_test PROPERTIES LABELS unit)
 endforeach()

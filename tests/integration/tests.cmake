@@ -18,13 +18,11 @@ add_library(no_curve MODULE ${CMAKE_CURRENT_LIST_DIR}/no_curve.cpp)
 set_tests_properties(security PROPERTIES ENVIRONMENT "MF_NO_CURVE=$<TARGET_FILE:no_curve>")
 # Exits with 77 where nobody may mount a small disk.
 set_tests_properties(disk PROPERTIES SKIP_RETURN_CODE 77)
-add_executable(hostile_peer ${CMAKE_CURRENT_LIST_DIR}/hostile_peer.cpp)
-target_link_libraries(hostile_peer PRIVATE mf_worker)
+mf_test_program(hostile_peer ${CMAKE_CURRENT_LIST_DIR}/hostile_peer.cpp)
 add_test(NAME hostile
   COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/hostile_test.py $<TARGET_FILE:worker>
           $<TARGET_FILE:pserver> $<TARGET_FILE:hostile_peer>)
 set_tests_properties(hostile PROPERTIES LABELS integration RUN_SERIAL ON)
-add_executable(snapshot_torture ${CMAKE_CURRENT_LIST_DIR}/snapshot_torture.cpp)
-target_link_libraries(snapshot_torture PRIVATE mf_test_support)
+mf_test_program(snapshot_torture ${CMAKE_CURRENT_LIST_DIR}/snapshot_torture.cpp)
 add_test(NAME snapshot_torture COMMAND snapshot_torture --trials 50)
 set_tests_properties(snapshot_torture PROPERTIES LABELS integration RUN_SERIAL ON)

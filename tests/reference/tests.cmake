@@ -4,7 +4,8 @@ set_tests_properties(reference_selftest PROPERTIES LABELS reference SKIP_RETURN_
 
 add_executable(reference_dump ${CMAKE_CURRENT_LIST_DIR}/reference_dump.cpp)
 target_link_libraries(reference_dump PRIVATE mf_worker CLI11::CLI11)
-target_compile_options(reference_dump PRIVATE ${MF_COMMAND_LINE_OPTIONS})
+target_compile_options(reference_dump PRIVATE ${MF_QUICK_OPTIONS})
+target_precompile_headers(reference_dump REUSE_FROM mf_command_headers)
 # One program that runs all variants on so many servers: importing torch takes longer than a variant.
 foreach(shards 1 2 3)
   add_test(NAME reference_system_${shards} COMMAND ${MF_PYTHON} -B
