@@ -3,10 +3,10 @@
 #include <sys/mman.h>
 
 #include <bit>
-#include <mutex>
 #include <new>
 
 #include "common/base/huge_pages.h"
+#include "common/base/mutex.h"
 
 namespace mf {
 namespace {
@@ -67,7 +67,7 @@ static_assert(sizeof(Kept) <= kClassBytesMin);
 class Pool {
  public:
   void* Take(int index) {
-    const std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     Kept* kept = tops_[index];
     if (kept == nullptr) return nullptr;
     Remove(kept);
@@ -77,7 +77,7 @@ class Pool {
   /// Keeps a block; what becomes too much for it is returned in `gone`, a list by `below`.
   Kept* Give(void* memory, int index) {
     Kept* gone = nullptr;
-    const std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     Kept* kept = new (memory) Kept{.below = tops_[index], .older = newest_, .index = index};
     if (kept->below != nullptr) kept->below->above = kept;
     tops_[index] = kept;
@@ -94,12 +94,12 @@ class Pool {
   }
 
   size_t bytes() {
-    const std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     return bytes_;
   }
 
  private:
-  void Remove(Kept* kept) {
+  void Remove(Kept* kept) MF_REQUIRES(mutex_) {
     (kept->above != nullptr ? kept->above->below : tops_[kept->index]) = kept->below;
     if (kept->below != nullptr) kept->below->above = kept->above;
     (kept->newer != nullptr ? kept->newer->older : newest_) = kept->older;
@@ -107,11 +107,12 @@ class Pool {
     bytes_ -= BytesOfClass(kept->index);
   }
 
-  std::mutex mutex_;
-  Kept* tops_[kClasses] = {};
-  Kept* newest_ = nullptr;
-  Kept* oldest_ = nullptr;
-  size_t bytes_ = 0;
+  Mutex mutex_;
+  // The links of all blocks, too.
+  Kept* tops_[kClasses] MF_GUARDED_BY(mutex_) = {};
+  Kept* newest_ MF_GUARDED_BY(mutex_) = nullptr;
+  Kept* oldest_ MF_GUARDED_BY(mutex_) = nullptr;
+  size_t bytes_ MF_GUARDED_BY(mutex_) = 0;
 };
 
 /// Never destroyed: buffers in static storage may end after it.

@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <cstddef>
 #include <exception>
-#include <mutex>
 #include <thread>
 #include <vector>
+
+#include "common/base/mutex.h"
 
 namespace mf {
 
@@ -48,20 +48,21 @@ class ThreadPool {
     const void* body = nullptr;
     void (*call)(const void* body, size_t i, int thread) = nullptr;
   };
-  void Run(size_t count, const Loop& loop);
+  void Run(size_t count, const Loop& loop) MF_EXCLUDES(turn_, mutex_);
   void Work(int thread);
   void RunShare(int thread);
 
-  std::mutex turn_;  // held by the caller of ParallelFor
+  Mutex turn_;  // held by the caller of ParallelFor
 
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::condition_variable done_;
-  uint64_t generation_ = 0;    // guarded by mutex_
-  int active_ = 0;             // guarded by mutex_: threads inside a body
-  bool stopping_ = false;      // guarded by mutex_
-  std::exception_ptr thrown_;  // guarded by mutex_: by the first body that did
-  Loop loop_;                  // set before wake_
+  Mutex mutex_;
+  ConditionVariable wake_;
+  ConditionVariable done_;
+  uint64_t generation_ MF_GUARDED_BY(mutex_) = 0;
+  int active_ MF_GUARDED_BY(mutex_) = 0;  // threads inside a body
+  bool stopping_ MF_GUARDED_BY(mutex_) = false;
+  std::exception_ptr thrown_ MF_GUARDED_BY(mutex_);  // by the first body that did
+  // Written while no thread is inside a body, read by those that are.
+  Loop loop_;
   size_t count_ = 0;
   std::atomic<size_t> next_{0};
   std::vector<std::thread> workers_;

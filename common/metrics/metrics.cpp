@@ -10,10 +10,10 @@
 #include <algorithm>
 #include <array>
 #include <map>
-#include <mutex>
 #include <vector>
 
 #include "common/base/check.h"
+#include "common/base/mutex.h"
 #include "common/metrics/http_endpoint.h"
 
 namespace mf {
@@ -271,7 +271,7 @@ class SeriesOf {
   template <class... Args>
   T& Get(const Description& description, Metrics::Labels labels, const Args&... args) {
     MF_CHECK(family_ != nullptr);
-    const std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     auto known = known_.find(labels);
     if (known == known_.end()) {
       T& series = family_->Add(NamedLabels(description, labels), args...);
@@ -282,8 +282,8 @@ class SeriesOf {
 
  private:
   prometheus::Family<T>* family_ = nullptr;
-  std::mutex mutex_;
-  std::map<std::vector<std::string>, T*, LabelsLess> known_;
+  Mutex mutex_;
+  std::map<std::vector<std::string>, T*, LabelsLess> known_ MF_GUARDED_BY(mutex_);
 };
 
 }  // namespace
