@@ -43,20 +43,22 @@ Client::Client(std::unique_ptr<ClientTransport> transport, std::vector<std::stri
 
 Client::~Client() {
   {
-    Lock lock(*mutex_);
+    MutexLock lock(*mutex_);
     closing_ = true;
     for (auto& [id, call] : calls_) Complete(*call, Status::Failed("the client was closed"));
     calls_.clear();
-    closes_.notify_one();
-    nobody_awaits_.wait(lock, [this] { return awaiting_ == 0; });
+    closes_.NotifyOne();
+    while (awaiting_ != 0) nobody_awaits_.Wait(*mutex_);
   }
   thread_.join();
 }
 
 void Client::Answer::wait() const {
   MF_CHECK(call_ != nullptr);
-  Lock lock(*call_->mutex);
-  if (!call_->outcome.has_value()) client_->Await(*call_, lock);
+  MutexLock lock(*call_->mutex);
+  if (call_->outcome.has_value()) return;
+  client_->mutex_->AssertHeld();  // it is the call's
+  client_->Await(*call_);
 }
 
 Client::Outcome Client::Answer::get() {
@@ -99,7 +101,7 @@ Client::Answer Client::Start(std::vector<Request> requests, size_t first_server)
     CountBytes(call->op, Direction::kSent, BytesOf(call->messages.back()));
   }
   {
-    Lock lock(*mutex_);
+    MutexLock lock(*mutex_);
     calls_.emplace(id, call);
     for (size_t i = 0; i < requests.size(); ++i) Send(first_server + i, call->messages[i]);
     TakeInForLeader();
@@ -113,34 +115,34 @@ void Client::TakeInForLeader() {
   if (leader_waits_ && !TakeIn(nullptr)) transport_->Wake();  // the rest is the leader's
 }
 
-void Client::Await(OpenCall& own, Lock& lock) {
+void Client::Await(OpenCall& own) {
   ++awaiting_;
   while (!own.outcome.has_value()) {
     if (leader_ == nullptr) {
-      Lead(own, lock);
+      Lead(own);
       continue;
     }
     followers_.push_back(&own);
-    own.changed.wait(lock, [&] { return own.outcome.has_value() || leader_ == nullptr; });
+    while (!own.outcome.has_value() && leader_ != nullptr) own.changed.Wait(*mutex_);
     std::erase(followers_, &own);
   }
   if (leader_ == nullptr) {
     const auto next = std::find_if(followers_.begin(), followers_.end(),
                                    [](const OpenCall* call) { return !call->outcome.has_value(); });
-    if (next != followers_.end()) (*next)->changed.notify_one();
+    if (next != followers_.end()) (*next)->changed.NotifyOne();
   }
-  if (--awaiting_ == 0) nobody_awaits_.notify_one();
+  if (--awaiting_ == 0) nobody_awaits_.NotifyOne();
 }
 
-void Client::Lead(OpenCall& own, Lock& lock) {
+void Client::Lead(OpenCall& own) {
   leader_ = &own;
   while (!own.outcome.has_value()) {
     const bool none_left = TakeIn(&own);
     if (own.outcome.has_value()) break;
     leader_waits_ = true;
-    lock.unlock();
+    mutex_->Unlock();
     transport_->Wait(none_left ? -1 : 0);
-    lock.lock();
+    mutex_->Lock();
     leader_waits_ = false;
   }
   leader_ = nullptr;
@@ -160,7 +162,7 @@ bool Client::TakeIn(const OpenCall* own) {
 void Client::Complete(OpenCall& call, Outcome outcome) {
   call.outcome.emplace(std::move(outcome));
   if (&call != leader_) {
-    call.changed.notify_one();
+    call.changed.NotifyOne();
   } else if (leader_waits_) {
     transport_->Wake();
   }
@@ -168,8 +170,9 @@ void Client::Complete(OpenCall& call, Outcome outcome) {
 
 void Client::WatchTime() {
   const std::chrono::milliseconds tick(TickMs(options_.resend_seconds));
-  Lock lock(*mutex_);
-  while (!closes_.wait_for(lock, tick, [this] { return closing_; })) {
+  MutexLock lock(*mutex_);
+  while (!closing_) {
+    if (closes_.WaitFor(*mutex_, tick)) continue;
     if (leader_ == nullptr) TakeIn(nullptr);
     CheckCalls();
     TakeInForLeader();  // in any case: then news that were lost, by whatever mistake, are only late

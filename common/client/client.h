@@ -19,16 +19,15 @@
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <random>
 #include <thread>
 #include <unordered_map>
 #include <vector>
 
+#include "common/base/mutex.h"
 #include "common/metrics/metrics.h"
 #include "common/net/messages.h"
 #include "common/net/transport.h"
@@ -98,9 +97,11 @@ class Client {
  private:
   using Clock = std::chrono::steady_clock;
   struct OpenCall {
-    std::shared_ptr<std::mutex> mutex;  // the client's, which guards the rest
-    std::condition_variable changed;    // `outcome`, or nobody leads any more
-    std::optional<Outcome> outcome;     // set once; the call is then no longer in calls_
+    // The client's, which guards the rest. The analysis can not know that it is the same one: what
+    // takes a call as its argument says so instead.
+    std::shared_ptr<Mutex> mutex;
+    ConditionVariable changed;       // `outcome`, or nobody leads any more
+    std::optional<Outcome> outcome;  // set once; the call is then no longer in calls_
     Op op;
     size_t waiting = 0;             // servers that have not answered
     std::vector<Message> messages;  // by server, for repeats; emptied when answered
@@ -112,34 +113,31 @@ class Client {
     Clock::time_point resend;
     double resend_seconds = 0;
   };
-  using Lock = std::unique_lock<std::mutex>;
 
   Answer Start(std::vector<Request> requests, size_t first_server);
   void CountBytes(Op op, Direction direction, uint64_t bytes);
-  std::string SilentServers(const OpenCall& call) const;
+  std::string SilentServers(const OpenCall& call) const MF_REQUIRES(*mutex_);
 
-  // The rest is called with the mutex held; those that get the lock give it up while they wait.
-
-  /// Until `own` is done: leads, or follows whoever leads.
-  void Await(OpenCall& own, Lock& lock);
-  void Lead(OpenCall& own, Lock& lock);
+  /// Until `own` is done: leads, or follows whoever leads. Gives up the mutex while it waits.
+  void Await(OpenCall& own) MF_REQUIRES(*mutex_);
+  void Lead(OpenCall& own) MF_REQUIRES(*mutex_);
   /// Takes in messages until there is none (true), `own` is done or there were very many.
-  bool TakeIn(const OpenCall* own);
-  void OnMessage(size_t server, const Message& message);
+  bool TakeIn(const OpenCall* own) MF_REQUIRES(*mutex_);
+  void OnMessage(size_t server, const Message& message) MF_REQUIRES(*mutex_);
   /// A message that can not be sent now is not answered either: the call's deadline reports it.
-  void Send(size_t server, const Message& message);
+  void Send(size_t server, const Message& message) MF_REQUIRES(*mutex_);
   /// Comes after Send() and before the mutex is given up.
-  void TakeInForLeader();
+  void TakeInForLeader() MF_REQUIRES(*mutex_);
   /// Sets the outcome and wakes who waits for it. The caller takes the call out of calls_.
-  void Complete(OpenCall& call, Outcome outcome);
+  void Complete(OpenCall& call, Outcome outcome) MF_REQUIRES(*mutex_);
   /// The work of thread_.
-  void WatchTime();
+  void WatchTime() MF_EXCLUDES(*mutex_);
   /// Fails calls past their deadline, repeats requests that are due, says whom long calls wait for.
-  void CheckCalls();
-  void Repeat(OpenCall& call, Clock::time_point now);
-  void SendAgain(OpenCall& call, size_t i);
+  void CheckCalls() MF_REQUIRES(*mutex_);
+  void Repeat(OpenCall& call, Clock::time_point now) MF_REQUIRES(*mutex_);
+  void SendAgain(OpenCall& call, size_t i) MF_REQUIRES(*mutex_);
   /// Repeats what servers that were connected to again have not answered: it may be lost.
-  void RepeatAfterReconnects();
+  void RepeatAfterReconnects() MF_REQUIRES(*mutex_);
 
   const std::unique_ptr<ClientTransport> transport_;
   const std::vector<std::string> addresses_;
@@ -149,20 +147,20 @@ class Client {
   std::atomic<uint64_t> next_id_{1};
   std::atomic<uint64_t> resends_{0};
 
-  // Guards what follows and the transport. Shared with the calls, as answers may outlive the
-  // client.
-  const std::shared_ptr<std::mutex> mutex_ = std::make_shared<std::mutex>();
-  std::unordered_map<uint64_t, std::shared_ptr<OpenCall>> calls_;
-  OpenCall* leader_ = nullptr;        // what the thread that leads waits for
-  bool leader_waits_ = false;         // it is in transport_->Wait()
-  std::vector<OpenCall*> followers_;  // what the others wait for, the longest first
-  size_t awaiting_ = 0;               // threads in Await()
-  std::condition_variable nobody_awaits_;
-  bool closing_ = false;
-  std::condition_variable closes_;
-  std::minstd_rand random_;            // jitter only
-  std::vector<uint64_t> connections_;  // by server, as last looked at
-  Clock::time_point last_said_{};
+  // Guards the transport, too. Shared with the calls, as answers may outlive the client.
+  const std::shared_ptr<Mutex> mutex_ = std::make_shared<Mutex>();
+  std::unordered_map<uint64_t, std::shared_ptr<OpenCall>> calls_ MF_GUARDED_BY(*mutex_);
+  OpenCall* leader_ MF_GUARDED_BY(*mutex_) = nullptr;  // what the thread that leads waits for
+  bool leader_waits_ MF_GUARDED_BY(*mutex_) = false;   // it is in transport_->Wait()
+  // What the others wait for, the longest first.
+  std::vector<OpenCall*> followers_ MF_GUARDED_BY(*mutex_);
+  size_t awaiting_ MF_GUARDED_BY(*mutex_) = 0;  // threads in Await()
+  ConditionVariable nobody_awaits_;
+  bool closing_ MF_GUARDED_BY(*mutex_) = false;
+  ConditionVariable closes_;
+  std::minstd_rand random_ MF_GUARDED_BY(*mutex_);            // jitter only
+  std::vector<uint64_t> connections_ MF_GUARDED_BY(*mutex_);  // by server, as last looked at
+  Clock::time_point last_said_ MF_GUARDED_BY(*mutex_){};
   std::thread thread_;
 };
 
