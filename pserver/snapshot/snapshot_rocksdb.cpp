@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <mutex>
 #include <optional>
 
+#include "common/base/mutex.h"
 #include "pserver/snapshot/snapshot_digest.h"
 #include "pserver/snapshot/snapshot_files.h"
 #include "pserver/snapshot/snapshot_folders.h"
@@ -59,7 +59,7 @@ class RocksSnapshots : public SnapshotStore {
   Status Reset(uint64_t step) override;
   Status SetAside(uint64_t step) override;
   PublishStats last_publish() const override {
-    const std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     return stats_;
   }
   void WaitForMerge() override { (void)live_.WaitForMerge(); }
@@ -98,9 +98,9 @@ class RocksSnapshots : public SnapshotStore {
   uint64_t read_step_ = 0;
   uint64_t merged_before_ = 0;  // bytes merged until the last publish
 
-  mutable std::mutex mutex_;  // guards the rest
-  std::vector<uint64_t> published_;
-  PublishStats stats_;
+  mutable Mutex mutex_;
+  std::vector<uint64_t> published_ MF_GUARDED_BY(mutex_);
+  PublishStats stats_ MF_GUARDED_BY(mutex_);
 };
 
 Status RocksSnapshots::Open() {
@@ -121,17 +121,18 @@ Status RocksSnapshots::Open() {
   }
   if (const Status status = live_.Remove(); !status.ok()) return invalid(status);
   if (const Status status = MakeFolder(live_.folder()); !status.ok()) return invalid(status);
+  MutexLock lock(mutex_);
   published_ = StepsIn(folder_);
   return Status::Ok();
 }
 
 std::vector<uint64_t> RocksSnapshots::Published() const {
-  const std::lock_guard lock(mutex_);
+  MutexLock lock(mutex_);
   return published_;
 }
 
 bool RocksSnapshots::IsPublished(uint64_t step) const {
-  const std::lock_guard lock(mutex_);
+  MutexLock lock(mutex_);
   return std::binary_search(published_.begin(), published_.end(), step);
 }
 
@@ -314,7 +315,7 @@ Status RocksSnapshots::PublishIncrement(const SnapshotInfo& info) {
   emptied_ = false;
   keys_.Merge(std::move(added_));
   const uint64_t merged = live_.merged_bytes();
-  const std::lock_guard lock(mutex_);
+  MutexLock lock(mutex_);
   published_.insert(std::upper_bound(published_.begin(), published_.end(), info.step), info.step);
   stats_ = {.rows = rows,
             .bytes = increment_.bytes() + small_bytes,
@@ -344,7 +345,7 @@ Status RocksSnapshots::WriteDigest(const SnapshotInfo& info, const std::string& 
 }
 
 Status RocksSnapshots::TakeAway(uint64_t step, const std::string& name) {
-  const std::lock_guard lock(mutex_);
+  MutexLock lock(mutex_);
   const auto found = std::lower_bound(published_.begin(), published_.end(), step);
   if (found == published_.end() || *found != step)
     return Status::Failed(StepPath(folder_, step) + ": no such snapshot; list the folder");

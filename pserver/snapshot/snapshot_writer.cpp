@@ -1,12 +1,11 @@
 #include "pserver/snapshot/snapshot_writer.h"
 
-#include <condition_variable>
 #include <deque>
-#include <mutex>
 #include <thread>
 #include <utility>
 
 #include "common/base/check.h"
+#include "common/base/mutex.h"
 
 namespace mf {
 namespace {
@@ -21,15 +20,15 @@ class ThreadedSnapshotWriter final : public SnapshotWriter {
   ~ThreadedSnapshotWriter() override {
     Abandon();
     {
-      std::lock_guard lock(mutex_);
+      MutexLock lock(mutex_);
       stopping_ = true;
     }
-    changed_.notify_all();
+    changed_.NotifyAll();
     thread_.join();
   }
 
   void Begin() override {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     MF_CHECK(!open_ && !outcome_.has_value());
     open_ = true;
     begun_ = false;
@@ -37,36 +36,36 @@ class ThreadedSnapshotWriter final : public SnapshotWriter {
 
   bool Put(SnapshotChunk& chunk) override {
     {
-      std::lock_guard lock(mutex_);
+      MutexLock lock(mutex_);
       MF_CHECK(open_);
       if (waiting_.size() >= kChunksWaitingMax) return false;
       waiting_.push_back(std::exchange(chunk, {}));
     }
-    changed_.notify_all();
+    changed_.NotifyAll();
     return true;
   }
 
   void Publish(const SnapshotInfo& info) override {
     {
-      std::lock_guard lock(mutex_);
+      MutexLock lock(mutex_);
       MF_CHECK(open_);
       info_ = info;
     }
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
 
   std::optional<Outcome> Poll() override {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     if (!outcome_.has_value()) return std::nullopt;
     open_ = false;
     return std::exchange(outcome_, std::nullopt);
   }
 
   void Abandon() override {
-    std::unique_lock lock(mutex_);
+    MutexLock lock(mutex_);
     waiting_.clear();
     info_.reset();
-    changed_.wait(lock, [this] { return !busy_; });
+    while (busy_) changed_.Wait(mutex_);
     if (open_ && begun_ && !outcome_.has_value()) store_.Abandon();
     waiting_.clear();
     outcome_.reset();
@@ -75,9 +74,9 @@ class ThreadedSnapshotWriter final : public SnapshotWriter {
 
  private:
   void Run() {
-    std::unique_lock lock(mutex_);
+    MutexLock lock(mutex_);
     while (true) {
-      changed_.wait(lock, [this] { return stopping_ || !waiting_.empty() || info_.has_value(); });
+      while (!stopping_ && waiting_.empty() && !info_.has_value()) changed_.Wait(mutex_);
       if (stopping_) return;
       std::optional<SnapshotChunk> chunk;
       std::optional<SnapshotInfo> info;
@@ -90,12 +89,12 @@ class ThreadedSnapshotWriter final : public SnapshotWriter {
       const bool first = !std::exchange(begun_, true);
       if (first) failure_ = Status::Ok();
       busy_ = true;
-      lock.unlock();
+      lock.Unlock();
       Work(first, chunk, info);
-      lock.lock();
+      lock.Lock();
       busy_ = false;
       if (info.has_value()) outcome_ = Outcome{failure_, store_.last_publish()};
-      changed_.notify_all();
+      changed_.NotifyAll();
     }
   }
 
@@ -117,16 +116,16 @@ class ThreadedSnapshotWriter final : public SnapshotWriter {
   }
 
   SnapshotStore& store_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<SnapshotChunk> waiting_;  // guarded by mutex_
-  std::optional<SnapshotInfo> info_;   // guarded by mutex_
-  std::optional<Outcome> outcome_;     // guarded by mutex_
-  bool open_ = false;                  // guarded by mutex_
-  bool begun_ = false;                 // guarded by mutex_: the store knows of the increment
-  bool busy_ = false;                  // guarded by mutex_: the thread uses the store
-  bool stopping_ = false;              // guarded by mutex_
-  Status failure_;                     // used by thread_ while busy_
+  Mutex mutex_;
+  ConditionVariable changed_;
+  std::deque<SnapshotChunk> waiting_ MF_GUARDED_BY(mutex_);
+  std::optional<SnapshotInfo> info_ MF_GUARDED_BY(mutex_);
+  std::optional<Outcome> outcome_ MF_GUARDED_BY(mutex_);
+  bool open_ MF_GUARDED_BY(mutex_) = false;
+  bool begun_ MF_GUARDED_BY(mutex_) = false;  // the store knows of the increment
+  bool busy_ MF_GUARDED_BY(mutex_) = false;   // the thread uses the store
+  bool stopping_ MF_GUARDED_BY(mutex_) = false;
+  Status failure_;  // of thread_, which alone uses it
   std::thread thread_;
 };
 

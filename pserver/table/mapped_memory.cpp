@@ -34,7 +34,7 @@ MappedMemory::~MappedMemory() {
 
 void* PageArena::Take(size_t bytes) {
   bytes = RoundUp(bytes, kAlignment);
-  const std::lock_guard lock(mutex_);
+  MutexLock lock(mutex_);
   if (bytes > left_) {
     if (bytes >= kOwnMapping) return blocks_.emplace_back(bytes, Pages::kHuge).as<void>();
     const bool first = blocks_.empty() && bytes <= kFirstBlock;

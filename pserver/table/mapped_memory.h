@@ -4,9 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <utility>
 #include <vector>
+
+#include "common/base/mutex.h"
 
 namespace mf {
 
@@ -46,10 +47,10 @@ class PageArena {
   void* Take(size_t bytes);
 
  private:
-  std::mutex mutex_;
-  std::vector<MappedMemory> blocks_;
-  std::byte* next_ = nullptr;  // in the block that is cut
-  size_t left_ = 0;
+  Mutex mutex_;
+  std::vector<MappedMemory> blocks_ MF_GUARDED_BY(mutex_);
+  std::byte* next_ MF_GUARDED_BY(mutex_) = nullptr;  // in the block that is cut
+  size_t left_ MF_GUARDED_BY(mutex_) = 0;
 };
 
 /// Slots of `slot_bytes` each (a multiple of 32), numbered from 0, in chunks that never move. One
