@@ -6,16 +6,15 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
-#include <condition_variable>
 #include <filesystem>
 #include <fstream>
-#include <mutex>
 #include <thread>
 
 #include "common/base/digest.h"
 #include "common/base/files.h"
 #include "common/base/logging.h"
 #include "common/base/machine_limits.h"
+#include "common/base/mutex.h"
 #include "common/metrics/metrics.h"
 #include "worker/data/data.h"
 #include "worker/exchange/exchange_report.h"
@@ -84,25 +83,25 @@ class StopWatch {
  public:
   explicit StopWatch(Trainer& trainer)
       : thread_([this, &trainer] {
-          std::unique_lock lock(mutex_);
+          MutexLock lock(mutex_);
           while (!done_) {
-            wake_.wait_for(lock, std::chrono::milliseconds(100));
+            wake_.WaitFor(mutex_, std::chrono::milliseconds(100));
             if (g_stop.load()) trainer.Stop();
           }
         }) {}
   ~StopWatch() {
     {
-      std::lock_guard lock(mutex_);
+      MutexLock lock(mutex_);
       done_ = true;
     }
-    wake_.notify_all();
+    wake_.NotifyAll();
     thread_.join();
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool done_ = false;
+  Mutex mutex_;
+  ConditionVariable wake_;
+  bool done_ MF_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
 

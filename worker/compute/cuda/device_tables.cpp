@@ -27,7 +27,7 @@ DeviceTables::DeviceTables(const std::vector<TensorSpec>& tensors) {
 void DeviceTables::Forget() {
   for (const std::unique_ptr<Table>& table : tables_) {
     if (table == nullptr) continue;
-    std::lock_guard lock(table->mutex);
+    MutexLock lock(table->mutex);
     ++table->generation;
   }
 }
@@ -39,7 +39,7 @@ const float* DeviceTables::rows(const TensorSpec& tensor) const {
 Status DeviceTables::Refresh(const TensorSpec& tensor, const Pairs& pairs, RowExchange& rows,
                              Lane& lane, const float** table) {
   Table& own = *tables_[tensor.id];
-  std::lock_guard lock(own.mutex);
+  MutexLock lock(own.mutex);
   // Any other state is a new one, an earlier one too: a lane that is late has to pull, and is told
   // by the servers that its step has ended.
   if (rows.state() != own.state) {

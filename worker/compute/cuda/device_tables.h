@@ -8,9 +8,9 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "common/base/mutex.h"
 #include "common/config/tensors.h"
 #include "worker/compute/cuda/kernels/rows.h"
 #include "worker/compute/cuda/lane.h"
@@ -45,12 +45,12 @@ class DeviceTables {
   struct Table {
     DeviceMemory rows;    // float [rows][columns]
     DeviceMemory stamps;  // u64 [rows]: the generation that the row was pulled in
-    std::mutex mutex;
-    FinishedStep state;       // guarded by mutex
-    uint64_t generation = 1;  // guarded by mutex: of `state`; another one after a failure
+    Mutex mutex;
+    FinishedStep state MF_GUARDED_BY(mutex);
+    uint64_t generation MF_GUARDED_BY(mutex) = 1;  // of `state`; another one after a failure
   };
   Status PullStale(const TensorSpec& tensor, const Pairs& pairs, RowExchange& rows, Lane& lane,
-                   Table& table);
+                   Table& table) MF_REQUIRES(table.mutex);
 
   std::vector<std::unique_ptr<Table>> tables_;  // by tensor id
   size_t bytes_ = 0;

@@ -53,7 +53,7 @@ Buffer PinnedPool::Take(size_t bytes) {
   const size_t size = SizeClass(bytes);
   std::byte* block = nullptr;
   {
-    std::lock_guard lock(free_->mutex);
+    MutexLock lock(free_->mutex);
     std::vector<std::byte*>& blocks = free_->blocks[size];
     if (!blocks.empty()) {
       block = blocks.back();
@@ -73,7 +73,7 @@ Buffer PinnedPool::Take(size_t bytes) {
   }
   return Buffer(std::shared_ptr<std::byte>(block,
                                            [free = free_, size](std::byte* own) {
-                                             std::lock_guard lock(free->mutex);
+                                             MutexLock lock(free->mutex);
                                              free->blocks[size].push_back(own);
                                            }),
                 bytes);

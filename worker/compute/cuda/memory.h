@@ -8,12 +8,12 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "common/base/buffer.h"
+#include "common/base/mutex.h"
 #include "worker/compute/cuda/kernels/launch.h"
 
 namespace mf::cuda {
@@ -78,8 +78,8 @@ class PinnedPool {
  private:
   struct Free {
     std::atomic<size_t> made{0};
-    std::mutex mutex;
-    std::map<size_t, std::vector<std::byte*>> blocks;  // guarded by mutex; by size
+    Mutex mutex;
+    std::map<size_t, std::vector<std::byte*>> blocks MF_GUARDED_BY(mutex);  // by size
     ~Free();
   };
   std::shared_ptr<Free> free_;

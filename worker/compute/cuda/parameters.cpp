@@ -29,7 +29,7 @@ ParameterCache::ParameterCache(const std::vector<TensorSpec>& tensors) : tensors
 ParameterCache::~ParameterCache() { cudaStreamDestroy(stream_); }
 
 DeviceMemory ParameterCache::TakeBlock() {
-  std::lock_guard lock(blocks_->mutex);
+  MutexLock lock(blocks_->mutex);
   // A lane that is two states behind keeps a third block.
   if (blocks_->free.empty()) return DeviceMemory(bytes_, kWhat);
   DeviceMemory block = std::move(blocks_->free.back());
@@ -38,14 +38,14 @@ DeviceMemory ParameterCache::TakeBlock() {
 }
 
 std::shared_ptr<const DeviceParameters> ParameterCache::Get(const Compute::Parameters& host) {
-  std::lock_guard lock(mutex_);
+  MutexLock lock(mutex_);
   if (newest_ != nullptr && newest_->host == host) return newest_;
   struct Owned {
     DeviceParameters parameters;
     DeviceMemory block;
     std::shared_ptr<Blocks> blocks;
     ~Owned() {
-      std::lock_guard blocks_lock(blocks->mutex);
+      MutexLock blocks_lock(blocks->mutex);
       blocks->free.push_back(std::move(block));
     }
   };

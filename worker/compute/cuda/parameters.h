@@ -4,9 +4,9 @@
 #include <cuda_runtime.h>
 
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "common/base/mutex.h"
 #include "common/config/tensors.h"
 #include "worker/compute/compute.h"
 #include "worker/compute/cuda/memory.h"
@@ -38,17 +38,17 @@ class ParameterCache {
  private:
   /// Memory of states that nobody uses.
   struct Blocks {
-    std::mutex mutex;
-    std::vector<DeviceMemory> free;  // guarded by mutex
+    Mutex mutex;
+    std::vector<DeviceMemory> free MF_GUARDED_BY(mutex);
   };
   DeviceMemory TakeBlock();
 
   const std::vector<TensorSpec>& tensors_;
   size_t bytes_ = 0;  // of a state
   std::shared_ptr<Blocks> blocks_ = std::make_shared<Blocks>();
-  std::mutex mutex_;
-  cudaStream_t stream_ = nullptr;
-  std::shared_ptr<const DeviceParameters> newest_;  // guarded by mutex_
+  Mutex mutex_;
+  cudaStream_t stream_ MF_GUARDED_BY(mutex_) = nullptr;  // of uploads
+  std::shared_ptr<const DeviceParameters> newest_ MF_GUARDED_BY(mutex_);
 };
 
 }  // namespace mf::cuda
