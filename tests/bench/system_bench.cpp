@@ -6,18 +6,17 @@
 //   system_bench --config deploy/configs/nano.toml [--steps N] [--repeats N] [--json FILE]
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "common/base/check.h"
 #include "common/base/logging.h"
+#include "common/base/mutex.h"
 #include "common/base/random.h"
 #include "common/config/config.h"
 #include "tests/bench/support/flags.h"
@@ -54,15 +53,15 @@ struct Embedded {
 
 /// Seconds for a hand-over to another thread and back, as a request needs at least twice.
 double HandOver(int turns) {
-  std::mutex mutex;
-  std::condition_variable changed;
+  Mutex mutex;
+  ConditionVariable changed;
   int turn = 0;
   const auto play = [&](int self) {
-    std::unique_lock lock(mutex);
+    MutexLock lock(mutex);
     while (turn < 2 * turns) {
-      changed.wait(lock, [&] { return turn % 2 == self || turn >= 2 * turns; });
+      while (turn % 2 != self && turn < 2 * turns) changed.Wait(mutex);
       ++turn;
-      changed.notify_one();
+      changed.NotifyOne();
     }
   };
   const auto start = std::chrono::steady_clock::now();

@@ -1,9 +1,9 @@
 #include "emulated_gpu/launch.h"
 
 #include <map>
-#include <mutex>
 #include <utility>
 
+#include "common/base/mutex.h"
 #include "tests/emulated_gpu/block.h"
 #include "tests/emulated_gpu/device.h"
 #include "tests/emulated_gpu/streams.h"
@@ -18,8 +18,8 @@ constexpr unsigned kMaxThreadsZ = 64;
 
 /// How much shared memory kernels were allowed to have.
 struct Limits {
-  std::mutex mutex;
-  std::map<const void*, size_t> shared;
+  Mutex mutex;
+  std::map<const void*, size_t> shared MF_GUARDED_BY(mutex);
 };
 
 Limits& TheLimits() {
@@ -29,7 +29,7 @@ Limits& TheLimits() {
 
 size_t SharedLimit(const void* kernel) {
   Limits& limits = TheLimits();
-  const std::lock_guard lock(limits.mutex);
+  MutexLock lock(limits.mutex);
   const auto found = limits.shared.find(kernel);
   return found == limits.shared.end() ? kSharedUnasked : std::max(found->second, kSharedUnasked);
 }
@@ -63,7 +63,7 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
     return Failed(cudaErrorInvalidValue);
   }
   Limits& limits = TheLimits();
-  const std::lock_guard lock(limits.mutex);
+  mf::MutexLock lock(limits.mutex);
   limits.shared[function] = static_cast<size_t>(value);
   return cudaSuccess;
 }

@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
-#include <mutex>
 
+#include "common/base/mutex.h"
 #include "tests/emulated_gpu/device.h"
 #include "tests/emulated_gpu/streams.h"
 
@@ -17,10 +17,10 @@ constexpr int kPoison = 0xFF;       // a NaN in floats
 
 /// Sizes of allocations by address.
 struct Records {
-  std::mutex mutex;
-  std::map<uintptr_t, size_t> device;
-  std::map<uintptr_t, size_t> host;
-  size_t device_bytes = 0;
+  Mutex mutex;
+  std::map<uintptr_t, size_t> device MF_GUARDED_BY(mutex);
+  std::map<uintptr_t, size_t> host MF_GUARDED_BY(mutex);
+  size_t device_bytes MF_GUARDED_BY(mutex) = 0;
 };
 
 Records& TheRecords() {
@@ -38,11 +38,8 @@ void* NewMemory(size_t bytes) {
   return at;
 }
 
-/// Forgets and frees an allocation when all work has run. 0 if there is none at `at`.
+/// Forgets and frees an allocation, all work having run. 0 if there is none at `at`.
 size_t FreeOf(std::map<uintptr_t, size_t>& sizes, void* at) {
-  SynchronizeAll();
-  Records& records = TheRecords();
-  const std::lock_guard lock(records.mutex);
   const auto found = sizes.find(Address(at));
   if (found == sizes.end()) return 0;
   const size_t bytes = found->second;
@@ -71,7 +68,7 @@ size_t DeviceBytes() {
 
 bool InDeviceMemory(const void* from, size_t bytes) {
   Records& records = TheRecords();
-  const std::lock_guard lock(records.mutex);
+  MutexLock lock(records.mutex);
   auto after = records.device.upper_bound(Address(from));
   if (after == records.device.begin()) return false;
   --after;
@@ -85,7 +82,7 @@ using namespace mf::emulated_gpu;  // NOLINT: the functions below are the emulat
 
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
   Records& records = TheRecords();
-  const std::lock_guard lock(records.mutex);
+  mf::MutexLock lock(records.mutex);
   *total_bytes = DeviceBytes();
   *free_bytes = *total_bytes > records.device_bytes ? *total_bytes - records.device_bytes : 0;
   return cudaSuccess;
@@ -96,7 +93,7 @@ cudaError_t cudaMalloc(void** at, size_t bytes) {
   *at = nullptr;
   if (bytes == 0) return cudaSuccess;
   Records& records = TheRecords();
-  const std::lock_guard lock(records.mutex);
+  mf::MutexLock lock(records.mutex);
   if (records.device_bytes > DeviceBytes() || bytes > DeviceBytes() - records.device_bytes) {
     return Failed(cudaErrorMemoryAllocation);
   }
@@ -109,10 +106,11 @@ cudaError_t cudaMalloc(void** at, size_t bytes) {
 
 cudaError_t cudaFree(void* at) {
   if (at == nullptr) return cudaSuccess;
+  SynchronizeAll();
   Records& records = TheRecords();
+  mf::MutexLock lock(records.mutex);
   const size_t bytes = FreeOf(records.device, at);
   if (bytes == 0) return Failed(cudaErrorInvalidValue);
-  const std::lock_guard lock(records.mutex);
   records.device_bytes -= bytes;
   return cudaSuccess;
 }
@@ -124,7 +122,7 @@ cudaError_t cudaHostAlloc(void** at, size_t bytes, unsigned /*flags*/) {
   *at = NewMemory(bytes);
   if (*at == nullptr) return Failed(cudaErrorMemoryAllocation);
   Records& records = TheRecords();
-  const std::lock_guard lock(records.mutex);
+  mf::MutexLock lock(records.mutex);
   records.host[Address(*at)] = bytes;
   return cudaSuccess;
 }
@@ -135,7 +133,10 @@ cudaError_t cudaMallocHost(void** at, size_t bytes, unsigned flags) {
 
 cudaError_t cudaFreeHost(void* at) {
   if (at == nullptr) return cudaSuccess;
-  return FreeOf(TheRecords().host, at) > 0 ? cudaSuccess : Failed(cudaErrorInvalidValue);
+  SynchronizeAll();
+  Records& records = TheRecords();
+  mf::MutexLock lock(records.mutex);
+  return FreeOf(records.host, at) > 0 ? cudaSuccess : Failed(cudaErrorInvalidValue);
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,

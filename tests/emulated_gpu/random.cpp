@@ -2,18 +2,18 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <mutex>
 #include <random>
 
+#include "common/base/mutex.h"
 #include "emulated_gpu/control.h"
 
 namespace mf::emulated_gpu {
 namespace {
 
 struct State {
-  std::mutex mutex;
-  uint64_t seed;
-  uint64_t drawn = 0;
+  Mutex mutex;
+  uint64_t seed MF_GUARDED_BY(mutex);
+  uint64_t drawn MF_GUARDED_BY(mutex) = 0;
 
   State() {
     const char* given = std::getenv("MF_EMULATED_GPU_SEED");
@@ -32,20 +32,20 @@ State& TheState() {
 
 uint64_t Seed() {
   State& state = TheState();
-  const std::lock_guard lock(state.mutex);
+  MutexLock lock(state.mutex);
   return state.seed;
 }
 
 void SetSeed(uint64_t seed) {
   State& state = TheState();
-  const std::lock_guard lock(state.mutex);
+  MutexLock lock(state.mutex);
   state.seed = seed;
   state.drawn = 0;
 }
 
 Dice NextDice() {
   State& state = TheState();
-  const std::lock_guard lock(state.mutex);
+  MutexLock lock(state.mutex);
   Dice mixed(state.seed ^ ++state.drawn << 32);
   return Dice(mixed.Next());
 }

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <deque>
-#include <mutex>
 #include <utility>
 #include <vector>
 
+#include "common/base/mutex.h"
 #include "emulated_gpu/warp_functions.h"
 #include "tests/emulated_gpu/device.h"
 #include "tests/emulated_gpu/random.h"
@@ -39,10 +39,11 @@ namespace {
 
 /// Taken in the order of the members.
 struct State {
-  std::mutex execution;  // held while an operation runs: there is one GPU
-  std::mutex queues;     // guards the rest
-  std::vector<std::unique_ptr<CUstream_st>> streams;
-  CUstream_st default_stream;
+  Mutex execution;  // held while an operation runs: there is one GPU
+  // Guards what streams and events hold, too.
+  Mutex queues;
+  std::vector<std::unique_ptr<CUstream_st>> streams MF_GUARDED_BY(queues);
+  CUstream_st default_stream MF_GUARDED_BY(queues);
 
   State() { default_stream.blocking = true; }
 };
@@ -54,7 +55,7 @@ State& TheState() {
 
 /// Calls visit(stream) for all streams.
 template <class Visitor>
-void ForEachStream(State& state, const Visitor& visit) {
+void ForEachStream(State& state, const Visitor& visit) MF_REQUIRES(state.queues) {
   visit(state.default_stream);
   for (const auto& stream : state.streams) visit(*stream);
 }
@@ -62,7 +63,7 @@ void ForEachStream(State& state, const Visitor& visit) {
 bool Idle(const CUstream_st& stream) { return stream.queue.empty() && !stream.running; }
 
 /// The stream of a handle, or null if there is none such. The null handle is the default stream.
-CUstream_st* Find(State& state, cudaStream_t handle) {
+CUstream_st* Find(State& state, cudaStream_t handle) MF_REQUIRES(state.queues) {
   if (handle == nullptr) return &state.default_stream;
   for (const auto& stream : state.streams) {
     if (stream.get() == handle && !stream->destroyed) return handle;
@@ -78,7 +79,7 @@ std::shared_ptr<Point> PointNow(CUstream_st& stream) {
 
 /// Before an operation is queued on `stream`: the default stream's work follows what blocking
 /// streams have queued, and theirs follows the default stream's.
-void OrderWithDefaultStream(State& state, CUstream_st& stream) {
+void OrderWithDefaultStream(State& state, CUstream_st& stream) MF_REQUIRES(state.queues) {
   if (!stream.blocking) return;
   if (&stream != &state.default_stream) {
     if (Idle(state.default_stream)) return;
@@ -96,9 +97,9 @@ bool Ready(const CUstream_st& stream) {
          (stream.queue.front().after == nullptr || stream.queue.front().after->reached);
 }
 
-/// Runs one operation of a random stream; false if there is none that can run. `execution` and
-/// `queues` are held; the latter is let go while the operation runs.
-bool RunOne(State& state, std::unique_lock<std::mutex>& queues) {
+/// Runs one operation of a random stream; false if there is none that can run. `queues` is let go
+/// while the operation runs.
+bool RunOne(State& state) MF_REQUIRES(state.execution, state.queues) {
   std::vector<CUstream_st*> ready;
   ForEachStream(state, [&](CUstream_st& stream) {
     if (Ready(stream)) ready.push_back(&stream);
@@ -108,9 +109,9 @@ bool RunOne(State& state, std::unique_lock<std::mutex>& queues) {
   const Operation operation = std::move(stream.queue.front());
   stream.queue.pop_front();
   stream.running = true;
-  queues.unlock();
+  state.queues.Unlock();
   if (operation.work) operation.work();
-  queues.lock();
+  state.queues.Lock();
   stream.running = false;
   if (operation.then != nullptr) {
     operation.then->reached = true;
@@ -125,10 +126,10 @@ bool RunOne(State& state, std::unique_lock<std::mutex>& queues) {
 void RunUntil(State& state, const std::vector<std::shared_ptr<Point>>& points) {
   for (const std::shared_ptr<Point>& point : points) {
     for (;;) {
-      const std::lock_guard execution(state.execution);
-      std::unique_lock queues(state.queues);
+      MutexLock execution(state.execution);
+      MutexLock queues(state.queues);
       if (point->reached) break;
-      if (!RunOne(state, queues)) Fault("no stream can go on");
+      if (!RunOne(state)) Fault("no stream can go on");
     }
   }
 }
@@ -137,7 +138,7 @@ void RunUntil(State& state, const std::vector<std::shared_ptr<Point>>& points) {
 
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
   State& state = TheState();
-  const std::lock_guard queues(state.queues);
+  MutexLock queues(state.queues);
   CUstream_st* const found = Find(state, stream);
   if (found == nullptr) return Failed(cudaErrorInvalidResourceHandle);
   OrderWithDefaultStream(state, *found);
@@ -149,7 +150,7 @@ cudaError_t Synchronize(cudaStream_t stream) {
   State& state = TheState();
   std::shared_ptr<Point> point;
   {
-    const std::lock_guard queues(state.queues);
+    MutexLock queues(state.queues);
     CUstream_st* const found = Find(state, stream);
     if (found == nullptr) return Failed(cudaErrorInvalidResourceHandle);
     OrderWithDefaultStream(state, *found);
@@ -164,7 +165,7 @@ void SynchronizeAll() {
   State& state = TheState();
   std::vector<std::shared_ptr<Point>> points;
   {
-    const std::lock_guard queues(state.queues);
+    MutexLock queues(state.queues);
     ForEachStream(state, [&](CUstream_st& stream) {
       if (!Idle(stream)) points.push_back(PointNow(stream));
     });
@@ -177,11 +178,14 @@ namespace {
 cudaError_t Query(const std::function<bool(State&)>& done) {
   State& state = TheState();
   // Whoever asks again and again sees the work go on.
-  if (std::unique_lock execution(state.execution, std::try_to_lock); execution.owns_lock()) {
-    std::unique_lock queues(state.queues);
-    if (!done(state)) RunOne(state, queues);
+  if (state.execution.TryLock()) {
+    {
+      MutexLock queues(state.queues);
+      if (!done(state)) RunOne(state);
+    }
+    state.execution.Unlock();
   }
-  const std::lock_guard queues(state.queues);
+  MutexLock queues(state.queues);
   return done(state) ? cudaSuccess : cudaErrorNotReady;
 }
 
@@ -196,7 +200,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   made->blocking = flags != cudaStreamNonBlocking;
   *stream = made.get();
   State& state = TheState();
-  const std::lock_guard queues(state.queues);
+  mf::MutexLock queues(state.queues);
   state.streams.push_back(std::move(made));
   return cudaSuccess;
 }
@@ -207,7 +211,7 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) {
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   State& state = TheState();
-  const std::lock_guard queues(state.queues);
+  mf::MutexLock queues(state.queues);
   CUstream_st* const found = Find(state, stream);
   if (found == nullptr || found == &state.default_stream) {
     return Failed(cudaErrorInvalidResourceHandle);
@@ -229,10 +233,10 @@ cudaError_t cudaDeviceSynchronize() {
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   {
     State& state = TheState();
-    const std::lock_guard queues(state.queues);
+    mf::MutexLock queues(state.queues);
     if (Find(state, stream) == nullptr) return Failed(cudaErrorInvalidResourceHandle);
   }
-  return Query([stream](State& state) {
+  return Query([stream](State& state) MF_REQUIRES(state.queues) {
     const CUstream_st* const found = Find(state, stream);
     return found == nullptr || Idle(*found);
   });
@@ -242,7 +246,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   if (event == nullptr) return Failed(cudaErrorInvalidResourceHandle);
   if (flags != 0) return Failed(cudaErrorInvalidValue);
   State& state = TheState();
-  const std::lock_guard queues(state.queues);
+  mf::MutexLock queues(state.queues);
   CUstream_st* const found = Find(state, stream);
   if (found == nullptr) return Failed(cudaErrorInvalidResourceHandle);
   OrderWithDefaultStream(state, *found);
@@ -275,7 +279,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (event == nullptr) return Failed(cudaErrorInvalidResourceHandle);
   State& state = TheState();
-  const std::lock_guard queues(state.queues);
+  mf::MutexLock queues(state.queues);
   CUstream_st* const found = Find(state, stream);
   if (found == nullptr) return Failed(cudaErrorInvalidResourceHandle);
   OrderWithDefaultStream(state, *found);
@@ -288,7 +292,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   State& state = TheState();
   std::shared_ptr<Point> point;
   {
-    const std::lock_guard queues(state.queues);
+    mf::MutexLock queues(state.queues);
     point = event->last;
   }
   if (point != nullptr) RunUntil(state, {point});
@@ -306,7 +310,7 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEve
     return Failed(cudaErrorInvalidResourceHandle);
   }
   State& state = TheState();
-  const std::lock_guard queues(state.queues);
+  mf::MutexLock queues(state.queues);
   if (start->last == nullptr || end->last == nullptr) {
     return Failed(cudaErrorInvalidResourceHandle);
   }

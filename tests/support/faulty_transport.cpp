@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
-#include <mutex>
 #include <tuple>
 #include <utility>
 
+#include "common/base/mutex.h"
 #include "common/base/random.h"
 
 namespace mf {
@@ -19,7 +19,7 @@ class FaultyTransport final : public ClientTransport {
       : inner_(std::move(inner)), options_(options), counts_(std::move(counts)) {}
 
   bool Send(size_t server, const Message& message) override {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     const uint64_t number = sent_++;
     if (options_.cut > 0 && Chance(options_.cut)) {
       counts_->cuts.fetch_add(1);
@@ -35,7 +35,7 @@ class FaultyTransport final : public ClientTransport {
   }
 
   bool Receive(size_t* server, Message* message) override {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     SendDue();
     if (!replies_.empty() && replies_.begin()->first <= Clock::now()) {
       std::tie(*server, *message) = replies_.extract(replies_.begin()).mapped();
@@ -60,7 +60,7 @@ class FaultyTransport final : public ClientTransport {
 
   void Wait(int timeout_ms) override {
     {
-      std::lock_guard lock(mutex_);
+      MutexLock lock(mutex_);
       timeout_ms = UntilDue(timeout_ms);
     }
     inner_->Wait(timeout_ms);
@@ -77,20 +77,22 @@ class FaultyTransport final : public ClientTransport {
     Message message;
   };
 
-  uint64_t Draw() { return RandomKey(options_.seed, drawn_++); }
-  int Below(int max) {
+  uint64_t Draw() MF_REQUIRES(mutex_) { return RandomKey(options_.seed, drawn_++); }
+  int Below(int max) MF_REQUIRES(mutex_) {
     return static_cast<int>(RandomBelow(Draw(), static_cast<uint64_t>(max) + 1));
   }
-  bool Lost() { return Clock::now() < cut_until_ || (options_.drop > 0 && Chance(options_.drop)); }
-  bool Chance(double share) { return RandomUnit(Draw()) < share; }
+  bool Lost() MF_REQUIRES(mutex_) {
+    return Clock::now() < cut_until_ || (options_.drop > 0 && Chance(options_.drop));
+  }
+  bool Chance(double share) MF_REQUIRES(mutex_) { return RandomUnit(Draw()) < share; }
 
-  void Hold(Held held, int us_max) {
+  void Hold(Held held, int us_max) MF_REQUIRES(mutex_) {
     held_.emplace(Clock::now() + std::chrono::microseconds(Below(us_max)), std::move(held));
     inner_->Wake();  // a wait in progress may have to end sooner
   }
 
   /// What is left of a wait: no longer than until something held is due.
-  int UntilDue(int timeout_ms) const {
+  int UntilDue(int timeout_ms) const MF_REQUIRES(mutex_) {
     auto due = Clock::time_point::max();
     if (!held_.empty()) due = held_.begin()->first;
     if (!replies_.empty()) due = std::min(due, replies_.begin()->first);
@@ -102,7 +104,7 @@ class FaultyTransport final : public ClientTransport {
     return timeout_ms < 0 ? until_due : std::min(timeout_ms, until_due);
   }
 
-  bool SendNow(const Held& held) {
+  bool SendNow(const Held& held) MF_REQUIRES(mutex_) {
     if (held.number < latest_out_) counts_->overtaken.fetch_add(1);
     latest_out_ = std::max(latest_out_, held.number);
     if (Lost()) {
@@ -112,7 +114,7 @@ class FaultyTransport final : public ClientTransport {
     return inner_->Send(held.server, held.message);
   }
 
-  void SendDue() {
+  void SendDue() MF_REQUIRES(mutex_) {
     while (!held_.empty() && held_.begin()->first <= Clock::now()) {
       SendNow(held_.extract(held_.begin()).mapped());
     }
@@ -121,14 +123,14 @@ class FaultyTransport final : public ClientTransport {
   const std::unique_ptr<ClientTransport> inner_;
   const FaultOptions options_;
   const std::shared_ptr<FaultCounts> counts_;
-  std::mutex mutex_;  // guards what follows: Wait() runs beside Send() and Receive()
-  uint64_t drawn_ = 0;
-  uint64_t sent_ = 0;
-  uint64_t latest_out_ = 0;
-  std::multimap<Clock::time_point, Held> held_;  // by when they go out
+  Mutex mutex_;  // Wait() runs beside Send() and Receive()
+  uint64_t drawn_ MF_GUARDED_BY(mutex_) = 0;
+  uint64_t sent_ MF_GUARDED_BY(mutex_) = 0;
+  uint64_t latest_out_ MF_GUARDED_BY(mutex_) = 0;
+  std::multimap<Clock::time_point, Held> held_ MF_GUARDED_BY(mutex_);  // by when they go out
   // Replies that were held back or come a second time, by when they are received.
-  std::multimap<Clock::time_point, std::pair<size_t, Message>> replies_;
-  Clock::time_point cut_until_{};
+  std::multimap<Clock::time_point, std::pair<size_t, Message>> replies_ MF_GUARDED_BY(mutex_);
+  Clock::time_point cut_until_ MF_GUARDED_BY(mutex_){};
 };
 
 }  // namespace

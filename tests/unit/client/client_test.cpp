@@ -8,17 +8,16 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <deque>
 #include <future>
 #include <memory>
-#include <mutex>
 #include <random>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "common/base/mutex.h"
 #include "common/net/messages.h"
 #include "tests/support/frames.h"
 #include "tests/support/scripted_server.h"
@@ -215,76 +214,78 @@ INSTANTIATE_TEST_SUITE_P(Addresses, ManyThreads,
 class FakeTransport final : public ClientTransport {
  public:
   bool Receive(size_t* server, Message* message) override {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     if (inbox_.empty()) return false;
     *server = 0;
     *message = std::move(inbox_.front());
     inbox_.pop_front();
     received_by_ = std::this_thread::get_id();
-    changed_.notify_all();
+    changed_.NotifyAll();
     return true;
   }
   bool Send(size_t, const Message& message) override {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     sent_.push_back(DecodeRequest(message).value());
-    changed_.notify_all();
+    changed_.NotifyAll();
     return true;
   }
   void Wait(int timeout_ms) override {
-    std::unique_lock lock(mutex_);
+    MutexLock lock(mutex_);
     EXPECT_FALSE(waiting_) << "one thread at a time";
     waiting_ = true;
-    changed_.notify_all();
-    if (timeout_ms != 0) changed_.wait(lock, [this] { return woken_; });
+    changed_.NotifyAll();
+    while (timeout_ms != 0 && !woken_) changed_.Wait(mutex_);
     woken_ = waiting_ = false;
   }
   void Wake() override {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     woken_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   uint64_t Connections(size_t) override { return 1; }
 
   // For the test.
 
   void PutIn(const Request& request) {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     inbox_.push_back(Encode(ReplyTo(request)));
   }
   /// The `count`-th request that was sent.
   Request Sent(size_t count) {
     Request request;
-    Until([&] { return sent_.size() >= count; }, [&] { request = sent_[count - 1]; });
+    Until([&]() MF_REQUIRES(mutex_) { return sent_.size() >= count; },
+          [&]() MF_REQUIRES(mutex_) { request = sent_[count - 1]; });
     return request;
   }
   /// The thread that has taken in the last message.
   std::thread::id received_by() {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     return received_by_;
   }
   void UntilSomebodyWaits() {
-    Until([this] { return waiting_ && !woken_; }, [] {});
+    Until([this]() MF_REQUIRES(mutex_) { return waiting_ && !woken_; }, [] {});
   }
   void UntilAllIsTakenIn() {
-    Until([this] { return inbox_.empty(); }, [] {});
+    Until([this]() MF_REQUIRES(mutex_) { return inbox_.empty(); }, [] {});
   }
 
  private:
   template <class Condition, class Then>
   void Until(const Condition& condition, const Then& then) {
-    std::unique_lock lock(mutex_);
+    MutexLock lock(mutex_);
     // A test that fails here would hang when its threads are joined.
-    MF_CHECK(changed_.wait_for(lock, kPatience, condition));
+    const auto end = std::chrono::steady_clock::now() + kPatience;
+    while (!condition()) MF_CHECK(changed_.WaitUntil(mutex_, end));
     then();
   }
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Message> inbox_;
-  std::vector<Request> sent_;
-  std::thread::id received_by_;
-  bool waiting_ = false;
-  bool woken_ = false;
+  Mutex mutex_;
+  ConditionVariable changed_;
+  std::deque<Message> inbox_ MF_GUARDED_BY(mutex_);
+  std::vector<Request> sent_ MF_GUARDED_BY(mutex_);
+  std::thread::id received_by_ MF_GUARDED_BY(mutex_);
+  bool waiting_ MF_GUARDED_BY(mutex_) = false;
+  bool woken_ MF_GUARDED_BY(mutex_) = false;
 };
 
 class LeaderTest : public ::testing::Test {
