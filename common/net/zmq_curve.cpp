@@ -36,10 +36,6 @@ Status NeedCurve() {
       "libzmq5 has it)");
 }
 
-Status ZmqError(const std::string& what) {
-  return Status::Failed(what + ": " + zmq_strerror(zmq_errno()));
-}
-
 Status SetKey(void* socket, int option, const std::string& key) {
   if (zmq_setsockopt(socket, option, key.c_str(), kZ85KeyBytes) == 0) return Status::Ok();
   return Status::Invalid(
@@ -62,6 +58,10 @@ bool ReceiveAll(void* socket, std::vector<std::string>* frames) {
 }
 
 }  // namespace
+
+Status ZmqError(const std::string& what) {
+  return Status::Failed(what + ": " + zmq_strerror(zmq_errno()));
+}
 
 Result<KeyPair> NewKeyPair() {
   MF_RETURN_IF_ERROR(NeedCurve());

@@ -42,6 +42,9 @@ class CurveDoor {
   std::thread thread_;
 };
 
+/// kFailed: `what`, and why ZeroMQ's last call in this thread failed.
+Status ZmqError(const std::string& what);
+
 /// Before a client's socket is connected.
 Status UseClientKeys(void* socket, const ClientKeys& keys);
 

@@ -89,10 +89,6 @@ Frame TakeFrame(zmq_msg_t* received) {
   return Frame(std::move(taken), data, size);
 }
 
-Status ZmqError(const std::string& what) {
-  return Status::Failed(what + ": " + zmq_strerror(zmq_errno()));
-}
-
 class Socket {
  public:
   Socket() = default;

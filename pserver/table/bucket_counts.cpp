@@ -9,14 +9,14 @@
 
 namespace mf {
 namespace {
-constexpr uint64_t kDirectRowsMax = 65'536;  // 512 KiB of counts a table
+constexpr uint64_t kDirectCountsMax = 65'536;  // 512 KiB of counts a table
 constexpr size_t kFewHits = 1024;
 }  // namespace
 
 BucketCounts::BucketCounts(uint64_t rows)
     : rows_(rows),
       bin_shift_(std::max(0, std::countr_zero(rows) - std::countr_zero(kBucketBins))),
-      sparse_(rows > kDirectRowsMax),
+      sparse_(rows > kDirectCountsMax),
       index_(sparse_ ? UINT64_MAX : 0) {
   MF_CHECK(std::has_single_bit(rows));
   if (!sparse_) counts_.resize(rows);

@@ -32,8 +32,9 @@ class Fiber {
   boost::context::stack_context stack_;
   boost::context::fiber self_;       // where to go on here
   boost::context::fiber scheduler_;  // where to go on there
-  void* fake_stack_ = nullptr;       // AddressSanitizer's
-  void* tsan_fiber_ = nullptr;
+  // Used under the sanitizers of these names only.
+  [[maybe_unused]] void* fake_stack_ = nullptr;  // AddressSanitizer's
+  [[maybe_unused]] void* tsan_fiber_ = nullptr;
 };
 
 }  // namespace mf::emulated_gpu

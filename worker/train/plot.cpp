@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "worker/train/svg.h"
+
 namespace mf {
 namespace {
 
@@ -17,7 +19,6 @@ std::string Format(const char* format, double value) {
   std::snprintf(text, sizeof(text), format, value);
   return text;
 }
-std::string Pixel(double value) { return Format("%.1f", value); }
 
 /// 1, 2 or 5 times a power of ten, such that `span` has about `count` of it.
 double NiceStep(double span, int count) {
@@ -92,10 +93,6 @@ std::string Polyline(const std::vector<PlotPoint>& points, const Axis& x, const 
   return text + "\"/>\n";
 }
 
-std::string Text(double x, double y, const std::string& extra, const std::string& words) {
-  return "<text x=\"" + Pixel(x) + "\" y=\"" + Pixel(y) + "\" " + extra + ">" + words + "</text>\n";
-}
-
 std::string Line(double x1, double y1, double x2, double y2, const std::string& extra) {
   return "<line x1=\"" + Pixel(x1) + "\" y1=\"" + Pixel(y1) + "\" x2=\"" + Pixel(x2) + "\" y2=\"" +
          Pixel(y2) + "\" " + extra + "/>\n";
@@ -106,20 +103,20 @@ std::string Grid(const Axis& x, const Axis& y) {
   for (int i = 0; i <= y.Ticks(); ++i) {
     const double at = y.Map(y.Tick(i));
     text += Line(kLeft, at, kWidth - kRight, at, "stroke=\"#e2e8f0\"");
-    text += Text(kLeft - 8, at + 4, "text-anchor=\"end\"", y.Label(y.Tick(i)));
+    text += SvgText(kLeft - 8, at + 4, "text-anchor=\"end\"", y.Label(y.Tick(i)));
   }
   for (int i = 0; i <= x.Ticks(); ++i) {
     const double at = x.Map(x.Tick(i));
     text += Line(at, kHeight - kBottom, at, kHeight - kBottom + 5, "stroke=\"#4a5568\"");
-    text += Text(at, kHeight - kBottom + 20, "text-anchor=\"middle\"", x.Label(x.Tick(i)));
+    text += SvgText(at, kHeight - kBottom + 20, "text-anchor=\"middle\"", x.Label(x.Tick(i)));
   }
   text += Line(kLeft, kHeight - kBottom, kWidth - kRight, kHeight - kBottom, "stroke=\"#4a5568\"");
   text += Line(kLeft, kTop, kLeft, kHeight - kBottom, "stroke=\"#4a5568\"");
-  text += Text((kLeft + kWidth - kRight) / 2, kHeight - 16, "text-anchor=\"middle\"", "step");
+  text += SvgText((kLeft + kWidth - kRight) / 2, kHeight - 16, "text-anchor=\"middle\"", "step");
   const double middle = (kTop + kHeight - kBottom) / 2;
-  text +=
-      Text(18, middle, "text-anchor=\"middle\" transform=\"rotate(-90 18 " + Pixel(middle) + ")\"",
-           "loss (nats per token)");
+  text += SvgText(18, middle,
+                  "text-anchor=\"middle\" transform=\"rotate(-90 18 " + Pixel(middle) + ")\"",
+                  "loss (nats per token)");
   return text;
 }
 
@@ -129,7 +126,7 @@ std::string Legend(const LossPlot& plot) {
   std::string text;
   const auto entry = [&](const std::string& style, const std::string& words) {
     text += Line(x, y - 4, x + 26, y - 4, style);
-    text += Text(x + 34, y, "", words);
+    text += SvgText(x + 34, y, "", words);
     y += 18;
   };
   if (!plot.train.empty()) {
@@ -180,7 +177,7 @@ std::string LossSvg(const LossPlot& plot) {
                     Format("%.0f", kWidth) + " " + Format("%.0f", kHeight) +
                     "\" font-family=\"sans-serif\" font-size=\"12\" fill=\"#2d3748\">\n";
   svg += "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n";
-  svg += Text(kLeft, 26, "font-size=\"16\" font-weight=\"bold\"", Escaped(plot.title));
+  svg += SvgText(kLeft, 26, "font-size=\"16\" font-weight=\"bold\"", Escaped(plot.title));
   svg += Grid(x, y);
   if (!train.empty()) {
     svg += Polyline(train, x, y, train_color + "stroke-opacity=\"0.3\"");

@@ -180,11 +180,11 @@ void RunReport::ShowProgress(const StepReport& report) {
     std::fflush(options_.progress);
     return;
   }
-  constexpr int64_t kWidth = 24;
+  constexpr int64_t kBarWidth = 24;
   const int64_t filled =
-      options_.steps > 0 ? std::min(kWidth, kWidth * report.step / options_.steps) : 0;
+      options_.steps > 0 ? std::min(kBarWidth, kBarWidth * report.step / options_.steps) : 0;
   const std::string bar = std::string(static_cast<size_t>(filled), '#') +
-                          std::string(static_cast<size_t>(kWidth - filled), '-');
+                          std::string(static_cast<size_t>(kBarWidth - filled), '-');
   std::fprintf(options_.progress, "\r[%s] %s\x1b[K", bar.c_str(), text.c_str());
   std::fflush(options_.progress);
   bar_open_ = true;
