@@ -28,6 +28,7 @@ MF_TEST_PACKAGES=(
   python3 python3-numpy python3-torch
   mount util-linux  # a small disk for the test of a full one
   clang-format shellcheck
+  clang-19 clang-tidy-19
   iproute2
 )
 

@@ -42,8 +42,8 @@ fence "no program includes tests/" 'tests/' "$none" common pserver worker
 boxes=(common pserver worker)
 fence "ZeroMQ is used in common/net/zmq_*.cpp only" 'zmq(_addon)?\.h' \
   'common/net/zmq_[a-z]+\.cpp' "${boxes[@]}"
-fence "Cap'n Proto is used in common/net/messages.cpp and message_fields.h only" '(capnp|kj)/|[^">]*\.capnp\.h' \
-  'common/net/(messages\.cpp|message_fields\.h)' "${boxes[@]}"
+fence "Cap'n Proto is used in common/net/messages.cpp and what it includes only" '(capnp|kj)/|[^">]*\.capnp\.h' \
+  'common/net/(messages\.cpp|message_fields\.h|kj_string\.h)' "${boxes[@]}"
 fence "RocksDB is used in pserver/snapshot/ only" 'rocksdb/' \
   'pserver/snapshot/.*\.cpp' "${boxes[@]}"
 fence "prometheus-cpp is used in common/metrics/metrics.cpp only" 'prometheus/' 'common/metrics/metrics\.cpp' "${boxes[@]}"
