@@ -111,8 +111,8 @@ Status PublishPath(const std::string& temporary, const std::string& path) {
 }
 
 Status PublishFile(const std::string& path, std::string_view text) {
-  // Beside the final name, so that the rename stays inside one file system; the process id keeps two
-  // writers of the same file apart.
+  // Beside the final name, so that the rename stays inside one file system; the process id keeps
+  // two writers of the same file apart.
   const std::string temporary = path + ".partial-" + std::to_string(getpid());
   Status status = WriteSynced(temporary, text);
   if (status.ok()) status = PublishPath(temporary, path);

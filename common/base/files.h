@@ -1,5 +1,5 @@
-// Files and folders: durable writes, publication by rename, reading, removal, listing. Errors are a Status
-// that says what, where and why; nothing throws.
+// Files and folders: durable writes, publication by rename, reading, removal, listing. Errors are a
+// Status that says what, where and why; nothing throws.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +30,8 @@ Status WriteSynced(const std::string& path, std::string_view text);
 Status RenamePath(const std::string& from, const std::string& to);
 /// `temporary`, which is synced, becomes `path`, durably.
 Status PublishPath(const std::string& temporary, const std::string& path);
-/// Readers see the old file or the whole new one, whenever the machine stops; durable when it returns. Of
-/// several processes that write the same file the last one wins.
+/// Readers see the old file or the whole new one, whenever the machine stops; durable when it
+/// returns. Of several processes that write the same file the last one wins.
 Status PublishFile(const std::string& path, std::string_view text);
 /// At most `most` bytes; an error if there are more.
 Result<std::string> ReadSmallFile(const std::string& path, uint64_t most);

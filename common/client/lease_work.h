@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "common/client/snapshot_plan.h"
-#include "common/config/tensors.h"
 #include "common/net/messages.h"
+#include "common/run/tensor_spec.h"
 
 namespace mf {
 

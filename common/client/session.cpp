@@ -26,12 +26,11 @@ void LogRecovery(const RecoveryPlan& plan) {
 
 }  // namespace
 
-Session::Session(Client& client, const Config& config, const std::vector<TensorSpec>& tensors,
-                 Options options)
+Session::Session(Client& client, const RunDescription& run, Options options)
     : client_(client),
       options_(std::move(options)),
-      tables_(client, config, tensors),
-      membership_(options_.run_id, options_.description, client.servers()),
+      tables_(client, run),
+      membership_(run.RunId(), run.Json(), client.servers()),
       renewer_([this] { RenewLeases(); }) {}
 
 Session::~Session() {
@@ -124,8 +123,8 @@ void Session::RenewLeases() {
 
 Session::Lane::Lane(Session& session)
     : session_(session),
-      loop_(session.tables_.tensors(), session.tables_.blocks(), session.client_.servers(),
-            session.options_.last_step),
+      loop_(session.tables_.run().tensors, session.tables_.blocks(), session.client_.servers(),
+            static_cast<uint64_t>(session.tables_.run().rules.steps)),
       action_(loop_.Start()) {}
 
 Result<Session::Work> Session::Lane::Next() {

@@ -30,16 +30,13 @@
 #include "common/client/membership.h"
 #include "common/client/table_client.h"
 #include "common/client/work_loop.h"
-#include "common/config/config.h"
+#include "common/run/run_description.h"
 
 namespace mf {
 
 class Session {
  public:
   struct Options {
-    std::string run_id;
-    std::string description;
-    uint64_t last_step = 0;  // of the run
     /// Called with every step's record in the order of steps, by one thread at a time; after a
     /// rollback with those that count. An error ends the lane that was told.
     std::function<Status(const StepRecord&)> on_step = {};
@@ -78,8 +75,7 @@ class Session {
   };
 
   /// All references outlive the session.
-  Session(Client& client, const Config& config, const std::vector<TensorSpec>& tensors,
-          Options options);
+  Session(Client& client, const RunDescription& run, Options options);
   /// Lanes are gone before.
   ~Session();
 

@@ -3,9 +3,9 @@
 #include <cstring>
 #include <memory>
 
-#include "common/config/sharding.h"
 #include "common/kernels/pairs.h"
 #include "common/kernels/wire.h"
+#include "common/run/column_blocks.h"
 
 namespace mf {
 namespace {
@@ -68,13 +68,10 @@ Status Pending::Wait() {
   return tables_ == nullptr ? Status::Ok() : tables_->PutTogether(destination_, *outcome);
 }
 
-TableClient::TableClient(Client& client, const Config& config,
-                         const std::vector<TensorSpec>& tensors)
-    : client_(client), config_(config), tensors_(tensors) {
+TableClient::TableClient(Client& client, const RunDescription& run) : client_(client), run_(run) {
   const int64_t shards = static_cast<int64_t>(client.servers());
-  for (const TensorSpec& tensor : tensors) {
-    const std::vector<ColumnRange> blocks =
-        ColumnBlocks(tensor.columns, config.model.column_blocks);
+  for (const TensorSpec& tensor : run.tensors) {
+    const std::vector<ColumnRange> blocks = ColumnBlocks(tensor.columns, run.rules.column_blocks);
     columns_.emplace_back();
     blocks_.emplace_back();
     for (int64_t shard = 0; shard < shards; ++shard) {
@@ -124,7 +121,7 @@ Pending TableClient::Forward(const ReadState& at, const TensorSpec& tensor, size
           {.tensor = &tensor,
            .rows = tokens,
            .stride = static_cast<size_t>(tensor.columns),
-           .wire = config_.exchange.wire,
+           .wire = run_.rules.wire,
            .out = y}};
 }
 
@@ -132,7 +129,7 @@ Pending TableClient::Backward(OpenStep at, uint32_t micro_batch, const TensorSpe
                               size_t tokens, const Frame& indices, const Frame& weights,
                               const Frame& dy, float* dweights) {
   const size_t columns = static_cast<size_t>(tensor.columns);
-  const Wire wire = config_.exchange.wire;
+  const Wire wire = run_.rules.wire;
   // Exponents are of the numbers as sent.
   const Buffer exponents(tokens), as_sent(wire == Wire::kBf16 ? columns * sizeof(float) : 0),
       narrow(columns * sizeof(uint16_t));
@@ -239,7 +236,7 @@ Result<std::vector<uint64_t>> TableClient::ListRows(FinishedStep at, const Tenso
 Result<Prepared> TableClient::Prepare(OpenStep at) {
   Client::Outcome outcome = client_.CallAll(Requests(PrepareRequest{at})).get();
   if (!outcome.ok()) return outcome.status();
-  return CombinePrepared(tensors_, blocks_, *outcome);
+  return CombinePrepared(run_.tensors, blocks_, *outcome);
 }
 
 Result<bool> TableClient::Finish(OpenStep at, const StepEnd& end) {

@@ -8,9 +8,9 @@
 
 #include "common/client/client.h"
 #include "common/client/lease_work.h"
-#include "common/config/config.h"
-#include "common/config/sharding.h"
-#include "common/config/tensors.h"
+#include "common/run/column_blocks.h"
+#include "common/run/run_description.h"
+#include "common/run/tensor_spec.h"
 
 namespace mf {
 
@@ -45,10 +45,10 @@ class Pending {
 class TableClient {
  public:
   /// All arguments outlive the object.
-  TableClient(Client& client, const Config& config, const std::vector<TensorSpec>& tensors);
+  TableClient(Client& client, const RunDescription& run);
 
   size_t servers() const { return client_.servers(); }
-  const std::vector<TensorSpec>& tensors() const { return tensors_; }
+  const RunDescription& run() const { return run_; }
   /// [tensor][server]: how many of the tensor's column blocks the server has.
   const std::vector<std::vector<size_t>>& blocks() const { return blocks_; }
 
@@ -104,8 +104,7 @@ class TableClient {
   Status PutTogether(const Destination& destination, const std::vector<Reply>& replies) const;
 
   Client& client_;
-  const Config& config_;
-  const std::vector<TensorSpec>& tensors_;
+  const RunDescription& run_;
   std::vector<std::vector<ColumnRange>> columns_;  // [tensor][server]
   std::vector<std::vector<size_t>> blocks_;        // [tensor][server]
 };

@@ -12,7 +12,8 @@
 #include <span>
 #include <vector>
 
-#include "common/config/sharding.h"
+#include "common/run/column_blocks.h"
+#include "common/run/tensor_spec.h"
 
 namespace mf {
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "common/config/schedule.h"
+#include "common/run/schedule.h"
 
 namespace mf {
 namespace {
@@ -11,12 +11,7 @@ constexpr size_t kRecordsPerGrant = 10'000;
 constexpr double kSecondLeaseAfterMedians = 2;
 }  // namespace
 
-Board::Board(const TrainConfig& config, const SnapshotConfig& snapshot, int64_t tokens_per_step,
-             uint64_t boot_count)
-    : config_(config),
-      snapshot_(snapshot),
-      tokens_per_step_(tokens_per_step),
-      boot_count_(boot_count) {}
+Board::Board(const RunRules& rules, uint64_t boot_count) : rules_(rules), boot_count_(boot_count) {}
 
 const char* Board::phase() const {
   switch (phase_) {
@@ -116,7 +111,7 @@ bool Board::Serve(const Parked& parked, double now, Grant* grant) {
 }
 
 Board::Lease Board::NewLease(uint64_t session, double now) {
-  return {next_lease_++, session, now + config_.lease_seconds, now};
+  return {next_lease_++, session, now + rules_.lease_seconds, now};
 }
 
 bool Board::GrantSingle(const Parked& parked, Work work, double now, Grant* grant) {
@@ -128,24 +123,25 @@ bool Board::GrantSingle(const Parked& parked, Work work, double now, Grant* gran
   single_ = NewLease(parked.session, now);
   grant->work = work;
   grant->lease = single_->id;
-  grant->lease_seconds = config_.lease_seconds;
+  grant->lease_seconds = rules_.lease_seconds;
   grant->lr = step_lr_;
-  grant->clip = config_.clip;
+  grant->clip = rules_.clip;
   if (work == Work::kCommit) {
     if (!step_due_.has_value()) step_due_ = DueAfter(step_, now);
     grant->snapshot_due = *step_due_;
-    grant->snapshot_keep = static_cast<uint64_t>(snapshot_.keep);
+    grant->snapshot_keep = static_cast<uint64_t>(rules_.snapshots.keep);
   }
   return true;
 }
 
 SnapshotDue Board::DueAfter(uint64_t step, double now) const {
-  if (snapshot_.every_steps == 0 && snapshot_.every_minutes == 0) return SnapshotDue::kNo;
-  if (step == static_cast<uint64_t>(config_.steps)) return SnapshotDue::kNow;
-  const uint64_t every = static_cast<uint64_t>(snapshot_.every_steps);
+  if (rules_.snapshots.every_steps == 0 && rules_.snapshots.every_minutes == 0)
+    return SnapshotDue::kNo;
+  if (step == static_cast<uint64_t>(rules_.steps)) return SnapshotDue::kNow;
+  const uint64_t every = static_cast<uint64_t>(rules_.snapshots.every_steps);
   const bool by_steps = every > 0 && step / every > snapshot_step_ / every;
-  const bool by_time =
-      snapshot_.every_minutes > 0 && now - snapshot_time_ >= snapshot_.every_minutes * 60;
+  const bool by_time = rules_.snapshots.every_minutes > 0 &&
+                       now - snapshot_time_ >= rules_.snapshots.every_minutes * 60;
   return by_steps || by_time ? SnapshotDue::kWhenIdle : SnapshotDue::kNo;
 }
 
@@ -153,7 +149,7 @@ bool Board::GrantMicroBatch(const Parked& parked, double now, Grant* grant) {
   const auto lowest = std::find_if(micro_batches_.begin(), micro_batches_.end(),
                                    [](const MicroBatch& m) { return !m.done; });
   const size_t first = static_cast<size_t>(lowest - micro_batches_.begin());
-  const size_t end = std::min(micro_batches_.size(), first + static_cast<size_t>(config_.window));
+  const size_t end = std::min(micro_batches_.size(), first + static_cast<size_t>(rules_.window));
   size_t chosen = micro_batches_.size();
   for (size_t i = first; i < end && chosen == micro_batches_.size(); ++i) {
     if (!micro_batches_[i].done && micro_batches_[i].leases.empty()) chosen = i;
@@ -172,20 +168,20 @@ bool Board::GrantMicroBatch(const Parked& parked, double now, Grant* grant) {
   grant->work = Work::kMicroBatch;
   grant->micro_batch = static_cast<uint32_t>(chosen);
   grant->lease = micro_batch.leases.back().id;
-  grant->lease_seconds = config_.lease_seconds;
+  grant->lease_seconds = rules_.lease_seconds;
   return true;
 }
 
 Status Board::Renew(uint64_t lease, double now) {
   // No Expire() first: a renewal that waited while the server was busy was in time.
   if (single_.has_value() && single_->id == lease) {
-    single_->until = now + config_.lease_seconds;
+    single_->until = now + rules_.lease_seconds;
     return Status::Ok();
   }
   for (MicroBatch& micro_batch : micro_batches_) {
     for (Lease& held : micro_batch.leases) {
       if (held.id != lease) continue;
-      held.until = now + config_.lease_seconds;
+      held.until = now + rules_.lease_seconds;
       return Status::Ok();
     }
   }
@@ -239,7 +235,7 @@ StepRecord Board::RecordIfEnded(bool applied, double grad_norm) const {
   record.grad_norm = grad_norm;
   record.dropped = !applied;
   for (const MicroBatch& micro_batch : micro_batches_) record.loss += micro_batch.loss_sum;
-  record.loss /= static_cast<double>(tokens_per_step_);
+  record.loss /= static_cast<double>(rules_.tokens_per_step());
   return record;
 }
 
@@ -285,9 +281,9 @@ Status Board::Recovered(const RecoveredRequest& recovered, double now, Grants* g
   if (epoch != epoch_ || phase_ != Phase::kRecover) {
     return {Code::kWrongEpoch, "recovery of epoch " + std::to_string(epoch) + " is not awaited"};
   }
-  if (ok && step > static_cast<uint64_t>(config_.steps)) {
+  if (ok && step > static_cast<uint64_t>(rules_.steps)) {
     return Status::Invalid("recovery to step " + std::to_string(step) + " of a run of " +
-                           std::to_string(config_.steps));
+                           std::to_string(rules_.steps));
   }
   if (ok) {
     for (size_t i = 0; i < incarnations_.size() && i < incarnations.size(); ++i) {
@@ -364,13 +360,13 @@ void Board::EnterPhase(Phase phase) {
 
 void Board::OpenStep(uint64_t step) {
   step_ = step;
-  if (step > static_cast<uint64_t>(config_.steps)) {
+  if (step > static_cast<uint64_t>(rules_.steps)) {
     EnterPhase(Phase::kFinished);
     return;
   }
   step_due_.reset();
-  micro_batches_.assign(static_cast<size_t>(config_.micro_batches), {});
-  step_lr_ = LearningRate(config_, step);
+  micro_batches_.assign(static_cast<size_t>(rules_.micro_batches), {});
+  step_lr_ = LearningRate(rules_, step);
   EnterPhase(Phase::kMicroBatches);
 }
 
@@ -382,8 +378,8 @@ double Board::MedianSeconds() const {
 }
 
 bool Board::EvaluationFollows(uint64_t step) const {
-  return step == static_cast<uint64_t>(config_.steps) ||
-         (config_.eval_every > 0 && step % static_cast<uint64_t>(config_.eval_every) == 0);
+  return step == static_cast<uint64_t>(rules_.steps) ||
+         (rules_.eval_every > 0 && step % static_cast<uint64_t>(rules_.eval_every) == 0);
 }
 
 bool Board::LastRecordWaits() const {

@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "common/config/config.h"
 #include "common/net/messages.h"
+#include "common/run/run_description.h"
 
 namespace mf {
 
@@ -25,8 +25,7 @@ class Board {
  public:
   /// `boot_count` of this server, made durable before it listens: epochs are boot_count << 32 |
   /// counter.
-  Board(const TrainConfig& config, const SnapshotConfig& snapshot, int64_t tokens_per_step,
-        uint64_t boot_count);
+  Board(const RunRules& rules, uint64_t boot_count);
 
   using Grants = std::vector<Grant>;
 
@@ -114,9 +113,7 @@ class Board {
   bool LastRecordWaits() const;
   std::vector<StepRecord> RecordsAfter(uint64_t step) const;
 
-  const TrainConfig config_;
-  const SnapshotConfig snapshot_;
-  const int64_t tokens_per_step_;
+  const RunRules rules_;
   const uint64_t boot_count_;
   Phase phase_ = Phase::kRecover;
   uint64_t epoch_counter_ = 0;

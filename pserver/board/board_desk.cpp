@@ -2,12 +2,11 @@
 
 namespace mf {
 
-BoardDesk::BoardDesk(const Config& config, uint64_t boot_count, Metrics* metrics, Send send)
-    : board_(config.train, config.snapshot,
-             config.train.micro_batches * config.tokens_per_micro_batch(), boot_count),
+BoardDesk::BoardDesk(const RunRules& rules, uint64_t boot_count, Metrics* metrics, Send send)
+    : board_(rules, boot_count),
       metrics_(metrics),
       send_(std::move(send)),
-      live_seconds_(config.train.lease_seconds),
+      live_seconds_(rules.lease_seconds),
       phase_(board_.phase()) {
   if (metrics_ == nullptr) return;
   metrics_->Count(Metric::kLeaseExpired, {}, 0);

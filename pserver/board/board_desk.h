@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "common/config/config.h"
 #include "common/metrics/metrics.h"
 #include "common/net/messages.h"
+#include "common/run/run_description.h"
 #include "pserver/board/ask_log.h"
 #include "pserver/board/board.h"
 
@@ -21,7 +21,7 @@ class BoardDesk {
   using Send = std::function<void(const std::string& peer, Reply reply)>;
 
   /// `metrics` outlives it; nullptr: nothing is told.
-  BoardDesk(const Config& config, uint64_t boot_count, Metrics* metrics, Send send);
+  BoardDesk(const RunRules& rules, uint64_t boot_count, Metrics* metrics, Send send);
 
   /// A worker asks for work: answered by the desk, now or later, unless this returns an error.
   Status Lease(const std::string& peer, const Request& request, const LeaseRequest& ask,

@@ -18,26 +18,24 @@ constexpr size_t kObserversMax = 256;
 Status Bad(const std::string& what) { return Status::Invalid(what); }
 
 /// Dense tensors are held whole: refused before the machine runs out of memory over them.
-Status CheckDenseMemory(const Config& config) {
+Status CheckDenseMemory(const RunDescription& run) {
   double bytes = 0;
-  for (const TensorSpec& tensor : TensorsOf(config)) {
+  for (const TensorSpec& tensor : run.tensors) {
     if (tensor.kind != TensorKind::kDense) continue;
-    constexpr double kPlanes = 4;  // w, m, v and the gradient
-    bytes += kPlanes * sizeof(float) * static_cast<double>(tensor.total_rows()) *
+    const double planes = Optimizer(tensor).planes() + 1;  // and the gradient
+    bytes += planes * sizeof(float) * static_cast<double>(tensor.total_rows()) *
              static_cast<double>(tensor.columns);
   }
   const double limit = static_cast<double>(MemoryLimitBytes());
   if (bytes <= limit) return Status::Ok();
-  return Bad("the dense tensors of this model need " + std::to_string(bytes / 1e9) +
+  return Bad("the dense tensors of this run need " + std::to_string(bytes / 1e9) +
              " GB, this server's machine has " + std::to_string(limit / 1e9) + " GB");
 }
 
-/// What is different in the run that `theirs` (CanonicalJson) describes.
-std::string WhatDiffers(const Config& ours, const std::string& theirs) {
-  const Result<Config> config = ConfigFromJson(theirs);
-  const std::string difference =
-      config.ok() ? DescribeDifference(ours, config.value()) : config.status().message();
-  return difference.empty() ? "the same configuration on other data" : difference;
+/// What is different in the run that `theirs` describes.
+std::string WhatDiffers(const RunDescription& ours, const std::string& theirs) {
+  const Result<RunDescription> run = RunDescription::FromJson(theirs);
+  return run.ok() ? DescribeDifference(ours, run.value()) : run.status().message();
 }
 
 }  // namespace
@@ -115,9 +113,10 @@ Status Shard::Do(const HelloRequest& hello, Call& call) {
     if (observer) return {Code::kUnavailable, "no training has begun on this server"};
     MF_RETURN_IF_ERROR(OpenRun(hello));
   } else if (!observer && run_->id != hello.run_id) {
-    return {Code::kWrongRun,
-            "this server runs another training: " + WhatDiffers(run_->config, hello.description) +
-                "; use the same --config, --set and --data, or servers of your own"};
+    return {
+        Code::kWrongRun,
+        "this server runs another training: " + WhatDiffers(run_->description, hello.description) +
+            "; use the same --config, --set and --data, or servers of your own"};
   }
   Sessions& sessions = observer ? observers_ : workers_;
   call.reply.body = HelloReply{.session = sessions.Renew(call.request.session), .state = State()};
@@ -126,12 +125,12 @@ Status Shard::Do(const HelloRequest& hello, Call& call) {
 
 /// The first worker's hello says what run it is.
 Status Shard::OpenRun(const HelloRequest& hello) {
-  MF_ASSIGN_OR_RETURN(Config config, ConfigFromJson(hello.description));
-  MF_RETURN_IF_ERROR(CheckShards(config, TensorsOf(config), options_.shards));
-  MF_RETURN_IF_ERROR(CheckDenseMemory(config));
+  MF_ASSIGN_OR_RETURN(RunDescription run, RunDescription::FromJson(hello.description));
+  MF_RETURN_IF_ERROR(CheckShards(run, options_.shards));
+  MF_RETURN_IF_ERROR(CheckDenseMemory(run));
   if (const auto held = snapshots_ == nullptr ? std::nullopt : snapshots_->NewestInfo();
       held.has_value() && held->run_id != hello.run_id) {
-    const Result<Config> theirs = ConfigFromJson(held->config);
+    const Result<RunDescription> theirs = RunDescription::FromJson(held->description);
     return {
         Code::kWrongRun,
         "this server's folder holds another training: " +
@@ -139,14 +138,14 @@ Status Shard::OpenRun(const HelloRequest& hello) {
                          : theirs.status().message()) +
             "; use the same --config, --set and --data to go on with it, or a folder of its own"};
   }
-  run_ = std::make_unique<Run>(std::move(config));
+  run_ = std::make_unique<Run>(std::move(run));
   run_->id = hello.run_id;
   if (options_.metrics != nullptr) {
-    options_.metrics->Set(Metric::kRunSteps, static_cast<double>(run_->config.train.steps));
+    options_.metrics->Set(Metric::kRunSteps, static_cast<double>(run_->rules.steps));
     options_.metrics->Set(Metric::kServers, static_cast<double>(options_.shards));
   }
   if (options_.shard != 0) return Status::Ok();
-  desk_ = std::make_unique<BoardDesk>(run_->config, options_.boot_count, options_.metrics,
+  desk_ = std::make_unique<BoardDesk>(run_->rules, options_.boot_count, options_.metrics,
                                       [this](const std::string& peer, Reply answer) {
                                         answer.incarnation = options_.incarnation;
                                         send_(peer, std::move(answer));
@@ -155,7 +154,7 @@ Status Shard::OpenRun(const HelloRequest& hello) {
 }
 
 RunState Shard::State() const {
-  RunState state{.finished = commit_.state(), .description = run_->canonical};
+  RunState state{.finished = commit_.state(), .description = run_->text};
   if (snapshots_ != nullptr) state.snapshots = snapshots_->State();
   if (options_.folder != nullptr) state.had_common = options_.folder->common_step(run_->id);
   return state;
@@ -218,16 +217,16 @@ void Shard::BuildTables() {
   run_->DropTensors();
   run_->history.Truncate(0);
   run_->ForgetPrepared();
-  const Config& config = run_->config;
+  const RunRules& rules = run_->rules;
   std::vector<TensorLayout> layouts;
   for (const TensorSpec& spec : run_->specs) {
-    layouts.push_back(LayoutOf(spec, config.model.column_blocks, options_.shard, options_.shards));
+    layouts.push_back(LayoutOf(spec, rules.column_blocks, options_.shard, options_.shards));
   }
   const auto state_bytes = [&](size_t i) {
     // Gradients of a step can hit every row, too; and while a snapshot is written the state may
     // have to be kept twice.
     const uint64_t rows = layouts[i].spec.total_rows();
-    const uint64_t state = Table::DirectBytes(layouts[i], run_->optimizer, rows);
+    const uint64_t state = Table::DirectBytes(layouts[i], rows);
     return state * (snapshots_ == nullptr ? 1 : 2) + rows * layouts[i].stride * sizeof(float);
   };
   std::vector<size_t> by_size(layouts.size());
@@ -251,11 +250,10 @@ void Shard::BuildTables() {
   std::vector<std::unique_ptr<TensorShard>> tensors;
   for (size_t i = 0; i < layouts.size(); ++i) {
     // Every server sees every hit: one of them counts (DESIGN 7).
-    const TensorShard::Options options{config.model.probes, config.model.seed, storage[i],
-                                       options_.shard == 0, run_->micro_batches()};
-    tensors.push_back(std::make_unique<TensorShard>(std::move(layouts[i]), options, run_->optimizer,
-                                                    run_->clock, pool_, *run_->arena,
-                                                    run_->scratch));
+    const TensorShard::Options options{rules.seed, storage[i], options_.shard == 0,
+                                       run_->micro_batches()};
+    tensors.push_back(std::make_unique<TensorShard>(std::move(layouts[i]), options, run_->clock,
+                                                    pool_, *run_->arena, run_->scratch));
   }
   run_->tensors = std::move(tensors);
 }
@@ -348,7 +346,7 @@ void Shard::TakeSnapshot(OpenStep after, bool applied, double grad_norm, double 
   }
   const SnapshotInfo info{.step = commit_.finished(),
                           .run_id = run_->id,
-                          .config = run_->canonical,
+                          .description = run_->text,
                           .shard = options_.shard,
                           .shards = options_.shards,
                           .applied = run_->history.count()};

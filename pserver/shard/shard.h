@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "common/base/thread_pool.h"
-#include "common/config/config.h"
 #include "common/metrics/metrics.h"
 #include "common/net/messages.h"
+#include "common/run/run_description.h"
 #include "pserver/board/board_desk.h"
 #include "pserver/shard/commit.h"
 #include "pserver/shard/data_directory.h"
@@ -56,7 +56,7 @@ class Shard {
   const CommitState& commit() const { return commit_; }
 
  private:
-  struct Run;  // what exists once the configuration is known
+  struct Run;  // what exists once a worker has said what the run is
   /// A request on its way to its answer.
   struct Call {
     const std::string& peer;

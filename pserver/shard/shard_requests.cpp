@@ -75,7 +75,7 @@ Status Shard::ReadBuckets(const Frames& payload, uint32_t tokens, const TensorSh
                           Buffer* buckets) {
   const TensorSpec& spec = tensor.layout().spec;
   // A micro-batch is the most that any message is about; evaluation uses no more.
-  const uint64_t most = static_cast<uint64_t>(run_->config.tokens_per_micro_batch());
+  const uint64_t most = static_cast<uint64_t>(run_->rules.tokens_per_micro_batch);
   if (tokens == 0 || tokens > most) {
     return Bad(std::to_string(tokens) + " tokens; 1 to " + std::to_string(most) + " are allowed");
   }
@@ -98,10 +98,9 @@ Status Shard::CheckMicroBatch(uint32_t micro_batch, const TensorShard& tensor) c
     return Bad("micro-batch " + std::to_string(micro_batch) + " of " +
                std::to_string(run_->micro_batches()));
   }
-  if (micro_batch >= tensor.watermark() + static_cast<uint64_t>(run_->config.train.window)) {
+  if (micro_batch >= tensor.watermark() + static_cast<uint64_t>(run_->rules.window)) {
     return {Code::kNotYet, "micro-batch " + std::to_string(micro_batch) +
-                               " is beyond the window of " +
-                               std::to_string(run_->config.train.window)};
+                               " is beyond the window of " + std::to_string(run_->rules.window)};
   }
   return Status::Ok();
 }
@@ -119,7 +118,7 @@ Status Shard::Do(const ForwardRequest& forward, Call& call) {
   Buffer y(count * sizeof(float));
   tensor->Forward(BucketsOf(buckets), payload[1].data(), forward.tokens, IsTraining(forward.at),
                   run_->history, y.as<float>());
-  call.reply.payload = {FromF32(y, count, run_->config.exchange.wire)};
+  call.reply.payload = {FromF32(y, count, run_->rules.wire)};
   return Status::Ok();
 }
 
@@ -135,7 +134,7 @@ Status Shard::Do(const BackwardRequest& backward, Call& call) {
   c.step = backward.at.step;
   MF_RETURN_IF_ERROR(ReadBuckets(payload, backward.tokens, *tensor, &c.buckets));
   const size_t count = backward.tokens * tensor->layout().width();
-  const Wire wire = run_->config.exchange.wire;
+  const Wire wire = run_->rules.wire;
   MF_RETURN_IF_ERROR(CheckFrame(payload, 2, count * (wire == Wire::kBf16 ? 2 : 4), "gradient"));
   MF_RETURN_IF_ERROR(CheckFrame(payload, 3, backward.tokens, "exponent"));
   c.tokens = backward.tokens;

@@ -1,4 +1,4 @@
-// What a server has once it knows the configuration of the run. Seen by the parts of Shard only.
+// What a server has once it knows the run. Seen by the parts of Shard only.
 #pragma once
 
 #include <algorithm>
@@ -8,20 +8,19 @@
 #include <vector>
 
 #include "pserver/shard/shard.h"
-#include "pserver/table/optimizer.h"
 #include "pserver/table/tensor_shard.h"
 
 namespace mf {
 
 struct Shard::Run {
-  explicit Run(Config c)
-      : config(std::move(c)),
-        canonical(CanonicalJson(config)),
-        specs(TensorsOf(config)),
-        optimizer(config.train),
-        history(config.train.weight_decay) {}
+  explicit Run(RunDescription d)
+      : description(std::move(d)),
+        text(description.Json()),
+        rules(description.rules),
+        specs(description.tensors),
+        history(specs) {}
 
-  uint64_t micro_batches() const { return static_cast<uint64_t>(config.train.micro_batches); }
+  uint64_t micro_batches() const { return static_cast<uint64_t>(rules.micro_batches); }
   bool AllIn() const {
     return std::all_of(tensors.begin(), tensors.end(),
                        [&](const auto& t) { return t->watermark() == micro_batches(); });
@@ -37,11 +36,11 @@ struct Shard::Run {
     prepared_squares.clear();
   }
 
-  const Config config;
-  const std::string canonical;
+  const RunDescription description;
+  const std::string text;  // of it
   std::string id;
-  const std::vector<TensorSpec> specs;
-  const Optimizer optimizer;
+  const RunRules& rules;
+  const std::vector<TensorSpec>& specs;
   UpdateHistory history;
   ChangeClock clock;
   RequestScratch scratch;

@@ -8,8 +8,8 @@
 #include <memory>
 #include <vector>
 
-#include "common/config/config.h"
-#include "common/config/tensors.h"
+#include "common/run/run_description.h"
+#include "common/run/tensor_spec.h"
 #include "pserver/snapshot/snapshot_files.h"
 #include "pserver/snapshot/snapshot_folders.h"
 #include "pserver/snapshot/snapshot_format.h"
@@ -87,8 +87,8 @@ std::string SpaceTitle(uint32_t space, const std::vector<TensorSpec>& tensors) {
 /// Rows and bytes by tensor of one step, over the shards that were found.
 void PrintSpaces(uint64_t step, const std::vector<SnapshotSummary>& shards, std::ostream& out) {
   std::vector<TensorSpec> tensors;
-  if (auto config = ConfigFromJson(shards[0].info.config); config.ok())
-    tensors = TensorsOf(config.value());
+  if (auto run = RunDescription::FromJson(shards[0].info.description); run.ok())
+    tensors = std::move(run->tensors);
   std::map<uint32_t, Rows> spaces;
   for (const SnapshotSummary& shard : shards) {
     for (const SpaceCount& space : shard.spaces) {

@@ -11,7 +11,7 @@
 #include <memory>
 #include <vector>
 
-#include "common/config/config.h"
+#include "common/run/run_description.h"
 #include "pserver/shard/data_directory.h"
 #include "pserver/snapshot/snapshot_files.h"
 #include "pserver/snapshot/snapshot_folders.h"
@@ -99,8 +99,7 @@ class Resharder {
   std::string temporary_;
   bool moving_ = false;
   ReshardReport report_;
-  Config config_;
-  std::vector<TensorSpec> tensors_;
+  RunDescription run_;
   std::vector<Source> sources_;
   std::vector<Target> targets_;
   std::vector<std::byte> whole_, cut_;  // a row with all columns, and one of a target
@@ -109,8 +108,8 @@ class Resharder {
 
 std::vector<TensorLayout> Resharder::Layouts(uint32_t shard, uint32_t shards) const {
   std::vector<TensorLayout> layouts;
-  for (const TensorSpec& spec : tensors_)
-    layouts.push_back(LayoutOf(spec, config_.model.column_blocks, shard, shards));
+  for (const TensorSpec& spec : run_.tensors)
+    layouts.push_back(LayoutOf(spec, run_.rules.column_blocks, shard, shards));
   return layouts;
 }
 
@@ -169,10 +168,9 @@ Status Resharder::OpenSources() {
                             " of " + std::to_string(source.info.shards) +
                             "; put every folder back under its own name");
   }
-  MF_ASSIGN_OR_RETURN(config_, ConfigFromJson(sources_[0].info.config));
-  tensors_ = TensorsOf(config_);
-  MF_RETURN_IF_ERROR(CheckShards(config_, tensors_, report_.from_shards));
-  MF_RETURN_IF_ERROR(CheckShards(config_, tensors_, options_.shards));
+  MF_ASSIGN_OR_RETURN(run_, RunDescription::FromJson(sources_[0].info.description));
+  MF_RETURN_IF_ERROR(CheckShards(run_, report_.from_shards));
+  MF_RETURN_IF_ERROR(CheckShards(run_, options_.shards));
   for (size_t i = 0; i < folders.size(); ++i) {
     Source& source = sources_[i];
     source.layouts = Layouts(folders[i].shard, folders[i].shards);
@@ -262,11 +260,12 @@ Status Resharder::CopyStep(const SnapshotKey& key) {
 }
 
 Status Resharder::CopyRow(const SnapshotKey& key) {
-  if (key.space >= tensors_.size() || key.id >= tensors_[key.space].total_rows())
+  if (key.space >= run_.tensors.size() || key.id >= run_.tensors[key.space].total_rows())
     return Status::Failed(sources_[0].path + ": " + NameOf(key) +
-                          " is not of its configuration; the snapshot is of another version");
-  const auto planes = static_cast<size_t>(Optimizer(config_.train).planes());
-  const auto columns = static_cast<size_t>(tensors_[key.space].columns);
+                          " is not of its run; the snapshot is of another version");
+  const TensorSpec& tensor = run_.tensors[key.space];
+  const auto planes = static_cast<size_t>(Optimizer(tensor).planes());
+  const auto columns = static_cast<size_t>(tensor.columns);
   constexpr size_t kHead = sizeof(uint32_t);  // updated_at
   whole_.resize(kHead + planes * columns * sizeof(float));
   for (const Source& source : sources_) {

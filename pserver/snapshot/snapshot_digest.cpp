@@ -20,7 +20,7 @@ namespace {
 
 using nlohmann::json;  // its objects sort their keys: dump() is canonical
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 constexpr uint64_t kMaxDigestBytes = uint64_t{64} << 20;
 
 }  // namespace
@@ -42,7 +42,7 @@ std::string EncodeDigest(const SnapshotDigest& digest) {
   root["format"] = kFormat;
   root["step"] = digest.info.step;
   root["run_id"] = digest.info.run_id;
-  root["config"] = digest.info.config;
+  root["description"] = digest.info.description;
   root["shard"] = digest.info.shard;
   root["shards"] = digest.info.shards;
   root["applied"] = digest.info.applied;
@@ -74,13 +74,14 @@ Result<SnapshotDigest> DecodeDigest(const std::string& text, const std::string& 
     root.erase("sha256");
     if (Sha256Hex(root.dump()) != sha256) return Damaged(path, "its checksum does not match");
     if (root.at("format").get<int>() != kFormat) {
-      return Status::Failed(path + ": format " + root.at("format").dump() +
-                            ", this program reads format 1; use the version that wrote it");
+      return Status::Invalid(path + ": format " + root.at("format").dump() +
+                             ", this program reads format " + std::to_string(kFormat) +
+                             "; go on with the version that wrote it, or start in another folder");
     }
     SnapshotDigest digest;
     digest.info.step = root.at("step").get<uint64_t>();
     digest.info.run_id = root.at("run_id").get<std::string>();
-    digest.info.config = root.at("config").get<std::string>();
+    digest.info.description = root.at("description").get<std::string>();
     digest.info.shard = root.at("shard").get<uint32_t>();
     digest.info.shards = root.at("shards").get<uint32_t>();
     digest.info.applied = root.at("applied").get<uint64_t>();

@@ -37,7 +37,7 @@ struct SnapshotDigest {
 };
 
 std::string EncodeDigest(const SnapshotDigest& digest);
-/// `path` is for messages.
+/// `path` is for messages. kInvalid, saying what to do, if it is whole but of another format.
 Result<SnapshotDigest> DecodeDigest(const std::string& text, const std::string& path);
 /// Reads and decodes the DIGEST of the snapshot in `folder`.
 Result<SnapshotDigest> LoadDigest(const std::string& folder);

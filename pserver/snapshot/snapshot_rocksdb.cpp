@@ -123,6 +123,10 @@ Status RocksSnapshots::Open() {
   if (const Status status = MakeFolder(live_.folder()); !status.ok()) return invalid(status);
   MutexLock lock(mutex_);
   published_ = StepsIn(folder_);
+  for (const uint64_t step : published_) {
+    // What is damaged is dealt with by whoever reads it. Of another format: no run could go on.
+    if (const Status read = Summary(step).status(); read.code() == Code::kInvalid) return read;
+  }
   return Status::Ok();
 }
 

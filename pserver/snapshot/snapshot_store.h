@@ -24,7 +24,7 @@ namespace mf {
 struct SnapshotInfo {
   uint64_t step = 0;
   std::string run_id;
-  std::string config;  // CanonicalJson
+  std::string description;  // of the run, as RunDescription::Json() gives it
   uint32_t shard = 0;
   uint32_t shards = 1;
   uint64_t applied = 0;  // applied steps: Adam's count

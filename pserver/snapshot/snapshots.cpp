@@ -75,7 +75,7 @@ void Snapshots::Begin(const SnapshotInfo& info, const Tensors& tensors,
                  [this](const StepRecord& record) { return record.step >= last_step_; });
     writing->first_rate = last_applied_ + 1;
     for (uint64_t i = last_applied_ + 1; i <= history.count(); ++i) {
-      writing->rates.push_back(history.exact_lr(i));
+      writing->rates.push_back(history.rate(i));
     }
     for (const auto& tensor : tensors) tensor->BeginCut(last_clock_);
     writing_ = std::move(writing);

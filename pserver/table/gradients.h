@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "common/kernels/pairs.h"
-#include "pserver/table/kernels/optimizer.h"
+#include "pserver/table/kernels/rows.h"
 #include "pserver/table/layout.h"
 #include "pserver/table/mapped_memory.h"
 #include "pserver/table/row_index.h"

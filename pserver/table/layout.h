@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "common/config/sharding.h"
-#include "common/config/tensors.h"
+#include "common/run/column_blocks.h"
+#include "common/run/tensor_spec.h"
 
 namespace mf {
 

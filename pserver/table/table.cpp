@@ -6,7 +6,7 @@
 #include "common/base/random.h"
 #include "common/kernels/generate.h"
 #include "pserver/snapshot/snapshot_format.h"
-#include "pserver/table/kernels/optimizer.h"
+#include "pserver/table/kernels/rows.h"
 
 namespace mf {
 namespace {
@@ -30,7 +30,7 @@ const void* ReadScratch::Find(uint64_t row) const {
 }
 
 void* ReadScratch::Add(uint64_t row, size_t bytes) {
-  MF_CHECK(bytes <= kScratchChunkBytes);  // CheckConfig keeps rows below that
+  MF_CHECK(bytes <= kScratchChunkBytes);  // RunDescription::Check keeps rows below that
   bytes = (bytes + 63) / 64 * 64;
   if (used_ + bytes > kScratchChunkBytes) {
     ++chunk_;
@@ -44,12 +44,12 @@ void* ReadScratch::Add(uint64_t row, size_t bytes) {
   return memory;
 }
 
-Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const Optimizer& optimizer,
-             const ChangeClock& clock, uint64_t seed, PageArena& arena)
+Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const ChangeClock& clock,
+             uint64_t seed, PageArena& arena)
     : layout_(layout),
       k_(k),
       storage_(storage),
-      optimizer_(optimizer),
+      optimizer_(layout.spec),
       key_(RandomKey(seed, layout.spec.id)),
       clock_(clock) {
   const uint64_t rows = static_cast<uint64_t>(layout.spec.rows);
@@ -60,7 +60,7 @@ Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const Optim
   };
   weights_ = plane(split() ? sizeof(uint16_t) : sizeof(float));
   if (split()) weights_low_ = plane(sizeof(int16_t));
-  for (int i = 0; i < optimizer.moments(); ++i) moments_[i] = plane(sizeof(float));
+  for (int i = 0; i < optimizer_.moments(); ++i) moments_[i] = plane(sizeof(float));
   if (storage == Storage::kDirect) {
     updated_at_.assign(rows, kNeverUpdated);
     changed_at_.assign(rows, 0);
@@ -117,7 +117,7 @@ RowState Table::StateAt(size_t slot) const {
 
 const void* Table::VisibleAt(size_t slot) const { return weights_.at<void>(slot); }
 
-void Table::ReadMany(std::span<const uint32_t> rows, bool training, const UpdateHistory& history,
+void Table::ReadMany(std::span<const uint32_t> rows, bool training, const TensorHistory& history,
                      ReadScratch& scratch, const void** out) {
   const double untouched = Untouched(history);
   if (storage_ == Storage::kSparse) {
@@ -137,7 +137,7 @@ void Table::ReadMany(std::span<const uint32_t> rows, bool training, const Update
   }
 }
 
-const void* Table::ReadAt(uint64_t row, bool training, const UpdateHistory& history,
+const void* Table::ReadAt(uint64_t row, bool training, const TensorHistory& history,
                           double untouched, ReadScratch& scratch) {
   const uint32_t slot = SlotOf(row);
   const uint64_t count = history.count();
@@ -151,8 +151,7 @@ const void* Table::ReadAt(uint64_t row, bool training, const UpdateHistory& hist
   if (!optimizer_.exact()) return VisibleAt(slot);
   if (training) {
     WillWrite(slot);
-    optimizer_.CatchUp(history, layout_.spec.weight_decay, at, count, StateAt(slot),
-                       layout_.stride);
+    optimizer_.CatchUp(history, at, count, StateAt(slot), layout_.stride);
     updated_at_[slot] = static_cast<uint32_t>(count);
     return VisibleAt(slot);
   }
@@ -186,12 +185,12 @@ const void* Table::MakeUntouched(uint64_t row, uint32_t slot, double factor,
   return out;
 }
 
-const void* Table::MakeCaughtUp(uint64_t row, uint32_t slot, const UpdateHistory& history,
+const void* Table::MakeCaughtUp(uint64_t row, uint32_t slot, const TensorHistory& history,
                                 ReadScratch& scratch) const {
   const size_t stride = layout_.stride;
   void* const out = scratch.Add(row, stride * (split() ? sizeof(uint16_t) : sizeof(float)));
   const RowState stored = StateAt(slot);
-  float* const temporary = scratch.Temporary(3 * stride);
+  float* const temporary = scratch.Temporary((1 + kMomentsMax) * stride);
   RowState copy;
   for (int i = 0; i < optimizer_.moments(); ++i) {
     copy.moments[i] = temporary + static_cast<size_t>(1 + i) * stride;
@@ -203,8 +202,7 @@ const void* Table::MakeCaughtUp(uint64_t row, uint32_t slot, const UpdateHistory
   } else {
     std::memcpy(out, stored.w.f32, stride * sizeof(float));
   }
-  optimizer_.CatchUp(history, layout_.spec.weight_decay, updated_at_[slot], history.count(), copy,
-                     stride);
+  optimizer_.CatchUp(history, updated_at_[slot], history.count(), copy, stride);
   if (split()) RoundScaledInto(static_cast<uint16_t*>(out), copy.w, 1.0f, stride);
   return out;
 }
@@ -227,10 +225,9 @@ void Table::Materialise(const std::vector<Gradients::Hit>& hits) {
 }
 
 void Table::Update(const Gradients& gradients, size_t begin, size_t end,
-                   const UpdateHistory& history, double lr, float gradient_scale) {
-  const bool decay = layout_.spec.weight_decay;
+                   const TensorHistory& history, double lr, float gradient_scale) {
   const uint64_t count = history.count();
-  const double untouched = optimizer_.UntouchedFactor(history, decay, count);
+  const double untouched = optimizer_.UntouchedFactor(history);
   uint64_t fresh = 0;
   for (size_t i = begin; i < end; ++i) {
     const Gradients::Hit& hit = gradients.hits()[i];
@@ -241,20 +238,25 @@ void Table::Update(const Gradients& gradients, size_t begin, size_t end,
       ++fresh;
       if (untouched != 1.0) ScaleWeights(state.w, static_cast<float>(untouched), layout_.stride);
     } else {
-      optimizer_.CatchUp(history, decay, updated_at_[slot], count, state, layout_.stride);
+      optimizer_.CatchUp(history, updated_at_[slot], count, state, layout_.stride);
     }
-    optimizer_.Step(lr, decay, count + 1, gradient_scale, gradients.gradient(hit), state,
-                    layout_.stride);
+    optimizer_.Step(history, lr, gradient_scale, gradients.gradient(hit), state, layout_.stride);
     updated_at_[slot] = static_cast<uint32_t>(count + 1);
   }
   updated_.fetch_add(fresh, std::memory_order_relaxed);
 }
 
-void Table::EncodeSlot(uint32_t slot, std::byte* out) const {
+std::array<float*, 1 + kMomentsMax> Table::PlanesAt(uint32_t slot) const {
   const RowState state = StateAt(slot);
-  const float* const planes[] = {state.w.f32, state.moments[0], state.moments[1]};
-  EncodeRow(updated_at_[slot], planes, optimizer_.planes(), layout_.width(), out);
-  if (split()) JoinRow(state.w, PlaneIn(out, 0, layout_.width()), layout_.width());
+  std::array<float*, 1 + kMomentsMax> planes = {state.w.f32};
+  std::copy(std::begin(state.moments), std::end(state.moments), planes.begin() + 1);
+  return planes;
+}
+
+void Table::EncodeSlot(uint32_t slot, std::byte* out) const {
+  const auto planes = PlanesAt(slot);
+  EncodeRow(updated_at_[slot], planes.data(), optimizer_.planes(), layout_.width(), out);
+  if (split()) JoinRow(WeightsAt(slot), PlaneIn(out, 0, layout_.width()), layout_.width());
 }
 
 void Table::SaveForCut(uint32_t slot) {
@@ -291,11 +293,9 @@ Status Table::Restore(uint64_t row, const std::byte* data, size_t bytes) {
     changed_at_.resize(index_.size(), 0);
   }
   const bool fresh = updated_at_[slot] == kNeverUpdated;
-  const RowState state = StateAt(slot);
-  float* const planes[] = {state.w.f32, state.moments[0], state.moments[1]};
-  MF_RETURN_IF_ERROR(
-      DecodeRow(data, bytes, optimizer_.planes(), layout_.width(), &updated_at_[slot], planes));
-  if (split()) SplitRow(PlaneIn(data, 0, layout_.width()), state.w, layout_.width());
+  MF_RETURN_IF_ERROR(DecodeRow(data, bytes, optimizer_.planes(), layout_.width(),
+                               &updated_at_[slot], PlanesAt(slot).data()));
+  if (split()) SplitRow(PlaneIn(data, 0, layout_.width()), WeightsAt(slot), layout_.width());
   if (fresh && updated_at_[slot] != kNeverUpdated) ++updated_;
   return Status::Ok();
 }
@@ -319,14 +319,13 @@ std::vector<uint64_t> Table::UpdatedRows(uint64_t begin, uint64_t most) const {
   return rows;
 }
 
-uint64_t Table::bytes() const {
-  return DirectBytes(layout_, optimizer_, updated_at_.size()) + index_.bytes();
-}
+uint64_t Table::bytes() const { return DirectBytes(layout_, updated_at_.size()) + index_.bytes(); }
 
-uint64_t Table::DirectBytes(const TensorLayout& layout, const Optimizer& optimizer, uint64_t rows) {
+uint64_t Table::DirectBytes(const TensorLayout& layout, uint64_t rows) {
   // A split weight takes as much as one of f32.
-  return rows * (static_cast<uint64_t>(optimizer.planes()) * layout.stride * sizeof(float) +
-                 2 * sizeof(uint32_t));
+  return rows *
+         (static_cast<uint64_t>(Optimizer(layout.spec).planes()) * layout.stride * sizeof(float) +
+          2 * sizeof(uint32_t));
 }
 
 }  // namespace mf

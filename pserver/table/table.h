@@ -4,6 +4,7 @@
 // several threads, each row by one.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -55,10 +56,10 @@ class Table {
   static constexpr uint32_t kNeverUpdated = 0xFFFFFFFF;
   enum class Storage { kDirect, kSparse };
 
-  /// Table `k` of the tensor. `layout`, `optimizer`, `clock` and `arena` outlive it. A direct table
-  /// generates all its rows in Fill().
-  Table(const TensorLayout& layout, int64_t k, Storage storage, const Optimizer& optimizer,
-        const ChangeClock& clock, uint64_t seed, PageArena& arena);
+  /// Table `k` of the tensor. `layout`, `clock` and `arena` outlive it. A direct table generates
+  /// all its rows in Fill().
+  Table(const TensorLayout& layout, int64_t k, Storage storage, const ChangeClock& clock,
+        uint64_t seed, PageArena& arena);
   /// Direct tables: writes the initial values of rows [begin, end). To be called once for every
   /// row.
   void Fill(uint64_t begin, uint64_t end);
@@ -66,19 +67,19 @@ class Table {
   /// The row as it is after history.count() applied steps. `training`: the request belongs to the
   /// open step, whose apply will update this row, so a catch-up is written back; all other readers
   /// leave no trace and see a scratch copy. Its numbers are of layout.spec.row_type.
-  const void* Read(uint64_t row, bool training, const UpdateHistory& history,
+  const void* Read(uint64_t row, bool training, const TensorHistory& history,
                    ReadScratch& scratch) {
     return ReadAt(row, training, history, Untouched(history), scratch);
   }
   /// The same for all `rows`: out[i] is rows[i].
-  void ReadMany(std::span<const uint32_t> rows, bool training, const UpdateHistory& history,
+  void ReadMany(std::span<const uint32_t> rows, bool training, const TensorHistory& history,
                 ReadScratch& scratch, const void** out);
 
   /// Sparse tables: gives the rows slots, so that Update() may run. Direct tables: nothing.
   void Materialise(const std::vector<Gradients::Hit>& hits);
   /// Applied step history.count() + 1 with rate `lr` on hits [begin, end) of a sealed gradient.
   /// REQUIRES Materialise() of the same hits.
-  void Update(const Gradients& gradients, size_t begin, size_t end, const UpdateHistory& history,
+  void Update(const Gradients& gradients, size_t begin, size_t end, const TensorHistory& history,
               double lr, float gradient_scale);
 
   /// Updated rows in [begin, ...), rising, at most `most`; sparse tables sort.
@@ -99,8 +100,7 @@ class Table {
   Status Restore(uint64_t row, const std::byte* data, size_t bytes);
 
   /// Bytes of the full state of `rows` rows held directly.
-  static uint64_t DirectBytes(const TensorLayout& layout, const Optimizer& optimizer,
-                              uint64_t rows);
+  static uint64_t DirectBytes(const TensorLayout& layout, uint64_t rows);
 
  private:
   uint32_t SlotOf(uint64_t row) const {
@@ -113,13 +113,13 @@ class Table {
   const void* VisibleAt(size_t slot) const;
   void ReserveSlots(size_t count);
   /// The factor of rows that were never updated.
-  double Untouched(const UpdateHistory& history) const {
-    return optimizer_.UntouchedFactor(history, layout_.spec.weight_decay, history.count());
+  double Untouched(const TensorHistory& history) const {
+    return optimizer_.UntouchedFactor(history);
   }
-  const void* ReadAt(uint64_t row, bool training, const UpdateHistory& history, double untouched,
+  const void* ReadAt(uint64_t row, bool training, const TensorHistory& history, double untouched,
                      ReadScratch& scratch);
   const void* MakeUntouched(uint64_t row, uint32_t slot, double factor, ReadScratch& scratch) const;
-  const void* MakeCaughtUp(uint64_t row, uint32_t slot, const UpdateHistory& history,
+  const void* MakeCaughtUp(uint64_t row, uint32_t slot, const TensorHistory& history,
                            ReadScratch& scratch) const;
   /// Before every write of a slot's state. Rows of a direct table may be written by several
   /// threads, each row by one.
@@ -128,6 +128,8 @@ class Table {
     changed_at_[slot] = clock_.now;
   }
   void SaveForCut(uint32_t slot);
+  /// Where a slot's planes are, in the order of a snapshot.
+  std::array<float*, 1 + kMomentsMax> PlanesAt(uint32_t slot) const;
   void EncodeSlot(uint32_t slot, std::byte* out) const;
   /// The initial value of `row`, padded.
   void Generate(uint64_t row, float* out) const;
@@ -136,13 +138,13 @@ class Table {
   const TensorLayout& layout_;
   const int64_t k_;
   const Storage storage_;
-  const Optimizer& optimizer_;
+  const Optimizer optimizer_;
   const uint64_t key_;
   RowIndex index_;  // sparse only
   // By slot. What readers see is dense in memory; what they do not lies apart.
   Slots weights_;      // f32, or bf16
   Slots weights_low_;  // bf16: the rest of the f32 (WeightRow)
-  Slots moments_[2];
+  Slots moments_[kMomentsMax];
   const ChangeClock& clock_;
   std::vector<uint32_t> updated_at_;  // by slot: applied steps at the last write
   std::vector<uint32_t> changed_at_;  // by slot: clock time of the last write; 0: as loaded

@@ -17,18 +17,17 @@ uint64_t Total(const TensorLayout& layout) { return layout.spec.total_rows(); }
 
 }  // namespace
 
-TensorShard::TensorShard(TensorLayout layout, const Options& options, const Optimizer& optimizer,
-                         const ChangeClock& clock, ThreadPool& pool, PageArena& arena,
-                         RequestScratch& scratch)
+TensorShard::TensorShard(TensorLayout layout, const Options& options, const ChangeClock& clock,
+                         ThreadPool& pool, PageArena& arena, RequestScratch& scratch)
     : layout_(std::move(layout)),
       options_(options),
       pool_(pool),
-      row_bytes_(RowBytes(optimizer.planes(), layout_.width())),
+      row_bytes_(RowBytes(Optimizer(layout_.spec).planes(), layout_.width())),
       scratch_(scratch) {
   const size_t tables = static_cast<size_t>(layout_.spec.tables);
   for (size_t k = 0; k < tables; ++k) {
     tables_.push_back(std::make_unique<Table>(layout_, static_cast<int64_t>(k), options.storage,
-                                              optimizer, clock, options.seed, arena));
+                                              clock, options.seed, arena));
     gradients_.push_back(std::make_unique<Gradients>(layout_, arena));
     if (options.count_hits && layout_.spec.kind == TensorKind::kMemory) {
       hits_.emplace_back(static_cast<uint64_t>(layout_.spec.rows));
@@ -49,10 +48,11 @@ TensorShard::TensorShard(TensorLayout layout, const Options& options, const Opti
 void TensorShard::Resolve(std::span<const uint32_t> buckets, size_t tokens, bool training,
                           const UpdateHistory& history) {
   scratch_.row_pointers.resize(buckets.size());
-  const size_t per_table = static_cast<size_t>(options_.probes) * tokens;
+  const size_t per_table = probes() * tokens;
+  const TensorHistory& own = history.Of(layout_.spec.id);
   pool_.ParallelFor(tables_.size(), [&](size_t k, int) {
     scratch_.made_rows[k].Reset();
-    tables_[k]->ReadMany(buckets.subspan(k * per_table, per_table), training, history,
+    tables_[k]->ReadMany(buckets.subspan(k * per_table, per_table), training, own,
                          scratch_.made_rows[k], scratch_.row_pointers.data() + k * per_table);
   });
 }
@@ -100,8 +100,7 @@ void TensorShard::Add(const Contribution& contribution, bool last) {
 }
 
 void TensorShard::AddPairs(const Contribution& c, bool last) {
-  const size_t probes = static_cast<size_t>(options_.probes);
-  const size_t per_table = probes * c.tokens;
+  const size_t per_table = probes() * c.tokens;
   const uint64_t most_rows =
       std::min<uint64_t>(per_table, static_cast<uint64_t>(layout_.spec.rows));
   const FirstWrites writes =
@@ -109,7 +108,7 @@ void TensorShard::AddPairs(const Contribution& c, bool last) {
   pool_.ParallelFor(tables_.size(), [&](size_t k, int thread) {
     RowGroups& groups = scratch_.groups[static_cast<size_t>(thread)];
     GroupByRow(c.buckets.as<uint32_t>() + k * per_table,
-               c.weights.data() + k * per_table * sizeof(float), c.tokens, probes,
+               c.weights.data() + k * per_table * sizeof(float), c.tokens, probes(),
                static_cast<uint64_t>(layout_.spec.rows), groups);
     if (!hits_.empty()) hits_[k].AddGroups(groups, c.step);
     if (c.finite) gradients_[k]->AddPairs(groups, c.dy.data(), layout_.width(), writes);
@@ -168,10 +167,11 @@ void TensorShard::Pull(std::span<const uint64_t> rows, bool training, const Upda
                        float* values) {
   const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
   const size_t width = layout_.width();
+  const TensorHistory& own = history.Of(layout_.spec.id);
   const auto read = [&](size_t begin, size_t end, uint64_t table, ReadScratch& scratch) {
     scratch.Reset();
     for (size_t i = begin; i < end; ++i) {
-      const void* row = tables_[table]->Read(rows[i] % rows_per_table, training, history, scratch);
+      const void* row = tables_[table]->Read(rows[i] % rows_per_table, training, own, scratch);
       if (layout_.spec.row_type == RowType::kBf16) {
         UnpackBf16(values + i * width, row, width);
       } else {
@@ -277,9 +277,10 @@ void TensorShard::Apply(const UpdateHistory& history, double lr, float scale) {
       jobs.push_back({k, begin, std::min<size_t>(rows, begin + kFillRows)});
     }
   }
+  const TensorHistory& own = history.Of(layout_.spec.id);
   pool_.ParallelFor(jobs.size(), [&](size_t i, int) {
     const RequestScratch::Hits& job = jobs[i];
-    tables_[job.table]->Update(*gradients_[job.table], job.begin, job.end, history, lr, scale);
+    tables_[job.table]->Update(*gradients_[job.table], job.begin, job.end, own, lr, scale);
   });
   ForgetStep();
 }

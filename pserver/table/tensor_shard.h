@@ -57,19 +57,17 @@ struct RequestScratch {
 class TensorShard {
  public:
   struct Options {
-    int64_t probes = 1;
     uint64_t seed = 1;
     Table::Storage storage = Table::Storage::kDirect;
     bool count_hits = false;     // see Buckets()
     uint64_t micro_batches = 0;  // of a step: after so many Prepare() has little left to do
   };
   /// References outlive it.
-  TensorShard(TensorLayout layout, const Options& options, const Optimizer& optimizer,
-              const ChangeClock& clock, ThreadPool& pool, PageArena& arena,
-              RequestScratch& scratch);
+  TensorShard(TensorLayout layout, const Options& options, const ChangeClock& clock,
+              ThreadPool& pool, PageArena& arena, RequestScratch& scratch);
 
   const TensorLayout& layout() const { return layout_; }
-  size_t pairs() const { return static_cast<size_t>(layout_.spec.tables * options_.probes); }
+  size_t pairs() const { return tables_.size() * probes(); }
 
   /// y [tokens][width] of the pairs at `buckets` [pairs][tokens]; `training` as in Table::Read.
   void Forward(std::span<const uint32_t> buckets, const void* weights, size_t tokens, bool training,
@@ -114,6 +112,7 @@ class TensorShard {
   Status Restore(uint64_t row, const std::byte* data, size_t bytes);
 
  private:
+  size_t probes() const { return static_cast<size_t>(layout_.spec.probes); }
   void Resolve(std::span<const uint32_t> buckets, size_t tokens, bool training,
                const UpdateHistory& history);
   /// `last`: of the step.

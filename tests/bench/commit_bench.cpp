@@ -38,17 +38,17 @@ struct Options {
 
 constexpr size_t RowsOf(unsigned tau) { return size_t{1} << tau; }
 
-TensorSpec Spec(RowType type, unsigned tau = kTau) {
+TensorSpec Spec(RowType type, unsigned tau = kTau, OptimizerKind optimizer = OptimizerKind::kAdam) {
   TensorSpec spec;
   spec.name = "bench";
   spec.kind = TensorKind::kMemory;
   spec.tables = kTables;
   spec.rows = static_cast<int64_t>(RowsOf(tau));
   spec.columns = kColumns;
-  spec.index_bits = static_cast<int>(tau);
   spec.init = Init::kNormal;
   spec.init_value = 0.03;
-  spec.weight_decay = true;
+  spec.weight_decay = 0.1;
+  spec.optimizer.kind = optimizer;
   spec.row_type = type;
   return spec;
 }
@@ -78,15 +78,14 @@ struct Times {
 };
 
 /// Steps of two micro-batches, the second of which ends the step.
-void MeasureStep(const TrainConfig& config, RowType type, const std::string& name,
-                 const Options& options, ThreadPool& pool, Report& report) {
-  const Optimizer optimizer(config);
+void MeasureStep(OptimizerKind kind, RowType type, const std::string& name, const Options& options,
+                 ThreadPool& pool, Report& report) {
+  const TensorSpec spec = Spec(type, kTau, kind);
   const ChangeClock clock;
   RequestScratch scratch;
   PageArena arena;
-  UpdateHistory history(config.weight_decay);
-  TensorShard shard(LayoutOf(Spec(type), 0, 0, 1), {.micro_batches = 2}, optimizer, clock, pool,
-                    arena, scratch);
+  UpdateHistory history({spec});
+  TensorShard shard(LayoutOf(spec, 0, 0, 1), {.micro_batches = 2}, clock, pool, arena, scratch);
   constexpr size_t kRows = RowsOf(kTau);
   // As much as the update moves: three planes read and written, the gradient read.
   const Floats state = NewFloats(3 * kTables * kRows * kColumns);
@@ -126,7 +125,7 @@ void MeasureStep(const TrainConfig& config, RowType type, const std::string& nam
   report.Line("commit: first micro-batch, " + name, times.contribute * kMilli, "ms");
   report.Line("commit: last micro-batch and norm, " + name, times.contribute_last * kMilli, "ms");
   report.Line("commit: prepare, " + name, times.prepare * kMilli, "ms");
-  const double planes = optimizer.planes();
+  const double planes = Optimizer(spec).planes();
   const double bytes = static_cast<double>(rows.size() * kColumns * sizeof(float));
   report.Line("commit: apply, " + name, (2 * planes + 1) * bytes / times.apply / kGiga, "GB/s",
               {{"a sweep's rate", sweep * (2 * planes + 1) / 7 / times.apply}},
@@ -141,15 +140,12 @@ std::string Percent(double ratio) {
 
 /// The forward by type of rows, and counting the hits of the same pairs.
 void MeasureCounting(unsigned tau, const Options& options, ThreadPool& pool, Report& report) {
-  const Optimizer optimizer{TrainConfig()};
   const ChangeClock clock;
   RequestScratch scratch;
   PageArena arena;
-  const UpdateHistory history(0.1);
-  TensorShard wide(LayoutOf(Spec(RowType::kF32, tau), 0, 0, 1), {}, optimizer, clock, pool, arena,
-                   scratch);
-  TensorShard narrow(LayoutOf(Spec(RowType::kBf16, tau), 0, 0, 1), {}, optimizer, clock, pool,
-                     arena, scratch);
+  const UpdateHistory history({Spec(RowType::kF32, tau)});
+  TensorShard wide(LayoutOf(Spec(RowType::kF32, tau), 0, 0, 1), {}, clock, pool, arena, scratch);
+  TensorShard narrow(LayoutOf(Spec(RowType::kBf16, tau), 0, 0, 1), {}, clock, pool, arena, scratch);
   std::mt19937 rng(5);
   const size_t rows = RowsOf(tau);
   const Contribution batch = Batch(rng, tau);
@@ -213,12 +209,10 @@ int main(int argc, char** argv) {
   mf::ThreadPool pool(options.threads);
   mf::Report report(options.json);
   for (const unsigned tau : {8u, mf::kTau}) mf::MeasureCounting(tau, options, pool, report);
-  mf::TrainConfig config;
-  mf::MeasureStep(config, mf::RowType::kF32, "Adam", options, pool, report);
-  mf::MeasureStep(config, mf::RowType::kBf16, "Adam, bf16 rows", options, pool, report);
-  config.optimizer = mf::OptimizerKind::kAdagrad;
-  mf::MeasureStep(config, mf::RowType::kF32, "Adagrad", options, pool, report);
-  config.optimizer = mf::OptimizerKind::kSgd;
-  mf::MeasureStep(config, mf::RowType::kF32, "SGD", options, pool, report);
+  mf::MeasureStep(mf::OptimizerKind::kAdam, mf::RowType::kF32, "Adam", options, pool, report);
+  mf::MeasureStep(mf::OptimizerKind::kAdam, mf::RowType::kBf16, "Adam, bf16 rows", options, pool,
+                  report);
+  mf::MeasureStep(mf::OptimizerKind::kAdagrad, mf::RowType::kF32, "Adagrad", options, pool, report);
+  mf::MeasureStep(mf::OptimizerKind::kSgd, mf::RowType::kF32, "SGD", options, pool, report);
   return 0;
 }

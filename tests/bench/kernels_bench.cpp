@@ -18,7 +18,7 @@
 
 #include "common/kernels/generate.h"
 #include "common/kernels/pairs.h"
-#include "pserver/table/kernels/optimizer.h"
+#include "pserver/table/optimizers/adam.h"
 #include "tests/bench/support/flags.h"
 #include "tests/bench/support/layer.h"
 #include "tests/bench/support/machine.h"

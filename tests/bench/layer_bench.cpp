@@ -20,7 +20,7 @@
 
 #include "common/base/check.h"
 #include "common/base/thread_pool.h"
-#include "pserver/table/kernels/optimizer.h"
+#include "pserver/table/optimizers/adam.h"
 #include "pserver/table/tensor_shard.h"
 #include "tests/bench/support/child.h"
 #include "tests/bench/support/flags.h"
@@ -261,14 +261,12 @@ void MeasureRows(const Options& options, ThreadPool& pool, Peer& peer, Report& r
   spec.tables = kTables;
   spec.rows = kRows;
   spec.columns = kColumns;
-  spec.index_bits = kTau;
-  spec.weight_decay = true;
-  const Optimizer optimizer{TrainConfig()};
+  spec.weight_decay = 0.1;
   const ChangeClock clock;
   PageArena arena;
   RequestScratch scratch;
-  UpdateHistory history(0.1);
-  TensorShard shard(LayoutOf(spec, 0, 0, 1), {}, optimizer, clock, pool, arena, scratch);
+  UpdateHistory history({spec});
+  TensorShard shard(LayoutOf(spec, 0, 0, 1), {}, clock, pool, arena, scratch);
   Floats pulled = NewFloats(rows.size() * kColumns);
   uint64_t micro_batch = 0;
   const Buffer row_ids(rows.size() * sizeof(uint64_t));

@@ -20,11 +20,12 @@
 #include "common/base/thread_pool.h"
 #include "common/client/client.h"
 #include "common/client/table_client.h"
-#include "common/config/config.h"
 #include "tests/bench/support/machine.h"
 #include "tests/bench/support/served_layer.h"
 #include "tests/support/join.h"
 #include "worker/compute/cpu_compute.h"
+#include "worker/config/config.h"
+#include "worker/config/tensors.h"
 #include "worker/data/data.h"
 #include "worker/exchange/remote_exchange.h"
 #include "worker/train/embedded.h"
@@ -82,9 +83,9 @@ class Recorder final : public Exchange {
   Requests& requests_;
 };
 
-/// The first `micro_batches` of the last of some steps. `tensors` outlive what is returned.
+/// The first `micro_batches` of the last of some steps. `run` outlives what is returned.
 std::vector<Requests> Record(const Options& options, const Config& config,
-                             const std::vector<TensorSpec>& tensors, int micro_batches) {
+                             const RunDescription& run, int micro_batches) {
   TransportContext context;
   const auto servers = Must(EmbeddedServers::Start(
       context, {.shards = 1, .threads = 1, .memory_bytes = uint64_t{1} << 40}));
@@ -92,10 +93,9 @@ std::vector<Requests> Record(const Options& options, const Config& config,
   Client client(Must(ConnectZmq(context, servers->addresses())), servers->addresses(), {});
   std::vector<Requests> recorded(static_cast<size_t>(micro_batches));
   ThreadPool pool(1);
-  CpuCompute compute(config, tensors, pool);
-  Trainer trainer(config, tensors, *data, client, compute, pool,
-                  {.run_id = "record",
-                   .on_step = {},
+  CpuCompute compute(config, run.tensors, pool);
+  Trainer trainer(config, run, *data, client, compute, pool,
+                  {.on_step = {},
                    .wrap_exchange = [&](Exchange& inner, OpenStep at,
                                         uint32_t number) -> std::unique_ptr<Exchange> {
                      if (at.step != kRecordedStep || number >= recorded.size()) return nullptr;
@@ -113,15 +113,16 @@ class Replay {
   explicit Replay(const Options& options)
       : options_(options),
         config_(Must(LoadConfig(options.config, {"train.micro_batches=65536"}))),
-        tensors_(TensorsOf(config_)),
+        run_(DescribeRun(config_, "")),
         client_(Must(ConnectZmq(context_, {options.pserver})), {options.pserver}, {}),
-        tables_(client_, config_, tensors_),
+        tables_(client_, run_),
         pool_(1) {
-    Must(SayHello(client_, "bench", CanonicalJson(config_)));
+    Must(SayHello(client_, "bench", run_.Json()));
     MustBeOk(RollBack(client_, at_.before()));
     const Config recorded = Must(LoadConfig(
         options.config, {"train.steps=" + std::to_string(kRecordedStep), "train.eval_batches=1"}));
-    lanes_ = Record(options, recorded, tensors_,
+    recorded_ = DescribeRun(recorded, "");
+    lanes_ = Record(options, recorded, recorded_,
                     std::min(options.in_flight, static_cast<int>(recorded.train.micro_batches)));
   }
 
@@ -148,7 +149,7 @@ class Replay {
   void MicroBatch(uint32_t number, Requests& layers) {
     ComputeGate gate;  // nothing is computed: lanes do not wait for each other
     const std::lock_guard lock(gate);
-    RemoteExchange exchange(tables_, config_, pool_, gate, at_, number);
+    RemoteExchange exchange(tables_, pool_, gate, at_, number);
     for (LayerRequests& layer : layers) {
       MustBeOk(exchange.Forward(*layer.tensor, layer.hashes, layer.y.data()));
     }
@@ -160,7 +161,8 @@ class Replay {
 
   const Options options_;
   const Config config_;
-  const std::vector<TensorSpec> tensors_;
+  const RunDescription run_;
+  RunDescription recorded_;  // what the replayed requests are of
   const OpenStep at_{uint64_t{1} << 32 | 1, 1};
   TransportContext context_;
   Client client_;

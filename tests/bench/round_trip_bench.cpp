@@ -17,10 +17,10 @@
 
 #include "common/base/check.h"
 #include "common/client/client.h"
-#include "common/config/config.h"
 #include "pserver/shard/server.h"
 #include "tests/bench/support/flags.h"
 #include "tests/bench/support/report.h"
+#include "worker/config/config.h"
 
 namespace mf {
 namespace {

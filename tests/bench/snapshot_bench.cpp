@@ -77,7 +77,7 @@ struct Bench {
         const char* data = noise.data() + row * 64 % (noise.size() - row_bytes);
         Require(store->Put(0, row, data, row_bytes));
       }
-      Require(store->Publish({.step = step, .run_id = "bench", .config = "{}"}));
+      Require(store->Publish({.step = step, .run_id = "bench", .description = "{}"}));
     });
   }
   double Read(uint64_t step) {

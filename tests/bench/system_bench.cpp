@@ -18,12 +18,12 @@
 #include "common/base/logging.h"
 #include "common/base/mutex.h"
 #include "common/base/random.h"
-#include "common/config/config.h"
 #include "tests/bench/support/flags.h"
 #include "tests/bench/support/layer.h"
 #include "tests/bench/support/machine.h"
 #include "tests/bench/support/report.h"
 #include "tests/bench/support/served_layer.h"
+#include "worker/config/config.h"
 #include "worker/train/embedded.h"
 #include "worker/train/train_run.h"
 

@@ -10,6 +10,7 @@
 #include "tests/support/oracle.h"
 #include "worker/compute/cpu/embedding.h"
 #include "worker/compute/cuda/compute.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 namespace {
@@ -64,15 +65,17 @@ class GpuModelTest : public testing::TestWithParam<ModelCase> {
 };
 
 /// The gradient as a whole tensor: of the embedding only the rows that occur are there.
-std::vector<float> Whole(const TensorSpec& tensor, std::span<const float> gradient,
+std::vector<float> Whole(const TensorSpec& tensor, const Compute::Gradient& gradient,
                          const TokenBatch& batch) {
-  if (tensor.name != "embed.weight") return {gradient.begin(), gradient.end()};
+  EXPECT_EQ(gradient.rows,
+            tensor.name == "embed.weight" ? DistinctTokens(batch.inputs) : std::vector<uint64_t>());
+  const std::span<const float> values = gradient.values;
+  if (gradient.rows.empty()) return {values.begin(), values.end()};
   const size_t columns = static_cast<size_t>(tensor.columns);
   std::vector<float> whole(static_cast<size_t>(tensor.rows) * columns, 0.0f);
-  const std::vector<uint64_t> rows = DistinctTokens(batch.inputs);
-  EXPECT_EQ(gradient.size(), rows.size() * columns);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::copy_n(&gradient[i * columns], columns, &whole[rows[i] * columns]);
+  EXPECT_EQ(values.size(), gradient.rows.size() * columns);
+  for (size_t i = 0; i < gradient.rows.size(); ++i) {
+    std::copy_n(&values[i * columns], columns, &whole[gradient.rows[i] * columns]);
   }
   return whole;
 }
@@ -121,7 +124,8 @@ TEST_P(GpuModelTest, SameBitsAgain) {
     double loss_sum = 0;
     ASSERT_TRUE(compute->Train(dense_, batch, 1, exchange, *workspace, &loss_sum, &gradients).ok());
     std::vector<std::vector<float>> all;
-    for (const auto& gradient : gradients) all.emplace_back(gradient.begin(), gradient.end());
+    for (const auto& gradient : gradients)
+      all.emplace_back(gradient.values.begin(), gradient.values.end());
     for (const auto& table : exchange.gradients()) all.push_back(table);
     if (run == 0) first = all;
     EXPECT_EQ(first, all);

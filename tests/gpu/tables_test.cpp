@@ -7,6 +7,7 @@
 
 #include "worker/compute/cuda/device_tables.h"
 #include "worker/compute/cuda/lane.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 namespace {

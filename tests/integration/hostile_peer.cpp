@@ -18,9 +18,9 @@
 #include "common/base/digest.h"
 #include "common/client/client.h"
 #include "common/client/membership.h"
-#include "common/config/sharding.h"
-#include "common/config/tensors.h"
+#include "common/run/column_blocks.h"
 #include "tests/support/request_fields.h"
+#include "worker/config/tensors.h"
 #include "worker/data/data.h"
 
 namespace mf {
@@ -54,11 +54,9 @@ Frame Values(const std::vector<T>& values) {
 
 class HostilePeer {
  public:
-  HostilePeer(const Config& config, const std::string& run_id, uint64_t seed,
-              const std::vector<std::string>& addresses)
-      : config_(config),
-        run_id_(run_id),
-        tensors_(TensorsOf(config_)),
+  HostilePeer(const RunDescription& run, uint64_t seed, const std::vector<std::string>& addresses)
+      : run_(run),
+        tensors_(run_.tensors),
         addresses_(addresses),
         random_(seed),
         transport_(Must(ConnectZmq(context_, addresses))),
@@ -85,9 +83,8 @@ class HostilePeer {
   void SendWrong(size_t server, Request request);
   void TakeReplies();
 
-  const Config config_;
-  const std::string run_id_;
-  const std::vector<TensorSpec> tensors_;
+  const RunDescription run_;
+  const std::vector<TensorSpec>& tensors_;
   const std::vector<std::string> addresses_;
   std::mt19937_64 random_;
   TransportContext context_;
@@ -107,7 +104,7 @@ Frame HostilePeer::Bytes(size_t size) {
 }
 
 Request HostilePeer::Hello(size_t server) const {
-  return Membership(run_id_, CanonicalJson(config_), addresses_.size()).Hellos()[server];
+  return Membership(run_.RunId(), run_.Json(), addresses_.size()).Hellos()[server];
 }
 
 /// Joins if that is still to be done, and asks for epochs and steps.
@@ -189,7 +186,7 @@ const TensorSpec& HostilePeer::Draw(TensorKind kind) {
 }
 
 size_t HostilePeer::Width(const TensorSpec& tensor, size_t server) const {
-  const auto blocks = ColumnBlocks(tensor.columns, config_.model.column_blocks);
+  const auto blocks = ColumnBlocks(tensor.columns, run_.rules.column_blocks);
   const BlockRange own =
       ShardBlocks(static_cast<int64_t>(blocks.size()), static_cast<int64_t>(server),
                   static_cast<int64_t>(addresses_.size()));
@@ -199,10 +196,10 @@ size_t HostilePeer::Width(const TensorSpec& tensor, size_t server) const {
 
 Request HostilePeer::WrongPairs(size_t server, bool backward) {
   const TensorSpec& tensor = Draw(TensorKind::kMemory);
-  const uint32_t due = static_cast<uint32_t>(config_.tokens_per_micro_batch());
+  const uint32_t due = static_cast<uint32_t>(run_.rules.tokens_per_micro_batch);
   uint32_t tokens = due, id = tensor.id;
   OpenStep at = open();
-  const size_t pairs = static_cast<size_t>(tensor.tables * config_.model.probes) * due;
+  const size_t pairs = static_cast<size_t>(tensor.tables * tensor.probes) * due;
   const size_t index_bytes = static_cast<size_t>(tensor.index_bytes());
   std::vector<size_t> sizes = {pairs * index_bytes, pairs * sizeof(float)};
   if (backward) {
@@ -282,7 +279,7 @@ Request HostilePeer::WrongPush(size_t server) {
       request.payload[2] = Zeros(total * row_bytes - 1);
       break;
     case 7:
-      push.micro_batch = static_cast<uint32_t>(config_.train.micro_batches + Below(1000));
+      push.micro_batch = static_cast<uint32_t>(run_.rules.micro_batches + Below(1000));
       break;
     default:
       push.tensor = static_cast<uint32_t>(tensors_.size() + Below(1u << 31));
@@ -434,6 +431,6 @@ int main(int argc, char** argv) {
   }
   const mf::Config config = mf::Must(mf::LoadConfig(argv[1], {}));
   const auto data = mf::Must(mf::TokenSource::Open(config, argv[2], ""));
-  const std::string run_id = mf::Sha256Hex(mf::IdentityJson(config) + data->Digest());
-  return mf::HostilePeer(config, run_id, std::stoull(argv[3]), {argv + 4, argv + argc}).Run();
+  const mf::RunDescription run = mf::DescribeRun(config, data->Digest());
+  return mf::HostilePeer(run, std::stoull(argv[3]), {argv + 4, argv + argc}).Run();
 }

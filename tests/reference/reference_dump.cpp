@@ -22,10 +22,10 @@
 #include "common/base/check.h"
 #include "common/client/client.h"
 #include "common/client/table_client.h"
-#include "common/config/config.h"
-#include "common/config/tensors.h"
 #include "common/net/transport.h"
 #include "worker/compute/cpu_compute.h"
+#include "worker/config/config.h"
+#include "worker/config/tensors.h"
 #include "worker/data/data.h"
 #include "worker/exchange/remote_exchange.h"
 #include "worker/model/export.h"
@@ -127,7 +127,7 @@ struct System {
   static Result<std::unique_ptr<System>> Start(const Config& config, const Options& options,
                                                Trainer::Options trainer_options) {
     auto system = std::make_unique<System>(config);
-    MF_RETURN_IF_ERROR(CheckShards(system->config, system->tensors, options.shards));
+    MF_RETURN_IF_ERROR(CheckShards(system->run, options.shards));
     MF_ASSIGN_OR_RETURN(system->data, TokenSource::Open(system->config, options.data));
     MF_ASSIGN_OR_RETURN(
         system->servers,
@@ -138,9 +138,8 @@ struct System {
     MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(system->context, addresses));
     system->client = std::make_unique<Client>(std::move(transport), addresses,
                                               Client::Options{config.exchange.deadline_seconds});
-    trainer_options.run_id = "reference";
     system->trainer =
-        std::make_unique<Trainer>(system->config, system->tensors, *system->data, *system->client,
+        std::make_unique<Trainer>(system->config, system->run, *system->data, *system->client,
                                   system->compute, system->pool, std::move(trainer_options));
     MF_RETURN_IF_ERROR(system->trainer->Join());
     return system;
@@ -150,10 +149,11 @@ struct System {
     return Export(trainer->tables(), config, tensors, at, ExportRows::kAll, path);
   }
 
-  explicit System(const Config& c) : config(c), tensors(TensorsOf(config)) {}
+  explicit System(const Config& c) : config(c), run(DescribeRun(config, "reference")) {}
 
   const Config config;
-  const std::vector<TensorSpec> tensors;
+  const RunDescription run;
+  const std::vector<TensorSpec>& tensors = run.tensors;
   std::unique_ptr<TokenSource> data;
   TransportContext context;
   std::unique_ptr<EmbeddedServers> servers;
@@ -204,7 +204,7 @@ Status TrainOnce(System& system, const Model& model, const DenseTensors& paramet
   TableClient& tables = system.trainer->tables();
   {
     std::lock_guard computing(gate);
-    RemoteExchange remote(tables, system.config, pool, gate, at, 0);
+    RemoteExchange remote(tables, pool, gate, at, 0);
     RecordingExchange exchange(remote, recording);
     Model::Workspace workspace;
     const double scale = 1.0 / static_cast<double>(batch.tokens());
@@ -228,7 +228,7 @@ Status AddLogits(System& system, const Model& model, const DenseTensors& paramet
   ThreadPool pool(1);
   ComputeGate gate;
   std::lock_guard computing(gate);
-  RemoteExchange exchange(system.trainer->tables(), system.config, pool, gate, at, 0);
+  RemoteExchange exchange(system.trainer->tables(), pool, gate, at, 0);
   Model::Workspace workspace;
   std::vector<float> logprobs;
   MF_RETURN_IF_ERROR(model.Score(parameters, batch, exchange, workspace, &logprobs));

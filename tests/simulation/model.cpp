@@ -6,9 +6,10 @@
 #include <utility>
 
 #include "common/base/random.h"
-#include "common/config/schedule.h"
 #include "common/kernels/pairs.h"
+#include "common/run/schedule.h"
 #include "tests/support/shard_harness.h"
+#include "worker/config/tensors.h"
 
 namespace mf::simulation {
 namespace {
@@ -68,6 +69,7 @@ RunModel::RunModel(const Config& config, size_t servers, std::set<uint64_t> bad_
                    uint64_t seed)
     : config_(config),
       tensors_(TensorsOf(config_)),
+      rules_(DescribeRun(config_, "").rules),
       bad_steps_(std::move(bad_steps)),
       seed_(seed),
       values_(InitialValues(config)) {
@@ -239,7 +241,7 @@ StepRecord RunModel::Record(uint64_t step) const {
   for (uint32_t m = 0; m < config_.train.micro_batches; ++m) record.loss += LossSum(step, m);
   record.loss /=
       static_cast<double>(config_.train.micro_batches * config_.tokens_per_micro_batch());
-  record.lr = LearningRate(config_.train, step);
+  record.lr = LearningRate(rules_, step);
   record.grad_norm = norms_[step];
   record.dropped = Dropped(step);
   const uint64_t every = static_cast<uint64_t>(config_.train.eval_every);

@@ -10,11 +10,11 @@
 #include <tuple>
 #include <vector>
 
-#include "common/config/config.h"
-#include "common/config/tensors.h"
 #include "common/net/messages.h"
+#include "common/run/tensor_spec.h"
 #include "pserver/table/layout.h"
 #include "tests/simulation/dice.h"
+#include "worker/config/config.h"
 
 namespace mf::simulation {
 
@@ -65,6 +65,7 @@ class RunModel {
 
   const Config config_;
   const std::vector<TensorSpec> tensors_;
+  const RunRules rules_;
   const std::set<uint64_t> bad_steps_;
   const uint64_t seed_;
   std::vector<std::vector<TensorLayout>> layouts_;

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <set>
 
-#include "common/config/config.h"
 #include "tests/simulation/dice.h"
 #include "tests/simulation/model.h"
+#include "worker/config/config.h"
 
 namespace mf::simulation {
 

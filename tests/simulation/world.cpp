@@ -7,6 +7,7 @@
 
 #include "common/base/check.h"
 #include "common/base/random.h"
+#include "worker/config/tensors.h"
 
 namespace mf::simulation {
 namespace {
@@ -52,7 +53,7 @@ World::World(uint64_t seed, bool trace)
       dice_(seed),
       profile_(dice_),
       model_(profile_.config, profile_.servers, profile_.bad_steps, seed),
-      config_text_(CanonicalJson(profile_.config)),
+      config_text_(DescribeRun(profile_.config, "").Json()),
       servers_(profile_.servers),
       workers_(profile_.workers),
       kills_left_(profile_.kills) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "tests/support/join.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 namespace {
@@ -60,30 +61,30 @@ class RecordingExchange final : public Exchange {
 
 Cluster::Cluster(const Config& config, const Options& options)
     : config_(config),
-      tensors_(TensorsOf(config_)),
+      run_(DescribeRun(config_, "")),
       pool_(options.threads),
-      model_(config_, tensors_, pool_) {
+      model_(config_, run_.tensors, pool_) {
   Must(CheckConfig(config_));
-  Must(CheckShards(config_, tensors_, options.shards));
+  Must(CheckShards(run_, options.shards));
   servers_ = Must(EmbeddedServers::Start(context_, {.shards = options.shards,
                                                     .threads = options.server_threads,
                                                     .memory_bytes = options.memory_bytes}));
   client_ = std::make_unique<Client>(Must(ConnectZmq(context_, servers_->addresses())),
                                      servers_->addresses(), Client::Options{});
-  tables_ = std::make_unique<TableClient>(*client_, config_, tensors_);
+  tables_ = std::make_unique<TableClient>(*client_, run_);
   Join();
 }
 
 void Cluster::Join() {
-  Must(SayHello(*client_, "cluster", CanonicalJson(config_)).status());
+  Must(SayHello(*client_, "cluster", run_.Json()).status());
   // What the first worker of a run does with its `recover` lease.
   Must(RollBack(*client_, {1, 0}));
   open_ = {1, 1};
 }
 
 DenseTensors Cluster::Read() {
-  DenseTensors values(tensors_.size());
-  for (const TensorSpec& tensor : tensors_) {
+  DenseTensors values(run_.tensors.size());
+  for (const TensorSpec& tensor : run_.tensors) {
     values[tensor.id].resize(tensor.total_rows() * static_cast<size_t>(tensor.columns));
     Must(tables_->PullRange(finished(), tensor, 0, tensor.total_rows(), values[tensor.id].data())
              .Wait());
@@ -93,7 +94,7 @@ DenseTensors Cluster::Read() {
 
 void Cluster::Write(const DenseTensors& values) {
   DenseTensors gradients = Read();
-  for (const TensorSpec& tensor : tensors_) {
+  for (const TensorSpec& tensor : run_.tensors) {
     std::vector<float>& gradient = gradients[tensor.id];
     for (size_t i = 0; i < gradient.size(); ++i) gradient[i] -= values[tensor.id][i];
     Must(tables_->PushWhole(open_, 0, tensor, gradient.data()).Wait());
@@ -106,12 +107,12 @@ Cluster::MicroBatch Cluster::Train(const TokenBatch& batch, double loss_scale) {
   MicroBatch result;
   Model::Workspace workspace;
   std::lock_guard computing(gate_);
-  RemoteExchange remote(*tables_, config_, pool_, gate_, open_, 0);
-  RecordingExchange exchange(remote, tensors_.size());
+  RemoteExchange remote(*tables_, pool_, gate_, open_, 0);
+  RecordingExchange exchange(remote, run_.tensors.size());
   Must(model_.Train(parameters, batch, loss_scale, exchange, workspace, &result.loss_sum,
                     &result.gradients));
   Must(remote.Finish());
-  for (const TensorSpec& tensor : tensors_) {
+  for (const TensorSpec& tensor : run_.tensors) {
     if (tensor.kind != TensorKind::kDense) continue;
     Must(tables_->PushWhole(open_, 0, tensor, result.gradients[tensor.id].data()).Wait());
   }
@@ -124,7 +125,7 @@ std::vector<float> Cluster::Score(const TokenBatch& batch) {
   Model::Workspace workspace;
   std::vector<float> logprobs;
   std::lock_guard computing(gate_);
-  RemoteExchange remote(*tables_, config_, pool_, gate_, finished(), 0);
+  RemoteExchange remote(*tables_, pool_, gate_, finished(), 0);
   Must(model_.Score(parameters, batch, remote, workspace, &logprobs));
   return logprobs;
 }

@@ -10,7 +10,7 @@
 #include "common/base/thread_pool.h"
 #include "common/client/client.h"
 #include "common/client/table_client.h"
-#include "common/config/config.h"
+#include "worker/config/tensors.h"
 #include "worker/exchange/remote_exchange.h"
 #include "worker/model/model.h"
 #include "worker/train/embedded.h"
@@ -32,7 +32,7 @@ class Cluster {
   Cluster(const Config& config, const Options& options);
 
   const Config& config() const { return config_; }
-  const std::vector<TensorSpec>& tensors() const { return tensors_; }
+  const std::vector<TensorSpec>& tensors() const { return run_.tensors; }
   Client& client() { return *client_; }
   TableClient& tables() { return *tables_; }
   ThreadPool& pool() { return pool_; }
@@ -62,7 +62,7 @@ class Cluster {
   void Join();
 
   const Config config_;
-  const std::vector<TensorSpec> tensors_;
+  const RunDescription run_;
   TransportContext context_;
   std::unique_ptr<EmbeddedServers> servers_;
   std::unique_ptr<Client> client_;

@@ -91,7 +91,7 @@ class Oracle {
   }
 
   HashOptions HashOf(const TensorSpec& spec) const {
-    return {static_cast<size_t>(spec.tables), static_cast<size_t>(spec.index_bits),
+    return {static_cast<size_t>(spec.tables), static_cast<size_t>(spec.index_bits()),
             static_cast<size_t>(model_.probes), model_.score, model_.temperature};
   }
   const std::vector<uint32_t>& BucketsOf(const TensorSpec& spec) const {

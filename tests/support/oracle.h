@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "common/config/config.h"
-#include "common/config/tensors.h"
+#include "common/run/tensor_spec.h"
+#include "worker/config/config.h"
 #include "worker/model/model.h"
 
 namespace mf::oracle {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "common/config/config.h"
+#include "worker/config/config.h"
 
 namespace mf::oracle {
 

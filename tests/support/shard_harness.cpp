@@ -11,6 +11,7 @@
 #include "common/base/check.h"
 #include "common/kernels/pairs.h"
 #include "common/kernels/wire.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 namespace {
@@ -89,8 +90,8 @@ Request ShardHarness::Make(RequestBody body, Frames payload) const {
 }
 
 Request ShardHarness::Hello() const {
-  return Make(
-      HelloRequest{.shards = 1, .run_id = "the run", .description = CanonicalJson(config_)});
+  return Make(HelloRequest{
+      .shards = 1, .run_id = "the run", .description = DescribeRun(config_, "").Json()});
 }
 
 Request ShardHarness::Rollback(uint64_t to_epoch, uint64_t step) const {

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "common/base/thread_pool.h"
-#include "common/config/config.h"
 #include "common/net/messages.h"
 #include "pserver/shard/shard.h"
+#include "worker/config/config.h"
 
 namespace mf {
 

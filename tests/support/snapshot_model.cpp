@@ -30,7 +30,7 @@ TemporaryFolder::~TemporaryFolder() {
 SnapshotInfo TestInfo(uint64_t step) {
   return {.step = step,
           .run_id = "0123456789abcdef",
-          .config = R"({"model":{"d":128}})",
+          .description = R"({"tensors":[]})",
           .shard = 1,
           .shards = 3,
           .applied = step - step / 10};

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "common/config/config.h"
+#include "worker/config/config.h"
 #include "worker/train/train_run.h"
 
 namespace mf {

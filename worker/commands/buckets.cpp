@@ -7,11 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "common/client/client.h"
-#include "common/config/config.h"
-#include "common/config/tensors.h"
 #include "common/base/files.h"
+#include "common/client/client.h"
 #include "common/metrics/bucket_summary.h"
+#include "common/run/run_description.h"
 #include "worker/commands/commands.h"
 #include "worker/train/buckets_plot.h"
 #include "worker/train/report.h"
@@ -51,10 +50,10 @@ Result<Cluster> AskCluster(const std::vector<std::string>& pservers, const std::
   MF_ASSIGN_OR_RETURN(const Reply joined, Ask(client, {.body = observer}));
   const HelloReply& hello = As<HelloReply>(joined);
   client.SetSession(0, hello.session);
-  MF_ASSIGN_OR_RETURN(const Config config, ConfigFromJson(hello.state.description));
+  MF_ASSIGN_OR_RETURN(const RunDescription run, RunDescription::FromJson(hello.state.description));
   Cluster cluster;
   cluster.step = hello.state.finished.step;
-  for (const TensorSpec& tensor : TensorsOf(config)) {
+  for (const TensorSpec& tensor : run.tensors) {
     if (tensor.kind != TensorKind::kMemory) continue;
     MF_ASSIGN_OR_RETURN(const Reply reply, Ask(client, {.body = BucketsRequest{tensor.id}}));
     LayerHits layer{tensor.layer(), std::vector<TableBuckets>(static_cast<size_t>(tensor.tables))};
@@ -115,7 +114,7 @@ void PrintTable(const Cluster& cluster, bool each) {
 Status Run(const BucketsFlags& flags) {
   MF_ASSIGN_OR_RETURN(const Cluster cluster, AskCluster(flags.pservers, flags.keys));
   if (cluster.layers.empty()) {
-    return Status::Failed("this training has no memory layers (model.projection = dense)");
+    return Status::Failed("this training has no memory layers");
   }
   if (!flags.svg.empty()) {
     MF_RETURN_IF_ERROR(PublishFile(flags.svg, BucketsSvg(cluster.step, cluster.layers)));

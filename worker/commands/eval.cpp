@@ -66,7 +66,7 @@ Status EvalSnapshots(const EvalFlags& flags) {
   ThreadPool pool(threads);
   ComputeGate gate;
   std::lock_guard computing(gate);
-  RemoteExchange exchange(model->tables(), model->config(), pool, gate, model->at(),
+  RemoteExchange exchange(model->tables(), pool, gate, model->at(),
                           /*micro_batch=*/0);
   return EvalWith(model->config(), model->tensors(),
                   std::make_shared<const DenseTensors>(std::move(dense)), exchange, pool, flags);

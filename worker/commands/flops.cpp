@@ -6,8 +6,8 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "common/config/config.h"
 #include "worker/commands/commands.h"
+#include "worker/config/config.h"
 
 namespace mf {
 namespace {

@@ -4,9 +4,9 @@
 #include <cstdio>
 #include <memory>
 
-#include "common/config/config.h"
 #include "common/metrics/metrics.h"
 #include "worker/commands/commands.h"
+#include "worker/config/config.h"
 
 namespace mf {
 

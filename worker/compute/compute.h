@@ -10,8 +10,8 @@
 
 #include "common/base/status.h"
 #include "common/base/thread_pool.h"
-#include "common/config/config.h"
-#include "common/config/tensors.h"
+#include "common/run/tensor_spec.h"
+#include "worker/config/config.h"
 #include "worker/exchange/exchange.h"
 #include "worker/model/model.h"
 
@@ -24,9 +24,13 @@ class Compute {
    public:
     virtual ~Workspace() = default;
   };
-  /// By tensor id, empty for memory tensors; whole tensors but for embed.weight, of which only the
-  /// rows of DistinctTokens(batch.inputs) are there. They live in the workspace until its next use.
-  using Gradients = std::vector<std::span<const float>>;
+  /// Of a tensor, or of some of its rows where all others have none.
+  struct Gradient {
+    std::span<const float> values;  // [rows][columns]
+    std::vector<uint64_t> rows;     // rising; empty: all
+  };
+  /// By tensor id, empty for memory tensors. Values live in the workspace until its next use.
+  using Gradients = std::vector<Gradient>;
   /// Shared, because a backend may keep its own copy of them from one micro-batch to the next.
   using Parameters = std::shared_ptr<const DenseTensors>;
 

@@ -10,7 +10,7 @@ namespace {
 struct CpuWorkspace final : Compute::Workspace {
   Model::Workspace model;
   DenseTensors gradients;
-  std::vector<float> embed_rows;  // of the tokens that occur
+  std::vector<float> embedding_rows;  // of the tokens that occur
 };
 
 }  // namespace
@@ -29,15 +29,21 @@ Status CpuCompute::Train(const Parameters& parameters, const TokenBatch& batch, 
   CpuWorkspace& own = static_cast<CpuWorkspace&>(workspace);
   MF_RETURN_IF_ERROR(
       model_.Train(*parameters, batch, loss_scale, exchange, own.model, loss_sum, &own.gradients));
-  gradients->assign(own.gradients.begin(), own.gradients.end());
-  const TensorSpec& embed = *FindTensor(tensors_, "embed.weight");
-  const std::vector<uint64_t> rows = DistinctTokens(batch.inputs);
-  const size_t columns = static_cast<size_t>(embed.columns);
-  own.embed_rows.resize(rows.size() * columns);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::copy_n(&own.gradients[embed.id][rows[i] * columns], columns, &own.embed_rows[i * columns]);
+  gradients->assign(tensors_.size(), {});
+  for (const TensorSpec& tensor : tensors_) {
+    (*gradients)[tensor.id].values = own.gradients[tensor.id];
   }
-  (*gradients)[embed.id] = own.embed_rows;
+  // Of the embedding only the rows of tokens that occur.
+  const TensorSpec& embedding = tensors_[model_.embedding()];
+  Gradient& sparse = (*gradients)[embedding.id];
+  sparse.rows = DistinctTokens(batch.inputs);
+  const size_t columns = static_cast<size_t>(embedding.columns);
+  own.embedding_rows.resize(sparse.rows.size() * columns);
+  for (size_t i = 0; i < sparse.rows.size(); ++i) {
+    std::copy_n(&sparse.values[sparse.rows[i] * columns], columns,
+                &own.embedding_rows[i * columns]);
+  }
+  sparse.values = own.embedding_rows;
   return Status::Ok();
 }
 

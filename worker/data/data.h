@@ -7,7 +7,7 @@
 #include <string>
 
 #include "common/base/status.h"
-#include "common/config/config.h"
+#include "worker/config/config.h"
 #include "worker/data/batch_source.h"
 #include "worker/data/tokens.h"
 

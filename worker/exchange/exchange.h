@@ -8,8 +8,8 @@
 
 #include "common/base/buffer.h"
 #include "common/base/status.h"
-#include "common/config/tensors.h"
 #include "common/net/step.h"
+#include "common/run/tensor_spec.h"
 
 namespace mf {
 

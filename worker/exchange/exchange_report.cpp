@@ -2,6 +2,8 @@
 
 #include <cstdio>
 
+#include "worker/config/tensors.h"
+
 namespace mf {
 namespace {
 
@@ -35,7 +37,7 @@ std::string ModeOf(const Config& config, const TensorSpec& tensor) {
   return (tensor.on_device ? "gradients as " : "exchanged as ") + here + ", " +
          Megabytes(pull ? bytes.pull : bytes.pushdown) + " a micro-batch (as " + there + ": " +
          Megabytes(pull ? bytes.pushdown : bytes.pull) +
-         (config.exchange.mode == ExchangeMode::kAuto ? ")" : "; exchange.mode is set)");
+         (config.exchange.mode.has_value() ? "; exchange.mode is set)" : ")");
 }
 
 }  // namespace

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "common/config/config.h"
-#include "common/config/tensors.h"
+#include "common/run/tensor_spec.h"
+#include "worker/config/config.h"
 
 namespace mf {
 

@@ -115,7 +115,8 @@ Status RemoteExchange::BackwardPull(const TensorSpec& tensor, const Hashes& hash
 
   // The same dots as a server's, with all blocks in one place.
   const Buffer exponents(tokens), dots(hashes.pairs * tokens * sizeof(int64_t));
-  const std::vector<ColumnRange> blocks = ColumnBlocks(tensor.columns, config_.model.column_blocks);
+  const std::vector<ColumnRange> blocks =
+      ColumnBlocks(tensor.columns, tables_.run().rules.column_blocks);
   const PairBatch batch{tokens, hashes.pairs, pulled.row_pointers.as<const void*>(),
                         hashes.weights.data()};
   pool_.ParallelRanges(tokens, kTokensPerJob, [&](size_t begin, size_t end) {

@@ -21,14 +21,9 @@ using ComputeGate = std::mutex;
 class RemoteExchange final : public Exchange, public RowExchange {
  public:
   /// For one micro-batch of an open step, or reading a finished one. The caller holds `gate`.
-  RemoteExchange(TableClient& tables, const Config& config, ThreadPool& pool, ComputeGate& gate,
-                 const ReadState& at, uint32_t micro_batch)
-      : tables_(tables),
-        config_(config),
-        pool_(pool),
-        gate_(gate),
-        at_(at),
-        micro_batch_(micro_batch) {}
+  RemoteExchange(TableClient& tables, ThreadPool& pool, ComputeGate& gate, const ReadState& at,
+                 uint32_t micro_batch)
+      : tables_(tables), pool_(pool), gate_(gate), at_(at), micro_batch_(micro_batch) {}
 
   Status Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) override;
   Status Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
@@ -64,7 +59,6 @@ class RemoteExchange final : public Exchange, public RowExchange {
   Status WaitOutside(Pending pending);
 
   TableClient& tables_;
-  const Config& config_;
   ThreadPool& pool_;
   ComputeGate& gate_;
   const ReadState at_;

@@ -7,8 +7,8 @@
 
 #include "common/base/status.h"
 #include "common/client/table_client.h"
-#include "common/config/config.h"
-#include "common/config/tensors.h"
+#include "common/run/tensor_spec.h"
+#include "worker/config/config.h"
 
 namespace mf {
 

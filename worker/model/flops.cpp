@@ -1,6 +1,6 @@
 #include "worker/model/flops.h"
 
-#include "common/config/tensors.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "common/config/config.h"
+#include "worker/config/config.h"
 
 namespace mf {
 

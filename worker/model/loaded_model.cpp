@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "worker/config/tensors.h"
+
 namespace mf {
 
 Result<std::unique_ptr<LoadedModel>> LoadedModel::Open(const std::string& path) {

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "common/base/status.h"
-#include "common/config/config.h"
-#include "common/config/tensors.h"
+#include "common/run/tensor_spec.h"
+#include "worker/config/config.h"
 #include "worker/model/model.h"
 #include "worker/model/safetensors.h"
 

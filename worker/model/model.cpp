@@ -48,6 +48,8 @@ Model::Model(const Config& config, const std::vector<TensorSpec>& tensors, Threa
       pool_(pool),
       plan_(std::make_shared<const Plan>(config, tensors)) {}
 
+uint32_t Model::embedding() const { return static_cast<uint32_t>(plan_->embed); }
+
 Status Model::Train(const DenseTensors& parameters, const TokenBatch& batch, double loss_scale,
                     Exchange& exchange, Workspace& workspace, double* loss_sum,
                     DenseTensors* gradients) const {

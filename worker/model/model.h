@@ -9,8 +9,8 @@
 
 #include "common/base/status.h"
 #include "common/base/thread_pool.h"
-#include "common/config/config.h"
-#include "common/config/tensors.h"
+#include "common/run/tensor_spec.h"
+#include "worker/config/config.h"
 #include "worker/exchange/exchange.h"
 
 namespace mf {
@@ -48,8 +48,8 @@ class Model {
 
   /// Forward, loss and backward. `loss_scale` multiplies dL/dlogits (1 / tokens of the whole step).
   /// Writes *loss_sum, the sum over tokens of -log p(target) in token order, and the gradients of
-  /// all dense tensors (resized and overwritten). The gradient of embed.weight is dense; rows of
-  /// tokens that do not occur are zero.
+  /// all dense tensors (resized and overwritten). The gradient of the embedding is dense; rows
+  /// of tokens that do not occur are zero.
   Status Train(const DenseTensors& parameters, const TokenBatch& batch, double loss_scale,
                Exchange& exchange, Workspace& workspace, double* loss_sum,
                DenseTensors* gradients) const;
@@ -62,6 +62,10 @@ class Model {
   /// position.
   Status LastLogits(const DenseTensors& parameters, const TokenBatch& batch, Exchange& exchange,
                     Workspace& workspace, std::vector<float>* logits) const;
+
+  /// The id of the token embedding: the tensor of which only rows of tokens that occur have a
+  /// gradient.
+  uint32_t embedding() const;
 
   struct Plan;  // tensor ids by role, rotary tables: worker/model/model_state.h
 

@@ -30,7 +30,7 @@ class Finder {
     ProjectionIds ids{in, out, Id(name + ".tables"), Id(name + ".bias"), {}};
     const TensorSpec& spec = tensors_[static_cast<size_t>(ids.weight)];
     ids.hash = {.tables = static_cast<size_t>(spec.tables),
-                .bits = static_cast<size_t>(spec.index_bits),
+                .bits = static_cast<size_t>(spec.index_bits()),
                 .probes = static_cast<size_t>(model_.probes),
                 .score = model_.score,
                 .temperature = static_cast<float>(model_.temperature),

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "common/base/status.h"
-#include "common/config/tensors.h"
+#include "common/run/tensor_spec.h"
 
 namespace mf {
 

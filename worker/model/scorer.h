@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "common/base/status.h"
-#include "common/config/config.h"
-#include "common/config/tensors.h"
+#include "common/run/tensor_spec.h"
 #include "worker/compute/compute.h"
+#include "worker/config/config.h"
 #include "worker/exchange/exchange.h"
 
 namespace mf {

@@ -11,23 +11,25 @@ Result<std::unique_ptr<SnapshotModel>> SnapshotModel::Open(const std::string& di
   EmbeddedServers::SnapshotsFound found;
   MF_ASSIGN_OR_RETURN(model->servers_,
                       EmbeddedServers::StartOnSnapshots(model->context_, dir, threads, &found));
-  MF_ASSIGN_OR_RETURN(model->config_, ConfigFromJson(found.config));
-  model->tensors_ = TensorsOf(model->config_);
+  MF_ASSIGN_OR_RETURN(model->run_, RunDescription::FromJson(found.description));
+  Result<Config> config = ConfigOf(model->run_);
+  if (!config.ok()) return Status::Invalid(dir + ": " + config.status().message());
+  model->config_ = std::move(config).value();
   const std::vector<std::string>& addresses = model->servers_->addresses();
   MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(model->context_, addresses));
   constexpr double kDeadlineSeconds =
       3600;  // everything is in this process: only reading takes time
   model->client_ = std::make_unique<Client>(std::move(transport), addresses,
                                             Client::Options{.deadline_seconds = kDeadlineSeconds});
-  model->tables_ = std::make_unique<TableClient>(*model->client_, model->config_, model->tensors_);
-  if (const Status status = model->GoTo(found.run_id, found.step); !status.ok()) {
+  model->tables_ = std::make_unique<TableClient>(*model->client_, model->run_);
+  if (const Status status = model->GoTo(found.step); !status.ok()) {
     return Status::Failed(dir + ": " + status.message());
   }
   return model;
 }
 
-Status SnapshotModel::GoTo(const std::string& run_id, uint64_t step) {
-  Membership membership(run_id, CanonicalJson(config_), client_->servers());
+Status SnapshotModel::GoTo(uint64_t step) {
+  Membership membership(run_.RunId(), run_.Json(), client_->servers());
   const Client::Outcome joined = client_->CallAll(membership.Hellos()).get();
   if (!joined.ok()) return joined.status();
   for (size_t server = 0; server < joined.value().size(); ++server) {
@@ -39,8 +41,8 @@ Status SnapshotModel::GoTo(const std::string& run_id, uint64_t step) {
 }
 
 Result<DenseTensors> SnapshotModel::Dense() {
-  DenseTensors dense(tensors_.size());
-  for (const TensorSpec& tensor : tensors_) {
+  DenseTensors dense(tensors().size());
+  for (const TensorSpec& tensor : tensors()) {
     if (tensor.kind != TensorKind::kDense) continue;
     std::vector<float>& values = dense[tensor.id];
     values.resize(tensor.total_rows() * static_cast<size_t>(tensor.columns));

@@ -9,8 +9,8 @@
 
 #include "common/client/client.h"
 #include "common/client/table_client.h"
-#include "common/config/config.h"
 #include "common/net/transport.h"
+#include "worker/config/tensors.h"
 #include "worker/model/model.h"
 #include "worker/train/embedded.h"
 
@@ -19,11 +19,12 @@ namespace mf {
 class SnapshotModel {
  public:
   /// `dir`: a --data folder with the snapshots of all servers. kInvalid, naming what is missing, if
-  /// they have no common step; kFailed, naming the file, if the newest one is damaged.
+  /// they have no common step or are of no language model; kFailed, naming the file, if the newest
+  /// one is damaged.
   static Result<std::unique_ptr<SnapshotModel>> Open(const std::string& dir, int threads);
 
   const Config& config() const { return config_; }
-  const std::vector<TensorSpec>& tensors() const { return tensors_; }
+  const std::vector<TensorSpec>& tensors() const { return run_.tensors; }
   TableClient& tables() { return *tables_; }
   /// The state: to read from.
   FinishedStep at() const { return at_; }
@@ -32,10 +33,10 @@ class SnapshotModel {
 
  private:
   SnapshotModel() = default;
-  Status GoTo(const std::string& run_id, uint64_t step);
+  Status GoTo(uint64_t step);
 
+  RunDescription run_;
   Config config_;
-  std::vector<TensorSpec> tensors_;
   TransportContext context_;
   std::unique_ptr<EmbeddedServers> servers_;
   std::unique_ptr<Client> client_;

@@ -86,8 +86,7 @@ Result<std::unique_ptr<EmbeddedServers>> EmbeddedServers::StartOnSnapshots(
                            "` shows what they have");
   }
   MF_ASSIGN_OR_RETURN(const SnapshotInfo info, embedded->running_->stores[0]->Info(found->step));
-  found->run_id = info.run_id;
-  found->config = info.config;
+  found->description = info.description;
   for (const ShardFolder& folder : folders) {
     const std::string address = NewAddress();
     MF_ASSIGN_OR_RETURN(std::unique_ptr<ServerTransport> transport, BindZmq(context, address));

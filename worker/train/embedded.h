@@ -27,8 +27,8 @@ class EmbeddedServers {
   ~EmbeddedServers();
 
   struct SnapshotsFound {
-    uint64_t step = 0;  // newest common
-    std::string run_id, config;
+    uint64_t step = 0;        // newest common
+    std::string description;  // of the run
   };
   /// Servers that can be brought to `found->step` of the snapshots in `dir`, and change nothing
   /// there; as many as wrote them. kInvalid if there is no common step.

@@ -10,12 +10,12 @@
 #include <fstream>
 #include <thread>
 
-#include "common/base/digest.h"
 #include "common/base/files.h"
 #include "common/base/logging.h"
 #include "common/base/machine_limits.h"
 #include "common/base/mutex.h"
 #include "common/metrics/metrics.h"
+#include "worker/config/tensors.h"
 #include "worker/data/data.h"
 #include "worker/exchange/exchange_report.h"
 #include "worker/train/embedded.h"
@@ -57,14 +57,14 @@ Status TakeOverOut(const TrainOptions& options, const std::string& run_id) {
 }
 
 /// What exact updates of sparse rows will cost: how many steps a row waits between hits (DESIGN 3).
-void LogRowGaps(const Config& config, const std::vector<TensorSpec>& tensors) {
-  if (config.train.sparse_update != SparseUpdate::kExact) return;
-  const double reads = static_cast<double>(config.train.micro_batches) *
-                       static_cast<double>(config.tokens_per_micro_batch() * config.model.probes);
+void LogRowGaps(const RunDescription& run) {
+  const double tokens = static_cast<double>(run.rules.tokens_per_step());
   double worst = 0;
   std::string name;
-  for (const TensorSpec& tensor : tensors) {
+  for (const TensorSpec& tensor : run.tensors) {
     if (tensor.kind != TensorKind::kMemory) continue;
+    if (tensor.optimizer.sparse_update != SparseUpdate::kExact) continue;
+    const double reads = tokens * static_cast<double>(tensor.probes);
     const double gap = 1 / -std::expm1(-reads / static_cast<double>(tensor.rows));
     if (gap > worst) {
       worst = gap;
@@ -128,15 +128,16 @@ bool StopRequested() { return g_stop.load(); }
 
 Status Train(const TrainOptions& options, TrainSummary* summary) {
   const Config& config = options.config;
-  const std::vector<TensorSpec> tensors = TensorsOf(config);
   const size_t shards =
       options.pservers.empty() ? static_cast<size_t>(options.shards) : options.pservers.size();
-  MF_RETURN_IF_ERROR(CheckShards(config, tensors, static_cast<int64_t>(shards)));
   ClientKeys keys;
   if (!options.keys.empty()) {
     MF_ASSIGN_OR_RETURN(keys, LoadClientKeys(options.keys));
   }
   MF_ASSIGN_OR_RETURN(const auto data, TokenSource::Open(config, options.data, options.validation));
+  const RunDescription run = DescribeRun(config, data->Digest());
+  MF_RETURN_IF_ERROR(run.Check());
+  MF_RETURN_IF_ERROR(CheckShards(run, static_cast<int64_t>(shards)));
   // What could fail after hours is tried before anything of an earlier run is touched.
   Metrics metrics;
   if (!options.metrics_address.empty()) {
@@ -146,26 +147,28 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   if (!options.export_path.empty()) {
     MF_RETURN_IF_ERROR(CheckExportPlace("--export", options.export_path));
   }
-  const std::string run_id = Sha256Hex(IdentityJson(config) + data->Digest());
   MF_RETURN_IF_ERROR(CheckOut(options));
   ThreadPool pool(options.threads);
   MF_ASSIGN_OR_RETURN(const std::unique_ptr<Compute> compute,
-                      options.make_compute ? options.make_compute(config, tensors)
-                                           : MakeCompute(options.backend, config, tensors, pool));
+                      options.make_compute
+                          ? options.make_compute(config, run.tensors)
+                          : MakeCompute(options.backend, config, run.tensors, pool));
   spdlog::info("computes on: {}", compute->Describe());
-  LogRowGaps(config, tensors);
-  for (const std::string& line : DescribeExchange(config, tensors)) spdlog::info(line);
+  LogRowGaps(run);
+  for (const std::string& line : DescribeExchange(config, run.tensors)) spdlog::info(line);
 
   TransportContext context;
   std::unique_ptr<EmbeddedServers> embedded;
   std::vector<std::string> addresses = options.pservers;
   if (addresses.empty()) {
-    MF_ASSIGN_OR_RETURN(embedded, EmbeddedServers::Start(
-                                      context, {.shards = options.shards,
-                                                .threads = options.server_threads,
-                                                .memory_bytes = options.memory_bytes != 0 ? options.memory_bytes : DefaultTableBytes(),
-                                                .data = options.out + "/state",
-                                                .metrics = &metrics}));
+    MF_ASSIGN_OR_RETURN(
+        embedded, EmbeddedServers::Start(
+                      context, {.shards = options.shards,
+                                .threads = options.server_threads,
+                                .memory_bytes = options.memory_bytes != 0 ? options.memory_bytes
+                                                                          : DefaultTableBytes(),
+                                .data = options.out + "/state",
+                                .metrics = &metrics}));
     addresses = embedded->addresses();
   }
   MF_ASSIGN_OR_RETURN(auto transport,
@@ -181,7 +184,7 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   const auto seconds_since = [](Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
   };
-  const int64_t tokens_per_step = config.train.micro_batches * config.tokens_per_micro_batch();
+  const int64_t tokens_per_step = run.rules.tokens_per_step();
   metrics.Set(Metric::kRunSteps, static_cast<double>(config.train.steps));
   metrics.Set(Metric::kServers, static_cast<double>(shards));
   std::unique_ptr<RunReport> report;  // once joined
@@ -213,10 +216,9 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
     furthest = std::max(furthest, record.step);
     return report->Step(line);
   };
-  Trainer trainer(config, tensors, *data, client, *compute, pool,
-                  {.run_id = run_id, .on_step = on_step});
+  Trainer trainer(config, run, *data, client, *compute, pool, {.on_step = on_step});
   MF_RETURN_IF_ERROR(trainer.Join());
-  MF_RETURN_IF_ERROR(TakeOverOut(options, run_id));
+  MF_RETURN_IF_ERROR(TakeOverOut(options, run.RunId()));
   MF_ASSIGN_OR_RETURN(
       report, RunReport::Open(
                   {.out = options.out, .steps = config.train.steps, .progress = options.progress}));
@@ -236,7 +238,7 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   if (trainer.finished().epoch == 0)
     return Status::Failed("stopped by a signal before the last step");
   if (options.export_path.empty()) return Status::Ok();
-  return Export(trainer.tables(), config, tensors, trainer.finished(), options.export_rows,
+  return Export(trainer.tables(), config, run.tensors, trainer.finished(), options.export_rows,
                 options.export_path);
 }
 

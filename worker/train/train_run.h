@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "common/base/status.h"
-#include "common/config/config.h"
 #include "common/net/transport.h"
 #include "worker/compute/compute.h"
+#include "worker/config/config.h"
 #include "worker/data/batch_source.h"
 #include "worker/model/export.h"
 

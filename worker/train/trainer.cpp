@@ -4,8 +4,6 @@
 #include <cmath>
 #include <thread>
 
-#include "worker/compute/cpu/embedding.h"
-
 namespace mf {
 struct Trainer::Lane {
   Compute::Workspace& workspace;
@@ -17,21 +15,16 @@ struct Trainer::Lane {
 
 ComputeGate& Trainer::Gate(Lane& lane) { return compute_.one_at_a_time() ? gate_ : lane.gate; }
 
-Trainer::Trainer(const Config& config, const std::vector<TensorSpec>& tensors,
-                 const BatchSource& data, Client& client, Compute& compute, ThreadPool& pool,
-                 Options options)
+Trainer::Trainer(const Config& config, const RunDescription& run, const BatchSource& data,
+                 Client& client, Compute& compute, ThreadPool& pool, Options options)
     : config_(config),
-      tensors_(tensors),
+      run_(run),
       data_(data),
       options_(std::move(options)),
       compute_(compute),
       pool_(pool),
-      session_(client, config, tensors,
-               {.run_id = options_.run_id,
-                .description = CanonicalJson(config),
-                .last_step = static_cast<uint64_t>(config.train.steps),
-                .on_step = options_.on_step,
-                .on_new_board = [this] { ForgetParameters(); }}) {}
+      session_(client, run,
+               {.on_step = options_.on_step, .on_new_board = [this] { ForgetParameters(); }}) {}
 
 Trainer::~Trainer() = default;
 
@@ -97,9 +90,9 @@ void Trainer::RunLane(Compute::Workspace& workspace) {
 Result<std::shared_ptr<const DenseTensors>> Trainer::Parameters(FinishedStep at) {
   std::lock_guard lock(parameters_mutex_);  // the other lanes wait for the one that pulls
   if (parameters_ != nullptr && parameters_at_ == at) return parameters_;
-  auto parameters = std::make_shared<DenseTensors>(tensors_.size());
+  auto parameters = std::make_shared<DenseTensors>(run_.tensors.size());
   std::vector<Pending> pulls;
-  for (const TensorSpec& tensor : tensors_) {
+  for (const TensorSpec& tensor : run_.tensors) {
     if (tensor.kind != TensorKind::kDense) continue;
     std::vector<float>& values = (*parameters)[tensor.id];
     values.resize(tensor.total_rows() * static_cast<size_t>(tensor.columns));
@@ -115,16 +108,15 @@ Result<std::shared_ptr<const DenseTensors>> Trainer::Parameters(FinishedStep at)
   return parameters_;
 }
 
-void Trainer::PushDense(OpenStep at, uint32_t micro_batch, const TokenBatch& batch,
-                        const Compute::Gradients& gradients, std::vector<Pending>* pending) {
-  for (const TensorSpec& tensor : tensors_) {
+void Trainer::PushDense(OpenStep at, uint32_t micro_batch, const Compute::Gradients& gradients,
+                        std::vector<Pending>* pending) {
+  for (const TensorSpec& tensor : run_.tensors) {
     if (tensor.kind != TensorKind::kDense) continue;
-    const float* gradient = gradients[tensor.id].data();
-    // Of the embedding only the rows that occur have a gradient.
-    pending->push_back(
-        tensor.name == "embed.weight"
-            ? tables().Push(at, micro_batch, tensor, DistinctTokens(batch.inputs), {}, gradient)
-            : tables().PushWhole(at, micro_batch, tensor, gradient));
+    const Compute::Gradient& gradient = gradients[tensor.id];
+    const float* values = gradient.values.data();
+    pending->push_back(gradient.rows.empty()
+                           ? tables().PushWhole(at, micro_batch, tensor, values)
+                           : tables().Push(at, micro_batch, tensor, gradient.rows, {}, values));
   }
 }
 
@@ -132,14 +124,13 @@ Result<double> Trainer::TrainMicroBatch(const Session::Work& work, Lane& lane) {
   MF_ASSIGN_OR_RETURN(const auto parameters, Parameters(work.open.before()));
   MF_RETURN_IF_ERROR(
       data_.TrainBatch(static_cast<int64_t>(work.open.step), work.micro_batch, &lane.batch));
-  const double tokens_per_step = static_cast<double>(config_.train.micro_batches) *
-                                 static_cast<double>(config_.tokens_per_micro_batch());
+  const double tokens_per_step = static_cast<double>(run_.rules.tokens_per_step());
   double loss_sum = 0;
   std::vector<Pending> pushes;
   {
     ComputeGate& gate = Gate(lane);
     std::lock_guard computing(gate);
-    RemoteExchange exchange(tables(), config_, pool_, gate, work.open, work.micro_batch);
+    RemoteExchange exchange(tables(), pool_, gate, work.open, work.micro_batch);
     std::unique_ptr<Exchange> wrapped;
     if (options_.wrap_exchange) {
       wrapped = options_.wrap_exchange(exchange, work.open, work.micro_batch);
@@ -147,7 +138,7 @@ Result<double> Trainer::TrainMicroBatch(const Session::Work& work, Lane& lane) {
     MF_RETURN_IF_ERROR(compute_.Train(parameters, lane.batch, 1.0 / tokens_per_step,
                                       wrapped ? *wrapped : exchange, lane.workspace, &loss_sum,
                                       &lane.gradients));
-    PushDense(work.open, work.micro_batch, lane.batch, lane.gradients, &pushes);
+    PushDense(work.open, work.micro_batch, lane.gradients, &pushes);
     MF_RETURN_IF_ERROR(exchange.Finish());
   }
   for (Pending& push : pushes) MF_RETURN_IF_ERROR(push.Wait());
@@ -165,7 +156,7 @@ Result<double> Trainer::Evaluate(const Session::Work& work, Lane& lane) {
     MF_RETURN_IF_ERROR(data_.EvalBatch(begin, count, &lane.batch));
     ComputeGate& gate = Gate(lane);
     std::lock_guard computing(gate);
-    RemoteExchange exchange(tables(), config_, pool_, gate, work.finished, /*micro_batch=*/0);
+    RemoteExchange exchange(tables(), pool_, gate, work.finished, /*micro_batch=*/0);
     MF_RETURN_IF_ERROR(
         compute_.Score(parameters, lane.batch, exchange, lane.workspace, &lane.logprobs));
     for (const float logprob : lane.logprobs) nll -= static_cast<double>(logprob);

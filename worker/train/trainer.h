@@ -16,8 +16,8 @@
 
 #include "common/base/thread_pool.h"
 #include "common/client/session.h"
-#include "common/config/config.h"
 #include "worker/compute/compute.h"
+#include "worker/config/config.h"
 #include "worker/data/batch_source.h"
 #include "worker/exchange/remote_exchange.h"
 
@@ -26,7 +26,6 @@ namespace mf {
 class Trainer {
  public:
   struct Options {
-    std::string run_id;
     /// See Session::Options.
     std::function<Status(const StepRecord&)> on_step = {};
     /// Tests look at what goes through the exchange of a training micro-batch by wrapping it.
@@ -35,8 +34,8 @@ class Trainer {
         wrap_exchange = {};
   };
   /// All references outlive the trainer. `pool` does what the exchange computes.
-  Trainer(const Config& config, const std::vector<TensorSpec>& tensors, const BatchSource& data,
-          Client& client, Compute& compute, ThreadPool& pool, Options options);
+  Trainer(const Config& config, const RunDescription& run, const BatchSource& data, Client& client,
+          Compute& compute, ThreadPool& pool, Options options);
   ~Trainer();
 
   /// Takes the memory for all lanes, then joins the run at all servers.
@@ -59,15 +58,15 @@ class Trainer {
   /// Both return a loss: the sum over the micro-batch, the mean over held-out data.
   Result<double> TrainMicroBatch(const Session::Work& work, Lane& lane);
   Result<double> Evaluate(const Session::Work& work, Lane& lane);
-  void PushDense(OpenStep at, uint32_t micro_batch, const TokenBatch& batch,
-                 const Compute::Gradients& gradients, std::vector<Pending>* pending);
+  void PushDense(OpenStep at, uint32_t micro_batch, const Compute::Gradients& gradients,
+                 std::vector<Pending>* pending);
   /// The dense tensors of a state, pulled once for all lanes.
   Result<std::shared_ptr<const DenseTensors>> Parameters(FinishedStep at);
   void ForgetParameters();
   void Fail(const Status& status);
 
   const Config& config_;
-  const std::vector<TensorSpec>& tensors_;
+  const RunDescription& run_;
   const BatchSource& data_;
   const Options options_;
   Compute& compute_;

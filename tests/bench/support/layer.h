@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "common/base/thread_pool.h"
-#include "common/config/sharding.h"
 #include "common/kernels/pairs.h"
+#include "common/run/column_blocks.h"
 #include "tests/bench/support/machine.h"
 
 namespace mf {

@@ -9,6 +9,7 @@
 
 #include "common/base/check.h"
 #include "tests/support/join.h"
+#include "worker/config/tensors.h"
 #include "worker/exchange/remote_exchange.h"
 
 namespace mf {
@@ -52,19 +53,19 @@ void MustBeOk(const Status& status) {
 
 ServedLayer::ServedLayer(TransportContext& context, const std::string& address,
                          const LayerShape& shape, const ClientKeys* keys)
-    : shape_(shape), config_(ConfigOf(shape)), tensors_(TensorsOf(config_)) {
+    : shape_(shape), config_(ConfigOf(shape)), run_(DescribeRun(config_, "")) {
   client_ = std::make_unique<Client>(Must(ConnectZmq(context, {address}, keys)),
                                      std::vector{address}, Client::Options{});
-  tables_ = std::make_unique<TableClient>(*client_, config_, tensors_);
+  tables_ = std::make_unique<TableClient>(*client_, run_);
   for (const char* name : {"blocks.0.m2.tables", "blocks.0.m1.tables"}) {
-    const TensorSpec* tensor = FindTensor(tensors_, name);
+    const TensorSpec* tensor = FindTensor(run_.tensors, name);
     if (tensor->rows == static_cast<int64_t>(shape.rows) &&
         tensor->columns == static_cast<int64_t>(shape.columns)) {
       tensor_ = tensor;
     }
   }
   MF_CHECK(tensor_ != nullptr);
-  Must(SayHello(*client_, "bench", CanonicalJson(config_)));
+  Must(SayHello(*client_, "bench", run_.Json()));
   MustBeOk(RollBack(*client_, at_.before()));
 }
 
@@ -218,7 +219,7 @@ ServedLayer::Exchanged ServedLayer::Exchange(const WireBatch& batch, ExchangeMod
   const double seconds = SecondsOf([&] {
     ComputeGate gate;
     const std::lock_guard lock(gate);
-    RemoteExchange exchange(*tables_, config_, pool, gate, at_, micro_batch_++);
+    RemoteExchange exchange(*tables_, pool, gate, at_, micro_batch_++);
     MustBeOk(exchange.Forward(tensor, hashes, y.data()));
     MustBeOk(exchange.Backward(tensor, hashes, batch.dy, dweights.data()));
     MustBeOk(exchange.Finish());
@@ -230,7 +231,7 @@ ServedLayer::Exchanged ServedLayer::Exchange(const WireBatch& batch, ExchangeMod
 ExchangeMode ServedLayer::Choice(size_t tokens) const {
   Config config = config_;
   config.model.sequence = static_cast<int64_t>(tokens);
-  config.exchange.mode = ExchangeMode::kAuto;
+  config.exchange.mode.reset();
   return FindTensor(TensorsOf(config), tensor_->name)->mode;
 }
 

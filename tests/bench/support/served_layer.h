@@ -13,8 +13,8 @@
 #include "common/base/thread_pool.h"
 #include "common/client/client.h"
 #include "common/client/table_client.h"
-#include "common/config/config.h"
 #include "tests/bench/support/layer.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 
@@ -63,7 +63,7 @@ class ServedLayer {
 
   const LayerShape shape_;
   const Config config_;
-  const std::vector<TensorSpec> tensors_;
+  const RunDescription run_;
   const TensorSpec* tensor_ = nullptr;
   const OpenStep at_{uint64_t{1} << 32 | 1, 1};
   uint32_t micro_batch_ = 0;

@@ -8,13 +8,13 @@
 #include <set>
 #include <vector>
 
-#include "common/config/schedule.h"
+#include "common/run/schedule.h"
 #include "pserver/board/board.h"
 
 namespace mf {
 namespace {
 
-constexpr int64_t kTokens = 64;
+constexpr int64_t kTokens = 64;  // per micro-batch
 constexpr uint64_t kSchedules = 4000;
 constexpr uint64_t kSnapshotEvery = 2;
 
@@ -26,7 +26,7 @@ double Loss(uint64_t step, uint32_t number) {
 double StepLoss(uint64_t step, int64_t micro_batches) {
   double sum = 0;
   for (uint32_t i = 0; i < micro_batches; ++i) sum += Loss(step, i);
-  return sum / kTokens;
+  return sum / static_cast<double>(micro_batches * kTokens);
 }
 
 bool Dropped(uint64_t step) { return step % 5 == 3; }
@@ -34,8 +34,7 @@ bool Dropped(uint64_t step) { return step % 5 == 3; }
 /// One run: workers with random speeds, a model of the servers' state, and the board between them.
 class Schedule {
  public:
-  explicit Schedule(uint64_t seed)
-      : random_(seed), config_(RandomConfig()), board_(config_, {}, kTokens, 1) {
+  explicit Schedule(uint64_t seed) : random_(seed), rules_(RandomRules()), board_(rules_, 1) {
     workers_.resize(1 + Below(6));
     for (Worker& worker : workers_) worker.session = ++sessions_;
   }
@@ -50,13 +49,13 @@ class Schedule {
     }
     ASSERT_TRUE(board_.finished());
     const auto& records = board_.records();
-    ASSERT_EQ(records.size(), static_cast<size_t>(config_.steps));
+    ASSERT_EQ(records.size(), static_cast<size_t>(rules_.steps));
     for (uint64_t step = 1; step <= records.size(); ++step) {
       const StepRecord& record = records[step - 1];
       ASSERT_EQ(record.step, step);
-      ASSERT_EQ(record.loss, StepLoss(step, config_.micro_batches));
+      ASSERT_EQ(record.loss, StepLoss(step, rules_.micro_batches));
       ASSERT_EQ(record.dropped, Dropped(step));
-      ASSERT_EQ(record.lr, LearningRate(config_, step));
+      ASSERT_EQ(record.lr, LearningRate(rules_, step));
       ASSERT_EQ(record.has_val_loss, EvaluationIsDue(step));
       ASSERT_EQ(record.val_loss, EvaluationIsDue(step) ? static_cast<double>(step) : 0.0);
     }
@@ -72,18 +71,19 @@ class Schedule {
 
   uint64_t Below(uint64_t bound) { return random_() % bound; }
 
-  TrainConfig RandomConfig() {
-    TrainConfig config;
-    config.steps = static_cast<int64_t>(1 + Below(8));
-    config.micro_batches = static_cast<int64_t>(1 + Below(6));
-    config.window = static_cast<int64_t>(1 + Below(4));
-    config.lease_seconds = 0.5 + static_cast<double>(Below(40)) / 10;
-    config.eval_every = static_cast<int64_t>(Below(3));
-    return config;
+  RunRules RandomRules() {
+    RunRules rules;
+    rules.tokens_per_micro_batch = kTokens;
+    rules.steps = static_cast<int64_t>(1 + Below(8));
+    rules.micro_batches = static_cast<int64_t>(1 + Below(6));
+    rules.window = static_cast<int64_t>(1 + Below(4));
+    rules.lease_seconds = 0.5 + static_cast<double>(Below(40)) / 10;
+    rules.eval_every = static_cast<int64_t>(Below(3));
+    return rules;
   }
   bool EvaluationIsDue(uint64_t step) const {
-    return step == static_cast<uint64_t>(config_.steps) ||
-           (config_.eval_every > 0 && step % static_cast<uint64_t>(config_.eval_every) == 0);
+    return step == static_cast<uint64_t>(rules_.steps) ||
+           (rules_.eval_every > 0 && step % static_cast<uint64_t>(rules_.eval_every) == 0);
   }
 
   void Act(Worker& worker) {
@@ -132,10 +132,10 @@ class Schedule {
       uint32_t lowest = 0;
       while (counted_.contains(lowest)) ++lowest;
       ASSERT_FALSE(counted_.contains(grant.micro_batch));
-      ASSERT_LT(grant.micro_batch, lowest + config_.window);
+      ASSERT_LT(grant.micro_batch, lowest + rules_.window);
     } else if (grant.work == Work::kCommit) {
-      ASSERT_EQ(grant.lr, LearningRate(config_, grant.step));
-      ASSERT_EQ(counted_.size(), static_cast<size_t>(config_.micro_batches));
+      ASSERT_EQ(grant.lr, LearningRate(rules_, grant.step));
+      ASSERT_EQ(counted_.size(), static_cast<size_t>(rules_.micro_batches));
     }
   }
 
@@ -163,7 +163,7 @@ class Schedule {
             board_.StepEnded({grant.open(), !Dropped(grant.step), 1.0, "", false}, now_, &grants);
         if (status.ok()) {
           ASSERT_EQ(grant.step, finished_ + 1);
-          ASSERT_EQ(counted_.size(), static_cast<size_t>(config_.micro_batches));
+          ASSERT_EQ(counted_.size(), static_cast<size_t>(rules_.micro_batches));
           ++finished_;
           counted_.clear();
         }
@@ -192,7 +192,7 @@ class Schedule {
   }
 
   std::mt19937_64 random_;
-  const TrainConfig config_;
+  const RunRules rules_;
   Board board_;
   std::vector<Worker> workers_;
   uint64_t sessions_ = 0, tickets_ = 0;

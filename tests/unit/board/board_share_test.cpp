@@ -19,7 +19,7 @@ class Desk {
   static constexpr double kLease = 10;
 
   explicit Desk(int64_t micro_batches, int64_t window = 64)
-      : micro_batches_(micro_batches), board_(Train(micro_batches, window), {}, 1, 1) {
+      : micro_batches_(micro_batches), board_(Rules(micro_batches, window), 1) {
     Ask({1});
     Board::Grants grants;
     EXPECT_TRUE(
@@ -65,14 +65,12 @@ class Desk {
   Shares shares;
 
  private:
-  static TrainConfig Train(int64_t micro_batches, int64_t window) {
-    TrainConfig config;
-    config.steps = 100;
-    config.micro_batches = micro_batches;
-    config.window = window;
-    config.lease_seconds = kLease;
-    config.eval_every = 0;
-    return config;
+  static RunRules Rules(int64_t micro_batches, int64_t window) {
+    return {.steps = 100,
+            .micro_batches = micro_batches,
+            .window = window,
+            .lease_seconds = kLease,
+            .eval_every = 0};
   }
   void Take(const Board::Grants& grants) {
     for (const Grant& grant : grants) {

@@ -7,21 +7,20 @@
 #include <optional>
 #include <vector>
 
-#include "common/config/schedule.h"
+#include "common/run/schedule.h"
 
 namespace mf {
 namespace {
 
-constexpr int64_t kTokens = 100;  // per step
+constexpr int64_t kTokens = 100;  // per step of 4 micro-batches
 constexpr double kLease = 10;
 
-TrainConfig SmallRun(int64_t steps = 20, int64_t micro_batches = 4) {
-  TrainConfig config;
-  config.steps = steps;
-  config.micro_batches = micro_batches;
-  config.lease_seconds = kLease;
-  config.eval_every = 0;
-  return config;
+RunRules SmallRun(int64_t steps = 20, int64_t micro_batches = 4) {
+  return {.steps = steps,
+          .micro_batches = micro_batches,
+          .tokens_per_micro_batch = kTokens / 4,
+          .lease_seconds = kLease,
+          .eval_every = 0};
 }
 
 constexpr uint64_t Epoch(uint64_t boot, uint64_t counter) { return boot << 32 | counter; }
@@ -29,8 +28,7 @@ constexpr uint64_t Epoch(uint64_t boot, uint64_t counter) { return boot << 32 | 
 /// A board with a clock. Asks carry rising tickets; answers to earlier, parked asks are kept apart.
 class Desk {
  public:
-  explicit Desk(const TrainConfig& config, uint64_t boot = 1)
-      : config_(config), board(config, {}, kTokens, boot) {}
+  explicit Desk(const RunRules& rules, uint64_t boot = 1) : rules_(rules), board(rules, boot) {}
 
   /// Asks; the ticket's grant if it was answered at once.
   std::optional<Grant> TryAsk(uint64_t session, uint64_t known_step = 0) {
@@ -92,7 +90,7 @@ class Desk {
     EXPECT_EQ(Recovered(grant.epoch, step), Code::kOk);
   }
   void AllDone(double loss = 1) {
-    for (uint32_t i = 0; i < config_.micro_batches; ++i) EXPECT_EQ(Done(i, loss), Code::kOk);
+    for (uint32_t i = 0; i < rules_.micro_batches; ++i) EXPECT_EQ(Done(i, loss), Code::kOk);
   }
   void RunStep(bool applied = true, const std::string& name = "") {
     AllDone();
@@ -109,7 +107,7 @@ class Desk {
     return status.code();
   }
 
-  const TrainConfig config_;
+  const RunRules rules_;
   uint64_t tickets_ = 0;
 
  public:
@@ -196,9 +194,9 @@ TEST(BoardRecovery, RollsBackRecordsAndFencesOldWork) {
 
 // Goal: micro-batches go out in order, no further than the window beyond the lowest unfinished one.
 TEST(BoardLeases, InOrderWithinTheWindow) {
-  TrainConfig config = SmallRun(20, 6);
-  config.window = 3;
-  Desk desk(config);
+  RunRules rules = SmallRun(20, 6);
+  rules.window = 3;
+  Desk desk(rules);
   desk.Recover();
   for (uint32_t i = 0; i < 3; ++i) EXPECT_EQ(desk.AskFor(Work::kMicroBatch, i + 1).micro_batch, i);
   EXPECT_FALSE(desk.TryAsk(9).has_value());
@@ -341,17 +339,17 @@ TEST(BoardStep, CommitIsLeasedToOneAndRepeatedToTheNext) {
 
 // Goal: a dropped step advances step number and schedule, and is told in its record.
 TEST(BoardStep, DroppedStepsAdvanceStepAndSchedule) {
-  const TrainConfig config = SmallRun(200, 2);  // two steps of warm-up: rates differ
-  Desk desk(config);
+  const RunRules rules = SmallRun(200, 2);  // two steps of warm-up: rates differ
+  Desk desk(rules);
   desk.Recover();
   for (uint64_t step = 1; step <= 4; ++step) {
     desk.AllDone();
     const Grant commit = desk.AskFor(Work::kCommit);
     EXPECT_EQ(commit.step, step);
-    EXPECT_EQ(commit.lr, LearningRate(config, step));
+    EXPECT_EQ(commit.lr, LearningRate(rules, step));
     EXPECT_EQ(desk.End(step % 2 == 0), Code::kOk);
     EXPECT_EQ(desk.board.records().back().dropped, step % 2 == 1);
-    EXPECT_EQ(desk.board.records().back().lr, LearningRate(config, step));
+    EXPECT_EQ(desk.board.records().back().lr, LearningRate(rules, step));
   }
 }
 
@@ -394,9 +392,9 @@ TEST(BoardStep, DropsInARowAreCountedAcrossARecovery) {
 // Goal: evaluation comes after the steps that are due and after the last; its step's record is
 // shown when the result is in, and then the run goes on or is finished.
 TEST(BoardEvaluation, ComesWhenDueAndAfterTheLastStep) {
-  TrainConfig config = SmallRun(3, 1);
-  config.eval_every = 2;
-  Desk desk(config);
+  RunRules rules = SmallRun(3, 1);
+  rules.eval_every = 2;
+  Desk desk(rules);
   desk.Recover();
   desk.RunStep();
   desk.RunStep();
@@ -487,10 +485,9 @@ TEST(BoardAsk, RecordsAreHandedOutOncePerKnownStep) {
 // Goal: a run that ten dropped steps in a row have ended does not go on because it was stopped and
 // started again from a snapshot of then.
 TEST(BoardSnapshots, TenDropsInARowEndAResumedRun) {
-  TrainConfig config;
-  config.steps = 100;
+  const RunRules rules{.steps = 100};
   for (const uint64_t drops : {9u, 10u}) {
-    Board board(config, {}, 1, /*boot_count=*/2);
+    Board board(rules, /*boot_count=*/2);
     std::vector<StepRecord> records;
     for (uint64_t step = 1; step <= 13; ++step) {
       records.push_back({.step = step, .dropped = step > 13 - drops});
@@ -505,16 +502,12 @@ TEST(BoardSnapshots, TenDropsInARowEndAResumedRun) {
 
 // Goal: when a snapshot is due, and that every holder of a step's commit is told the same.
 TEST(BoardSnapshots, Due) {
-  TrainConfig config;
-  config.steps = 6;
-  config.micro_batches = 1;
-  config.eval_every = 0;
-  config.lease_seconds = 1;
-  SnapshotConfig snapshot;
-  snapshot.every_minutes = 0;
-  snapshot.every_steps = 2;
-  snapshot.keep = 7;
-  Board board(config, snapshot, 1, 1);
+  const RunRules rules{.steps = 6,
+                       .micro_batches = 1,
+                       .lease_seconds = 1,
+                       .eval_every = 0,
+                       .snapshots = {.every_steps = 2, .every_minutes = 0, .keep = 7}};
+  Board board(rules, 1);
   double now = 0;
   Board::Grants grants = board.Ask(1, 1, 0, now);
   const uint64_t epoch = grants.at(0).epoch;

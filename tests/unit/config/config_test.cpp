@@ -1,12 +1,12 @@
 // Goal: every way a configuration can be wrong is refused with one line that names key and remedy,
 // and the forms that are made from the table of keys agree with each other.
-#include "common/config/config.h"
+#include "worker/config/config.h"
 
 #include <gtest/gtest.h>
 
 #include <fstream>
 
-#include "common/config/config_keys.h"
+#include "worker/config/config_keys.h"
 
 namespace mf {
 namespace {
@@ -14,6 +14,15 @@ namespace {
 Status Load(const std::vector<std::string>& overrides) {
   const auto config = LoadConfig("", overrides);
   return config.ok() ? Status::Ok() : config.status();
+}
+
+/// Every key with its value.
+std::string AllKeys(const Config& config) {
+  std::string text;
+  for (const ConfigKey& key : ConfigKeys()) {
+    text += key.full_name() + " = " + FormatKeyValue(key.get(config)) + "\n";
+  }
+  return text;
 }
 
 std::string WriteToml(const std::string& text) {
@@ -25,7 +34,7 @@ std::string WriteToml(const std::string& text) {
 TEST(Config, DefaultsAreNano) {
   const auto config = LoadConfig("", {});
   ASSERT_TRUE(config.ok()) << config.status().message();
-  EXPECT_EQ(CanonicalJson(config.value()), CanonicalJson(Config{}));
+  EXPECT_EQ(AllKeys(config.value()), AllKeys(Config{}));
   EXPECT_EQ(config.value().model.K, 16);
 }
 
@@ -41,6 +50,7 @@ TEST(Config, ReadsAFileAndOverridesIt) {
   EXPECT_EQ(config.model.probes, 2);
   EXPECT_EQ(config.train.optimizer, OptimizerKind::kSgd);
   EXPECT_EQ(config.exchange.mode, ExchangeMode::kPull);
+  EXPECT_FALSE(LoadConfig(path, {"exchange.mode=auto"}).value().exchange.mode.has_value());
   EXPECT_EQ(config.train.lr, 1.0);
   EXPECT_EQ(config.train.beta1, 0.5);
   EXPECT_EQ(config.train.beta2, 0.25);
@@ -64,6 +74,9 @@ TEST(Config, RefusesBadValuesByName) {
       {"model.expand_bits=21", "tau + expand_bits is 29", "at most 28"},
       {"model.probes=9", "model.probes: 9", "1 to tau"},
       {"model.table_dtype=f16", "model.table_dtype: \"f16\"", "f32, bf16"},
+      {"exchange.mode=push", "exchange.mode: \"push\"", "auto, pushdown, pull"},
+      {"train.optimizer=lion", "train.optimizer: \"lion\"", "sgd, adam, adagrad"},
+      {"data.tokenizer=bytes", "unknown key data.tokenizer", "validation_ratio"},
       {"exchange.placement=gpu", "exchange.placement: \"gpu\"", "auto, server, device"},
       {"exchange.wire=f64", "exchange.wire: \"f64\"", "f32, bf16"},
       {"train.betas=0.9", "train.betas", "two numbers"},
@@ -106,10 +119,11 @@ TEST(Config, JsonRoundTrip) {
   const auto config = LoadConfig("", {"train.lr=0.1", "model.seed=7", "snapshot.keep=5",
                                       "exchange.wire=bf16", "train.betas=[0.1, 0.2]"});
   ASSERT_TRUE(config.ok());
-  const std::string text = CanonicalJson(config.value());
-  const auto back = ConfigFromJson(text);
+  const auto back = ConfigFromJson(IdentityJson(config.value()));
   ASSERT_TRUE(back.ok()) << back.status().message();
-  EXPECT_EQ(CanonicalJson(back.value()), text);
+  Config expected = config.value();
+  expected.snapshot = {};  // decides nothing
+  EXPECT_EQ(AllKeys(back.value()), AllKeys(expected));
   const auto model_only = ConfigFromJson(ModelJson(config.value()));
   ASSERT_TRUE(model_only.ok());
   EXPECT_EQ(model_only.value().model.seed, 7u);
@@ -127,15 +141,6 @@ TEST(Config, IdentityLeavesOutHowARunIsCarriedOut) {
   EXPECT_EQ(IdentityJson(a), IdentityJson(b));
   b.train.steps = 10;
   EXPECT_NE(IdentityJson(a), IdentityJson(b));
-}
-
-TEST(Config, DescribesDifferences) {
-  Config a, b;
-  EXPECT_EQ(DescribeDifference(a, b), "");
-  b.model.tau = 7;
-  b.exchange.wire = Wire::kBf16;
-  EXPECT_EQ(DescribeDifference(a, b),
-            "model.tau: 8 here, 7 there; exchange.wire: \"f32\" here, \"bf16\" there");
 }
 
 TEST(Config, TableHasARowForEveryKey) {

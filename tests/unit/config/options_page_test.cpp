@@ -4,7 +4,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "common/config/config.h"
+#include "worker/config/config.h"
 
 namespace mf {
 namespace {

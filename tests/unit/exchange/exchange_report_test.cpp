@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "worker/config/tensors.h"
+
 namespace mf {
 namespace {
 

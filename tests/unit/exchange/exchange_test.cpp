@@ -16,6 +16,7 @@
 #include "common/base/random.h"
 #include "tests/support/cluster.h"
 #include "tests/support/model_cases.h"
+#include "worker/config/tensors.h"
 #include "worker/train/report.h"
 #include "worker/train/train_run.h"
 
@@ -208,8 +209,8 @@ TEST_P(ExchangeBytesTest, AsDesigned) {
     const Counted backward_before = CountOf(cluster, backward_op);
     {
       std::lock_guard computing(cluster.gate());
-      RemoteExchange exchange(cluster.tables(), cluster.config(), cluster.pool(), cluster.gate(),
-                              cluster.open_step(), 0);
+      RemoteExchange exchange(cluster.tables(), cluster.pool(), cluster.gate(), cluster.open_step(),
+                              0);
       ASSERT_TRUE(exchange.Forward(tensor, hashes, y.data()).ok());
       ASSERT_TRUE(exchange.Backward(tensor, hashes, dy, dweights.data()).ok());
       ASSERT_TRUE(exchange.Finish().ok());

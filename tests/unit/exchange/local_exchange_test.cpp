@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "common/base/random.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 namespace {

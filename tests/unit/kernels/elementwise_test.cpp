@@ -11,7 +11,10 @@
 #include "common/base/random.h"
 #include "common/kernels/generate.h"
 #include "common/kernels/pairs.h"
-#include "pserver/table/kernels/optimizer.h"
+#include "pserver/table/kernels/rows.h"
+#include "pserver/table/optimizers/adagrad.h"
+#include "pserver/table/optimizers/adam.h"
+#include "pserver/table/optimizers/sgd.h"
 #include "tests/support/kernel_checks.h"
 
 namespace mf {
@@ -128,7 +131,7 @@ TEST(AdamTest, FollowsTheFormulaInDouble) {
   for (const size_t count : {16, 48, 512}) {
     State state(count);
     std::mt19937 rng(3);
-    const AdamSettings settings;
+    const OptimizerSettings settings;
     const double lr = 3e-3, decay = 0.1;
     std::vector<double> w(state.w.begin(), state.w.end()), m(state.m.begin(), state.m.end()),
         v(state.v.begin(), state.v.end());

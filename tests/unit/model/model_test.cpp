@@ -15,6 +15,7 @@
 #include "tests/support/model_cases.h"
 #include "tests/support/naive_exchange.h"
 #include "tests/support/oracle.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 namespace {

@@ -12,6 +12,7 @@
 
 #include "common/base/random.h"
 #include "tests/support/model_cases.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 namespace {

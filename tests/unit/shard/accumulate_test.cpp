@@ -59,23 +59,26 @@ constexpr size_t kTokens = 40;
 /// A tensor of 4 tables of 32 rows of 40 columns, with 2 probes.
 class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
  protected:
-  TensorFixture() : optimizer_(TrainConfig()), history_(0.1), pool_(2) { tensor_ = NewTensor(); }
+  TensorFixture() : history_({Spec()}), pool_(2) { tensor_ = NewTensor(); }
 
-  std::unique_ptr<TensorShard> NewTensor(uint64_t micro_batches = kMicroBatches) {
+  static TensorSpec Spec() {
     TensorSpec spec;
     spec.name = "tensor";
     spec.kind = TensorKind::kMemory;
     spec.tables = 4;
     spec.rows = 32;
     spec.columns = 40;
-    spec.index_bits = 5;
+    spec.probes = 2;
     spec.init = Init::kNormal;
     spec.init_value = 0.1;
-    spec.weight_decay = true;
-    TensorShard::Options options{.probes = 2, .storage = GetParam()};
+    spec.weight_decay = 0.1;
+    return spec;
+  }
+  std::unique_ptr<TensorShard> NewTensor(uint64_t micro_batches = kMicroBatches) {
+    TensorShard::Options options{.storage = GetParam()};
     options.micro_batches = micro_batches;
-    return std::make_unique<TensorShard>(LayoutOf(spec, 0, 0, 1), options, optimizer_, clock_,
-                                         pool_, arena_, scratch_);
+    return std::make_unique<TensorShard>(LayoutOf(Spec(), 0, 0, 1), options, clock_, pool_, arena_,
+                                         scratch_);
   }
 
   /// Pairs or summed rows, by number; the same for every tensor.
@@ -127,7 +130,6 @@ class TensorFixture : public ::testing::TestWithParam<Table::Storage> {
     return Bits(values);
   }
 
-  const Optimizer optimizer_;
   const UpdateHistory history_;
   ThreadPool pool_;
   const ChangeClock clock_;

@@ -26,6 +26,7 @@
 #include "pserver/shard/server.h"
 #include "tests/support/frames.h"
 #include "tests/support/join.h"
+#include "worker/config/tensors.h"
 
 namespace {
 
@@ -135,7 +136,7 @@ class AllocationTest : public testing::TestWithParam<Case> {
     config_.train.micro_batches = kMicroBatches;
     config_.train.optimizer = GetParam().optimizer;
     config_.exchange.wire = GetParam().wire;
-    tensors_ = TensorsOf(config_);
+    run_ = DescribeRun(config_, "");
     auto transport =
         std::make_unique<MarkingTransport>(Must(BindZmq(context_, "tcp://127.0.0.1:0")));
     Shard::Options options;
@@ -145,8 +146,8 @@ class AllocationTest : public testing::TestWithParam<Case> {
     const std::vector<std::string> addresses{server_->address()};
     client_ = std::make_unique<Client>(Must(ConnectZmq(context_, addresses)), addresses,
                                        Client::Options{});
-    tables_ = std::make_unique<TableClient>(*client_, config_, tensors_);
-    Must(SayHello(*client_, "allocations", CanonicalJson(config_)));
+    tables_ = std::make_unique<TableClient>(*client_, run_);
+    Must(SayHello(*client_, "allocations", run_.Json()));
     EXPECT_TRUE(RollBack(*client_, Finished()).ok());
     FillPool();
   }
@@ -258,7 +259,8 @@ class AllocationTest : public testing::TestWithParam<Case> {
 
   static constexpr size_t kColumnsMax = 1024;
   Config config_;
-  std::vector<TensorSpec> tensors_;
+  RunDescription run_;
+  const std::vector<TensorSpec>& tensors_ = run_.tensors;
   TransportContext context_;
   Metrics metrics_;
   std::unique_ptr<Server> server_;

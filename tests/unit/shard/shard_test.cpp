@@ -11,6 +11,7 @@
 #include "common/kernels/pairs.h"
 #include "tests/support/request_fields.h"
 #include "tests/support/shard_harness.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 namespace {
@@ -363,10 +364,13 @@ TEST(Shard, NamesWhatAnotherRunHasDifferent) {
   ShardHarness server(ShardConfig());
   Request hello = server.Hello();
   std::get<HelloRequest>(hello.body).run_id = "another";
-  EXPECT_NE(server.Send(hello).message.find("data"), std::string::npos);
+  std::get<HelloRequest>(hello.body).description = DescribeRun(ShardConfig(), "other data").Json();
+  EXPECT_NE(server.Send(hello).message.find(
+                "another training: the same configuration on other data; use"),
+            std::string::npos);
   Config other = ShardConfig();
   other.train.lr = 0.125;
-  std::get<HelloRequest>(hello.body).description = CanonicalJson(other);
+  std::get<HelloRequest>(hello.body).description = DescribeRun(other, "").Json();
   const Reply refused = server.Send(hello);
   EXPECT_EQ(refused.code, Code::kWrongRun);
   EXPECT_NE(refused.message.find("train.lr: 0.003 here, 0.125 there"), std::string::npos)

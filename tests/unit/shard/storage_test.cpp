@@ -9,11 +9,12 @@
 #include <unordered_map>
 
 #include "common/base/bf16.h"
-#include "common/config/schedule.h"
+#include "common/run/schedule.h"
 #include "pserver/table/row_index.h"
 #include "pserver/table/tensor_shard.h"
 #include "tests/support/frames.h"
 #include "tests/support/shard_harness.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 namespace {
@@ -46,7 +47,7 @@ TEST_P(StorageTest, SparseAndDirectAreTheSame) {
   ShardHarness sparse(config, {.memory_bytes = 0, .threads = 3});
   EXPECT_EQ(direct.State(), sparse.State());
   for (uint64_t step = 1; step <= 8; ++step) {
-    const double lr = LearningRate(config.train, step * 5);
+    const double lr = LearningRate(DescribeRun(config, "").rules, step * 5);
     const Reply a = direct.RunStep(step, lr, step != 4), b = sparse.RunStep(step, lr, step != 4);
     ASSERT_EQ(a.payload[0].size(), b.payload[0].size());
     EXPECT_EQ(0, std::memcmp(a.payload[0].data(), b.payload[0].data(), a.payload[0].size()));
@@ -111,18 +112,10 @@ constexpr size_t kRows = 16;
 class OneTable {
  public:
   OneTable(const TrainConfig& config, Table::Storage storage, RowType row_type = RowType::kF32)
-      : optimizer_(config), history_(config.weight_decay), pool_(1) {
-    TensorSpec spec;
-    spec.name = "table";
-    spec.rows = kRows;
-    spec.columns = kColumns;
-    spec.init = Init::kNormal;
-    spec.init_value = 0.1;
-    spec.weight_decay = true;
-    spec.row_type = row_type;
-    tensor_ =
-        std::make_unique<TensorShard>(LayoutOf(spec, 0, 0, 1), TensorShard::Options{1, 1, storage},
-                                      optimizer_, clock_, pool_, arena_, scratch_);
+      : history_({SpecOf(config, row_type)}), pool_(1) {
+    tensor_ = std::make_unique<TensorShard>(LayoutOf(SpecOf(config, row_type), 0, 0, 1),
+                                            TensorShard::Options{1, storage}, clock_, pool_, arena_,
+                                            scratch_);
   }
   void Step(const std::vector<uint64_t>& rows, const std::vector<float>& gradient, double lr) {
     Contribution c;
@@ -144,7 +137,20 @@ class OneTable {
   }
 
  private:
-  const Optimizer optimizer_;
+  static TensorSpec SpecOf(const TrainConfig& config, RowType row_type) {
+    TensorSpec spec;
+    spec.name = "table";
+    spec.rows = kRows;
+    spec.columns = kColumns;
+    spec.init = Init::kNormal;
+    spec.init_value = 0.1;
+    spec.optimizer = {config.optimizer, config.beta1, config.beta2, config.eps,
+                      config.sparse_update};
+    spec.weight_decay = config.weight_decay;
+    spec.row_type = row_type;
+    return spec;
+  }
+
   UpdateHistory history_;
   ThreadPool pool_;
   const ChangeClock clock_;
@@ -219,7 +225,7 @@ TEST(ExactUpdates, EqualDenseUpdates) {
           dense[row * kColumns + c] = gradient.back();
         }
       }
-      const double lr = LearningRate(config, static_cast<uint64_t>(step));
+      const double lr = LearningRate({.steps = kSteps}, static_cast<uint64_t>(step));
       direct.Step(rows, gradient, lr);
       sparse.Step(rows, gradient, lr);
       narrow.Step(rows, gradient, lr);

@@ -16,6 +16,7 @@
 #include "pserver/shard/shard.h"
 #include "tests/simulation/disk.h"
 #include "tests/simulation/model.h"
+#include "worker/config/tensors.h"
 
 namespace mf::simulation {
 namespace {
@@ -106,7 +107,7 @@ class Zombie : public testing::Test {
   }
 
   Joined Join() {
-    const Membership membership("the run", CanonicalJson(config_), kServers);
+    const Membership membership("the run", DescribeRun(config_, "").Json(), kServers);
     Joined joined;
     for (const Reply& reply : SendAll({}, membership.Hellos())) {
       joined.sessions.push_back(As<HelloReply>(reply).session);

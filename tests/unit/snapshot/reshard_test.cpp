@@ -19,6 +19,7 @@
 #include "pserver/table/layout.h"
 #include "pserver/table/optimizer.h"
 #include "tests/support/snapshot_model.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 namespace {
@@ -39,9 +40,9 @@ std::string FolderOf(const std::string& dir, uint32_t shard, uint32_t shards) {
 /// What server `shard` of `shards` keeps after `step`: numbers that are a function of the row, the
 /// plane and the column of the whole tensor.
 Entries EntriesOf(const Config& config, uint32_t shard, uint32_t shards, uint64_t step) {
-  const int planes = Optimizer(config.train).planes();
   Entries entries;
   for (const TensorSpec& spec : TensorsOf(config)) {
+    const int planes = Optimizer(spec).planes();
     const TensorLayout layout = LayoutOf(spec, config.model.column_blocks, shard, shards);
     for (uint64_t row = 0; row < spec.total_rows(); row += 1 + (row * 7 + spec.id) % 13) {
       std::vector<float> numbers(static_cast<size_t>(planes) * layout.width());
@@ -75,7 +76,7 @@ Entries EntriesOf(const Config& config, uint32_t shard, uint32_t shards, uint64_
 SnapshotInfo InfoOf(const Config& config, uint32_t shard, uint32_t shards, uint64_t step) {
   return {.step = step,
           .run_id = "feedbeef",
-          .config = CanonicalJson(config),
+          .description = DescribeRun(config, "").Json(),
           .shard = shard,
           .shards = shards,
           .applied = step};

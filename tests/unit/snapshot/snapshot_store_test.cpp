@@ -66,7 +66,7 @@ TEST_F(SnapshotStoreTest, RoundTrip) {
   ASSERT_TRUE(summary.ok()) << summary.status().message();
   const SnapshotInfo& info = summary.value().info;
   EXPECT_EQ(info.run_id, TestInfo(10).run_id);
-  EXPECT_EQ(info.config, TestInfo(10).config);
+  EXPECT_EQ(info.description, TestInfo(10).description);
   EXPECT_EQ(info.shard, 1U);
   EXPECT_EQ(info.shards, 3U);
   EXPECT_EQ(info.applied, TestInfo(10).applied);

@@ -21,6 +21,7 @@
 #include "tests/support/shard_harness.h"
 #include "tests/support/tcp_servers.h"
 #include "tests/support/training_case.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 namespace {
@@ -61,7 +62,7 @@ Frame IndexFrame(const TensorSpec& tensor, const std::vector<uint16_t>& buckets)
 
 class Counting {
  public:
-  Counting() : config(CountingConfig()), tensors(TensorsOf(config)) {}
+  Counting() : config(CountingConfig()), run(DescribeRun(config, "")) {}
 
   Gradient Of(const TensorSpec& tensor, uint64_t step, uint64_t micro_batch) const {
     const uint64_t key = RandomKey(RandomKey(step, micro_batch), tensor.id);
@@ -115,7 +116,8 @@ class Counting {
   }
 
   const Config config;
-  const std::vector<TensorSpec> tensors;
+  const RunDescription run;
+  const std::vector<TensorSpec>& tensors = run.tensors;
 };
 
 /// A worker that knows the board's messages and contributes Counting's gradients. Dies now and
@@ -136,7 +138,7 @@ class CountingWorker {
     options.resend_seconds = 0.005;
     client_ = std::make_unique<Client>(
         MakeFaulty(std::move(inner).value(), faults, std::move(counts)), addresses, options);
-    tables_ = std::make_unique<TableClient>(*client_, counting.config, counting.tensors);
+    tables_ = std::make_unique<TableClient>(*client_, counting.run);
   }
 
   /// True when the run is finished, false if the worker died. Its open requests die with it.
@@ -180,8 +182,7 @@ std::atomic<uint64_t> CountingWorker::sleeps{0};
 std::atomic<uint64_t> CountingWorker::stale{0};
 
 void CountingWorker::Join() {
-  Result<std::vector<uint64_t>> joined =
-      SayHello(*client_, "counting", CanonicalJson(counting_.config));
+  Result<std::vector<uint64_t>> joined = SayHello(*client_, "counting", counting_.run.Json());
   ASSERT_TRUE(joined.ok()) << joined.status().message();
   incarnations_ = std::move(joined).value();
 }

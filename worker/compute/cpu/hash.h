@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-#include "common/config/config.h"
+#include "worker/config/config.h"
 #include "worker/exchange/exchange.h"
 
 namespace mf {

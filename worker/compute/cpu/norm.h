@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include "common/config/config.h"
+#include "worker/config/config.h"
 
 namespace mf {
 

@@ -180,11 +180,15 @@ void DevicePass::TakeGradients(Compute::Gradients* gradients) const {
   gradients->assign(model_.tensors.size(), {});
   for (const TensorSpec& tensor : model_.tensors) {
     if (tensor.kind != TensorKind::kDense) continue;
-    const size_t rows = static_cast<int>(tensor.id) == model_.plan.embed
-                            ? distinct_
-                            : static_cast<size_t>(tensor.total_rows());
-    (*gradients)[tensor.id] = {lane_.host.gradients[tensor.id],
-                               rows * static_cast<size_t>(tensor.columns)};
+    Compute::Gradient& gradient = (*gradients)[tensor.id];
+    size_t rows = static_cast<size_t>(tensor.total_rows());
+    if (static_cast<int>(tensor.id) == model_.plan.embed) {
+      rows = distinct_;
+      for (size_t i = 0; i < rows; ++i) {
+        gradient.rows.push_back(batch_.inputs[lane_.host.positions[lane_.host.begin[i]]]);
+      }
+    }
+    gradient.values = {lane_.host.gradients[tensor.id], rows * static_cast<size_t>(tensor.columns)};
   }
 }
 

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "common/base/mutex.h"
-#include "common/config/tensors.h"
+#include "common/run/tensor_spec.h"
 #include "worker/compute/cuda/kernels/rows.h"
 #include "worker/compute/cuda/lane.h"
 #include "worker/compute/cuda/memory.h"

@@ -8,12 +8,12 @@
 #include <cstdint>
 #include <vector>
 
-#include "common/config/config.h"
-#include "common/config/tensors.h"
+#include "common/run/tensor_spec.h"
 #include "worker/compute/compute.h"
 #include "worker/compute/cuda/matmul.h"
 #include "worker/compute/cuda/memory.h"
 #include "worker/compute/cuda/row_buffers.h"
+#include "worker/config/config.h"
 #include "worker/model/model_state.h"
 
 namespace mf::cuda {

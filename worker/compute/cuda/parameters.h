@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "common/base/mutex.h"
-#include "common/config/tensors.h"
+#include "common/run/tensor_spec.h"
 #include "worker/compute/compute.h"
 #include "worker/compute/cuda/memory.h"
 

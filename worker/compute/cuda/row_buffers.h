@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "common/config/tensors.h"
+#include "common/run/tensor_spec.h"
 #include "worker/compute/cuda/kernels/rows.h"
 #include "worker/compute/cuda/memory.h"
 

@@ -1,4 +1,4 @@
-#include "common/config/config.h"
+#include "worker/config/config.h"
 
 #include <toml++/toml.h>
 
@@ -7,7 +7,7 @@
 #include <sstream>
 #include <string_view>
 
-#include "common/config/config_keys.h"
+#include "worker/config/config_keys.h"
 
 namespace mf {
 namespace {

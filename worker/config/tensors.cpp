@@ -1,4 +1,4 @@
-#include "common/config/tensors.h"
+#include "worker/config/tensors.h"
 
 #include <cmath>
 
@@ -23,7 +23,7 @@ class Builder {
     spec.columns = columns;
     spec.init = init;
     spec.init_value = value;
-    spec.weight_decay = decay;
+    spec.weight_decay = decay ? config_.train.weight_decay : 0;
     spec.shape = std::move(shape);
     Add(std::move(spec));
   }
@@ -47,15 +47,14 @@ class Builder {
     spec.tables = config_.model.K;
     spec.rows = int64_t{1} << bits;
     spec.columns = columns;
-    spec.index_bits = static_cast<int>(bits);
+    spec.probes = config_.model.probes;
     spec.init = Init::kNormal;
     spec.init_value = std::sqrt(2.0 / (5.0 * static_cast<double>(config_.model.d)));
-    spec.weight_decay = true;
+    spec.weight_decay = config_.train.weight_decay;
     spec.row_type = config_.model.table_dtype;
     spec.shape = {spec.tables, spec.rows, columns};
     spec.on_device = TakesDevice(spec);
-    spec.mode = config_.exchange.mode;
-    if (spec.mode == ExchangeMode::kAuto) spec.mode = CheaperMode(config_, spec);
+    spec.mode = config_.exchange.mode.value_or(CheaperMode(config_, spec));
     Add(std::move(spec));
     Vector(name + ".bias", columns, 0);
   }
@@ -81,6 +80,8 @@ class Builder {
   }
   void Add(TensorSpec spec) {
     spec.id = static_cast<uint32_t>(tensors_.size());
+    const TrainConfig& train = config_.train;
+    spec.optimizer = {train.optimizer, train.beta1, train.beta2, train.eps, train.sparse_update};
     tensors_.push_back(std::move(spec));
   }
 
@@ -133,11 +134,32 @@ std::vector<TensorSpec> TensorsOf(const Config& config) {
   return build.Take();
 }
 
-const TensorSpec* FindTensor(const std::vector<TensorSpec>& tensors, const std::string& name) {
-  for (const TensorSpec& tensor : tensors) {
-    if (tensor.name == name) return &tensor;
-  }
-  return nullptr;
+RunDescription DescribeRun(const Config& config, const std::string& data_digest) {
+  const TrainConfig& train = config.train;
+  return {.tensors = TensorsOf(config),
+          .rules = {.steps = train.steps,
+                    .micro_batches = train.micro_batches,
+                    .tokens_per_micro_batch = config.tokens_per_micro_batch(),
+                    .window = train.window,
+                    .lease_seconds = train.lease_seconds,
+                    .schedule = {train.lr, train.warmup_ratio, train.min_lr_ratio},
+                    .clip = train.clip,
+                    .eval_every = train.eval_every,
+                    .snapshots = config.snapshot,
+                    .wire = config.exchange.wire,
+                    .column_blocks = config.model.column_blocks,
+                    .seed = config.model.seed},
+          .about = IdentityJson(config),
+          .data = data_digest};
+}
+
+Result<Config> ConfigOf(const RunDescription& run) {
+  Result<Config> config = ConfigFromJson(run.about);
+  if (config.ok() && TensorsOf(*config) == run.tensors) return config;
+  return Status::Invalid(
+      "this run is not a language model of this version: " +
+      (config.ok() ? "its tensors are not those of its configuration" : config.status().message()) +
+      "; use the program that trained it");
 }
 
 }  // namespace mf

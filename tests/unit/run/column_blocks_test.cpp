@@ -1,13 +1,13 @@
 // Goal: blocks and shards partition the columns of every width, in the order and sizes that the
 // wire format and the kernels rely on.
-#include "common/config/sharding.h"
+#include "common/run/column_blocks.h"
 
 #include <gtest/gtest.h>
 
 namespace mf {
 namespace {
 
-TEST(Sharding, BlocksPartitionEveryWidth) {
+TEST(ColumnBlocks, BlocksPartitionEveryWidth) {
   for (int64_t columns = 1; columns <= 4200; ++columns) {
     for (const int64_t override_blocks : {0, 1, 3, 64, 100000}) {
       const auto blocks = ColumnBlocks(columns, override_blocks);
@@ -27,9 +27,11 @@ TEST(Sharding, BlocksPartitionEveryWidth) {
   }
 }
 
-TEST(Sharding, CountsFollowTheWidth) {
+TEST(ColumnBlocks, CountsFollowTheWidth) {
   const auto count = [](int64_t columns, int64_t override_blocks = 0) {
-    return ColumnBlocks(columns, override_blocks).size();
+    const size_t blocks = ColumnBlocks(columns, override_blocks).size();
+    EXPECT_EQ(ColumnBlockCount(columns, override_blocks), static_cast<int64_t>(blocks));
+    return blocks;
   };
   EXPECT_EQ(count(8), 1u);
   EXPECT_EQ(count(40), 2u);
@@ -41,7 +43,7 @@ TEST(Sharding, CountsFollowTheWidth) {
   EXPECT_EQ(count(512, 33), 32u);  // one block per 16 columns
 }
 
-TEST(Sharding, ShardsPartitionTheBlocks) {
+TEST(ColumnBlocks, ShardsPartitionTheBlocks) {
   for (int64_t blocks = 1; blocks <= 64; ++blocks) {
     for (int64_t shards = 1; shards <= blocks; ++shards) {
       int64_t at = 0;
@@ -55,19 +57,6 @@ TEST(Sharding, ShardsPartitionTheBlocks) {
       ASSERT_EQ(at, blocks);
     }
   }
-}
-
-TEST(Sharding, RefusesMoreServersThanBlocks) {
-  const Config config;
-  const auto tensors = TensorsOf(config);
-  EXPECT_EQ(MaxShards(config, tensors), 4);
-  EXPECT_TRUE(CheckShards(config, tensors, 4).ok());
-  for (const int64_t shards : {int64_t{0}, int64_t{-1}, int64_t{5}, int64_t{99}}) {
-    const Status status = CheckShards(config, tensors, shards);
-    EXPECT_EQ(status.code(), Code::kInvalid);
-    EXPECT_NE(status.message().find(std::to_string(shards)), std::string::npos);
-  }
-  EXPECT_NE(CheckShards(config, tensors, 99).message().find("at most 4"), std::string::npos);
 }
 
 }  // namespace

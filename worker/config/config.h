@@ -1,26 +1,22 @@
 // The configuration of a run: one struct per TOML section, the same words as the keys (DESIGN 4).
 // Everything is parsed, resolved and checked here, once; nothing else reads TOML or the
-// environment.
+// environment. Servers do not know it: they get a run's description (worker/config/tensors.h).
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "common/base/status.h"
+#include "common/run/run_description.h"
 
 namespace mf {
 
 enum class Score { kSoftmax, kScaled };  // w_b = p_b, or p_b * sim_b
 enum class NormKind { kRmsNorm, kLayerNorm };
 enum class Projection { kMemory, kDense };
-/// How the numbers of a row are stored.
-enum class RowType : uint8_t { kF32, kBf16 };
-enum class OptimizerKind { kSgd, kAdam, kAdagrad };
-enum class SparseUpdate { kExact, kLazy };
-enum class ExchangeMode { kAuto, kPushdown, kPull };
 enum class Placement { kAuto, kServer, kDevice };
-enum class Wire { kF32, kBf16 };
 
 struct ModelConfig {
   int64_t d = 128;  // width of the residual stream
@@ -37,7 +33,7 @@ struct ModelConfig {
   NormKind norm = NormKind::kRmsNorm;
   Projection projection = Projection::kMemory;
   double rotary_pct = 0.25;
-  int64_t column_blocks = 0;  // V; 0: by width (common/config/sharding.h)
+  int64_t column_blocks = 0;  // V; 0: by width (common/run/column_blocks.h)
   RowType table_dtype = RowType::kF32;
   uint64_t seed = 1;
 
@@ -60,26 +56,19 @@ struct TrainConfig {
   OptimizerKind optimizer = OptimizerKind::kAdam;
   double beta1 = 0.9;  // key `betas = [0.9, 0.95]`
   double beta2 = 0.95;
-  double eps = 1e-8;  // Adam's and Adagrad's
+  double eps = 1e-8;
   SparseUpdate sparse_update = SparseUpdate::kExact;
   int64_t eval_every = 100;  // steps; 0: only after the last
   int64_t eval_batches = 8;  // sequences per evaluation
   uint64_t seed = 1;         // data order
 };
 
-struct SnapshotConfig {
-  int64_t every_steps = 0;   // 0: never by steps
-  double every_minutes = 5;  // 0: never by time; both 0: none, not even after the last step
-  int64_t keep = 2;
-};
-
 struct DataConfig {
-  std::string tokenizer = "bytes";
   double validation_ratio = 0.1;
 };
 
 struct ExchangeConfig {
-  ExchangeMode mode = ExchangeMode::kAuto;
+  std::optional<ExchangeMode> mode;  // none: the cheaper one by tensor
   Placement placement = Placement::kAuto;
   int64_t device_bytes = 0;
   Wire wire = Wire::kF32;
@@ -90,7 +79,7 @@ struct ExchangeConfig {
 struct Config {
   ModelConfig model;
   TrainConfig train;
-  SnapshotConfig snapshot;
+  SnapshotRules snapshot;
   DataConfig data;
   ExchangeConfig exchange;
 
@@ -105,20 +94,15 @@ Result<Config> LoadConfig(const std::string& path, const std::vector<std::string
 /// Checks ranges and relations (d == K * tau, heads divide d, ...). Called by LoadConfig.
 Status CheckConfig(const Config& config);
 
-/// Every key, resolved, as JSON with sorted keys: {"model": {...}, "train": {...}, ...}.
-std::string CanonicalJson(const Config& config);
-/// The same with only the keys that decide the result of a run: equal strings are equal runs,
-/// whatever their snapshots, leases, deadlines and windows.
+/// The keys that decide the result of a run, resolved, as JSON with sorted keys: {"model": {...},
+/// "train": {...}, ...}. Equal strings are equal runs, whatever their snapshots, leases, deadlines
+/// and windows.
 std::string IdentityJson(const Config& config);
 /// {"model": {...}}: what an exported file carries (DESIGN 8).
 std::string ModelJson(const Config& config);
-/// The inverse of CanonicalJson, for what arrives in a hello or stands in a safetensors file
-/// (unknown keys are errors, absent sections keep their defaults).
+/// The inverse of both, for what a run's description or a safetensors file holds: unknown keys are
+/// errors, absent ones have their defaults.
 Result<Config> ConfigFromJson(const std::string& json);
-
-/// "model.tau: 8 here, 7 there; ..." over all keys; empty if `a` and `b` are equal. Says why
-/// another configuration is refused: `a` is ours.
-std::string DescribeDifference(const Config& a, const Config& b);
 
 /// One row per key: name, default, allowed values, meaning; the README's table is made from this.
 std::string ConfigTableMarkdown();

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "common/base/status.h"
-#include "common/config/config.h"
+#include "worker/config/config.h"
 
 namespace mf {
 

@@ -1,8 +1,8 @@
-// The configuration as JSON (hello, run identity, safetensors files) and as the README's table.
+// The configuration as JSON (run identity, safetensors files) and as the README's table.
 #include <nlohmann/json.hpp>
 
-#include "common/config/config.h"
-#include "common/config/config_keys.h"
+#include "worker/config/config.h"
+#include "worker/config/config_keys.h"
 
 namespace mf {
 namespace {
@@ -49,10 +49,6 @@ std::string Dump(const Config& config, Wanted wanted) {
 
 }  // namespace
 
-std::string CanonicalJson(const Config& config) {
-  return Dump(config, [](const ConfigKey&) { return true; });
-}
-
 std::string IdentityJson(const Config& config) {
   return Dump(config, [](const ConfigKey& key) { return key.decides_result; });
 }
@@ -77,17 +73,6 @@ Result<Config> ConfigFromJson(const std::string& text) {
   ResolveConfig(config);
   MF_RETURN_IF_ERROR(CheckConfig(config));
   return config;
-}
-
-std::string DescribeDifference(const Config& a, const Config& b) {
-  std::string text;
-  for (const ConfigKey& key : ConfigKeys()) {
-    const KeyValue here = key.get(a), there = key.get(b);
-    if (here == there) continue;
-    text += (text.empty() ? "" : "; ") + key.full_name() + ": " + FormatKeyValue(here) + " here, " +
-            FormatKeyValue(there) + " there";
-  }
-  return text;
 }
 
 std::string ConfigTableMarkdown() {

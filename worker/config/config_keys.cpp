@@ -1,4 +1,4 @@
-#include "common/config/config_keys.h"
+#include "worker/config/config_keys.h"
 
 #include <algorithm>
 #include <charconv>
@@ -43,6 +43,12 @@ struct Choices {
     return text;
   }
 };
+
+/// Of an enum that servers know, too: its names stand beside it.
+template <class Names>
+Choices WordsOf(const Names& names) {
+  return {{names.begin(), names.end()}};
+}
 
 Status WrongType(const char* wanted, const KeyValue& value) {
   if (std::holds_alternative<std::monostate>(value)) {
@@ -114,15 +120,24 @@ class Table {
         });
   }
 
+  /// The same of an optional enum; `none` is the word for no value.
   template <class Field>
-  void Word(std::string_view path, Field field, Choices choices, const char* meaning) {
+  void OptionalEnum(std::string_view path, Field field, const char* none, Choices choices,
+                    const char* meaning) {
+    choices.words.insert(choices.words.begin(), none);
     Add(
         path, choices.Text(), meaning,
-        [field](const Config& c) { return KeyValue(Read(field, c)); },
+        [field, choices](const Config& c) {
+          const auto value = Read(field, c);
+          return KeyValue(choices.words[value.has_value() ? 1 + static_cast<size_t>(*value) : 0]);
+        },
         [field, choices](const KeyValue& value, Config& c) {
           size_t index = 0;
           MF_RETURN_IF_ERROR(Choose(value, choices, &index));
-          field(c) = choices.words[index];
+          auto& chosen = field(c);
+          chosen.reset();
+          using T = typename std::remove_reference_t<decltype(chosen)>::value_type;
+          if (index > 0) chosen = static_cast<T>(index - 1);
           return Status::Ok();
         });
   }
@@ -205,7 +220,7 @@ void AddModelKeys(Table& t) {
   t.Real(MF_FIELD(model.rotary_pct), {0, 1}, "share of each head that is rotated by position");
   t.Integer(MF_FIELD(model.column_blocks), {0, 4096},
             "column blocks of every tensor, the limit of servers; 0: by width");
-  t.Enum(MF_FIELD(model.table_dtype), {{"f32", "bf16"}},
+  t.Enum(MF_FIELD(model.table_dtype), WordsOf(kRowTypeNames),
          "type of the tables' numbers as all readers see them; training keeps the f32 behind");
   t.Integer(MF_FIELD(model.seed), {0, kMaxSeed}, "of the initial parameters");
 }
@@ -225,14 +240,13 @@ void AddTrainKeys(Table& t) {
   t.Real(MF_FIELD(train.weight_decay), {0, 10},
          "decoupled; on tables, embedding, head and matrices");
   t.Real(MF_FIELD(train.clip), {0, 1e9}, "limit of the global gradient norm; 0: none");
-  t.Enum(MF_FIELD(train.optimizer), {{"sgd", "adam", "adagrad"}},
-         "who turns gradients into updates");
+  t.Enum(MF_FIELD(train.optimizer), WordsOf(kOptimizerNames), "who turns gradients into updates");
   t.Pair(
       "train.betas", [](Config & c) -> auto& { return c.train.beta1; },
       [](Config & c) -> auto& { return c.train.beta2; }, {0, 1, Ends::kOpenHigh},
       "decay of Adam's two averages");
   t.Real(MF_FIELD(train.eps), {0, 1, Ends::kOpenLow}, "added to Adam's and Adagrad's denominator");
-  t.Enum(MF_FIELD(train.sparse_update), {{"exact", "lazy"}},
+  t.Enum(MF_FIELD(train.sparse_update), WordsOf(kSparseUpdateNames),
          "rows that a step did not hit: what the dense optimizer would do, or nothing");
   t.Integer(MF_FIELD(train.eval_every), {0, 1e9}, "steps between evaluations; 0: after the last");
   t.Integer(MF_FIELD(train.eval_batches), {1, 1e6}, "sequences per evaluation");
@@ -248,18 +262,17 @@ void AddOtherKeys(Table& t) {
   t.HowOnly();
   t.Integer(MF_FIELD(snapshot.keep), {1, 1e6}, "newest common snapshots that are kept");
   t.HowOnly();
-  t.Word(MF_FIELD(data.tokenizer), {{"bytes"}}, "how text becomes tokens");
   t.Real(MF_FIELD(data.validation_ratio), {0, 0.9},
          "last share of the tokens, held out unless --val is given");
-  t.Enum(MF_FIELD(exchange.mode), {{"auto", "pushdown", "pull"}},
-         "sums done by the servers, or rows fetched; auto: the cheaper one per table");
+  t.OptionalEnum(MF_FIELD(exchange.mode), "auto", WordsOf(kExchangeModeNames),
+                 "sums done by the servers, or rows fetched; auto: the cheaper one per table");
   t.Enum(
       MF_FIELD(exchange.placement), {{"auto", "server", "device"}},
       "device: GPU workers keep a copy of all tables and do the forward sums themselves; auto: of "
       "the first tables that fit exchange.device_bytes");
   t.Integer(MF_FIELD(exchange.device_bytes), {0, 1e15},
             "GPU memory for copies of tables that placement auto may fill");
-  t.Enum(MF_FIELD(exchange.wire), {{"f32", "bf16"}}, "type of vectors between the machines");
+  t.Enum(MF_FIELD(exchange.wire), WordsOf(kWireNames), "type of vectors between the machines");
   t.Integer(MF_FIELD(exchange.in_flight), {1, 64}, "micro-batches a worker works on at once");
   t.HowOnly();
   t.Real(MF_FIELD(exchange.deadline_seconds), {0.01, 86400},

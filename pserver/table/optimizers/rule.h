@@ -1,0 +1,57 @@
+// What an optimizer is to the rest of the server. Each stands in a file of its own beside this one,
+// named in MF_OPTIMIZERS (common/run/optimizer_settings.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/run/optimizer_settings.h"
+#include "pserver/table/split_weights.h"
+#include "pserver/table/update_history.h"
+
+namespace mf {
+
+inline constexpr int kMomentsMax = 2;
+
+/// A row's state: its weights and the optimizer's own numbers (Adam's m and v, Adagrad's sum of
+/// squares); null where there are none.
+struct RowState {
+  WeightRow w;
+  float* moments[kMomentsMax] = {};
+};
+
+/// An applied step on a row that is at `step` - 1.
+struct RowStep {
+  const OptimizerSettings& settings;
+  double lr;
+  double weight_decay;
+  uint64_t step;  // from 1
+  float gradient_scale;
+  const float* gradient;
+};
+
+/// Applied steps from + 1 ... to, in which a row had no gradient. REQUIRES from < to.
+struct MissedSteps {
+  const OptimizerSettings& settings;
+  const TensorHistory& history;
+  uint64_t from, to;
+};
+
+struct OptimizerRule {
+  /// How many floats are kept beside every weight, at most kMomentsMax: RowState::moments in use.
+  int moments;
+  void (*step)(const RowStep& step, const RowState& row, size_t columns);
+  /// What dense steps with a gradient of zero would have done.
+  void (*catch_up)(const MissedSteps& missed, const RowState& row, size_t columns);
+};
+
+/// catch_up of optimizers that do nothing but the decay when a gradient is zero.
+void DecayOnly(const MissedSteps& missed, const RowState& row, size_t columns);
+
+const OptimizerRule& RuleOf(OptimizerKind kind);
+
+#define MF_RULE(name, text) extern const OptimizerRule k##name##Rule;
+MF_OPTIMIZERS(MF_RULE)
+#undef MF_RULE
+
+}  // namespace mf
