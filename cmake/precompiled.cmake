@@ -1,6 +1,6 @@
 # Headers that most files include, compiled once for all files of one kind: parsing them again for each took half
-# of the time to build. A file still names what it uses. CMake warns, and a warning is an error, where a file's
-# options are not those of its headers.
+# of the time to build. A file still names what it uses. The compiler warns where a file's options are not
+# those that its headers were compiled with.
 set(MF_STANDARD_HEADERS <algorithm> <array> <atomic> <bit> <chrono> <cmath> <condition_variable> <cstdint>
   <cstdio> <cstring> <deque> <filesystem> <fstream> <functional> <limits> <map> <memory> <mutex> <numeric>
   <optional> <random> <set> <span> <sstream> <string> <string_view> <thread> <utility> <vector>)

@@ -182,11 +182,15 @@ class SystemBuilder:
         compiled = INCLUDED_BY.get(source, source)
         compile_command = shlex.split(self.compiled_by[str(ROOT / compiled)])
         compile_command[compile_command.index("-o") + 1] = str(target)
+<<<<<<< HEAD
         if compiled == source:
             compile_command[compile_command.index("-c") + 1] = str(mutated)
         else:
             first = next(i for i, word in enumerate(compile_command) if word.startswith("-I"))
             compile_command.insert(first, f"-I{folder}")  # found before the real one
+=======
+        compile_command[compile_command.index("-c") + 1] = str(mutated)
+>>>>>>> f97cf60 (WIP part A)
         if "-include" in compile_command:  # headers compiled in advance serve no other -O
             at = compile_command.index("-include")
             del compile_command[at:at + 2]
