@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the servers of docker-compose.yml have saved, out of their volumes into a folder and back. Stops the cluster;
 # docker compose up -d goes on afterwards.
-#   deploy/cluster_state.sh save FOLDER      FOLDER/shard-<i>-of-<S> of every server; FOLDER must not hold any yet
+#   deploy/cluster_state.sh save FOLDER      the runs of every server; FOLDER must not hold any yet
 #   deploy/cluster_state.sh restore FOLDER   and nothing else: what the volumes hold is deleted
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -27,13 +27,14 @@ for i in $(seq 0 $((servers - 1))); do
   parts+=("shard-$i-of-$servers")
 done
 
+shopt -s nullglob
+runs=("$folder"/run-*)
 if [ "$1" = save ]; then
-  for part in "${parts[@]}"; do
-    [ ! -e "$folder/$part" ] || fail "$folder/$part is there already"
-  done
+  [ "${#runs[@]}" -eq 0 ] || fail "${runs[0]} is there already"
 else
   for part in "${parts[@]}"; do
-    [ -d "$folder/$part" ] || fail "$folder/$part is missing; PSERVERS in .env is $servers (pserver reshard makes another number)"
+    found=("$folder"/run-*/"$part")
+    [ "${#found[@]}" -gt 0 ] || fail "there is no $folder/run-*/$part; PSERVERS in .env is $servers (pserver reshard makes another number)"
   done
 fi
 
@@ -42,13 +43,16 @@ fi
 for i in "${!names[@]}"; do
   container=$("${compose[@]}" ps -aq "${names[$i]}")
   if [ "$1" = save ]; then
-    docker cp "$container:/state/${parts[$i]}" "$folder/"
+    docker cp "$container:/state/." "$folder/"
   else
     # As the servers' own user, which docker cp does not know.
     user=$(docker inspect -f '{{.Config.User}}' "$container")
     image=$(docker inspect -f '{{.Config.Image}}' "$container")
     docker run --rm --user "$user" --volumes-from "$container" -v "$folder:/from:ro" "$image" \
-      sh -c "rm -rf /state/* && cp -r '/from/${parts[$i]}' /state/"
+      sh -c "rm -rf /state/* && cd /from && for run in run-*; do
+        [ ! -d \$run/${parts[$i]} ] || { mkdir /state/\$run && cp -r \$run/description.json \$run/${parts[$i]} /state/\$run/; }
+      done"
   fi
 done
+[ "$1" = restore ] || rm -f "$folder"/shard-*.lock
 echo "$1: ${parts[*]}; docker compose up -d goes on"

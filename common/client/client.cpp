@@ -53,7 +53,7 @@ Client::~Client() {
   thread_.join();
 }
 
-void Client::Answer::wait() const {
+void Answer::wait() const {
   MF_CHECK(call_ != nullptr);
   MutexLock lock(*call_->mutex);
   if (call_->outcome.has_value()) return;
@@ -61,7 +61,7 @@ void Client::Answer::wait() const {
   client_->Await(*call_);
 }
 
-Client::Outcome Client::Answer::get() {
+Client::Outcome Answer::get() {
   wait();
   return std::move(*std::exchange(call_, nullptr)->outcome);
 }

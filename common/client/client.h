@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "common/base/mutex.h"
+#include "common/client/answer.h"
 #include "common/metrics/metrics.h"
 #include "common/net/messages.h"
 #include "common/net/transport.h"
@@ -41,33 +42,32 @@ struct Traffic {
   std::atomic<uint64_t> received_bytes{0};
 };
 
+/// A call that is under way: the client's side of an Answer.
+struct OpenCall {
+  using Clock = std::chrono::steady_clock;
+  // The client's, which guards the rest. The analysis can not know that it is the same one: what
+  // takes a call as its argument says so instead.
+  std::shared_ptr<Mutex> mutex;
+  ConditionVariable changed;  // `outcome`, or nobody leads any more
+  std::optional<Result<std::vector<Reply>>>
+      outcome;  // set once; the call is then no longer in calls_
+  Op op;
+  size_t waiting = 0;             // servers that have not answered
+  std::vector<Message> messages;  // by server, for repeats; emptied when answered
+  size_t first_server = 0;
+  std::vector<Reply> replies;
+  std::vector<bool> answered;
+  Clock::time_point start;
+  Clock::time_point deadline;
+  Clock::time_point resend;
+  double resend_seconds = 0;
+};
+
 class Client {
-  struct OpenCall;
-
  public:
-  /// The replies in server order, each of the operation that was asked for; or the first error: the
-  /// transport's, or the code of a server's reply with the server's number before its message.
+  /// See Answer::get().
   using Outcome = Result<std::vector<Reply>>;
-
-  /// What a call will come to, to be waited for as a std::future is. It may be dropped (the request
-  /// is made all the same) and may outlive the client. One thread at a time.
-  class Answer {
-   public:
-    Answer() = default;
-    Answer(Answer&&) = default;
-    Answer& operator=(Answer&&) = default;
-    /// Until the call is done, at the latest at its deadline.
-    void wait() const;
-    /// Waits. Once.
-    Outcome get();
-
-   private:
-    friend class Client;
-    Answer(Client* client, std::shared_ptr<OpenCall> call)
-        : client_(client), call_(std::move(call)) {}
-    Client* client_ = nullptr;  // there as long as the call is open
-    std::shared_ptr<OpenCall> call_;
-  };
+  using Answer = mf::Answer;
 
   struct Options {
     double deadline_seconds = 60;  // after which a call fails and names the silent servers
@@ -95,25 +95,8 @@ class Client {
   const Traffic& traffic(Op op) const { return traffic_[static_cast<size_t>(op)]; }
 
  private:
+  friend class mf::Answer;
   using Clock = std::chrono::steady_clock;
-  struct OpenCall {
-    // The client's, which guards the rest. The analysis can not know that it is the same one: what
-    // takes a call as its argument says so instead.
-    std::shared_ptr<Mutex> mutex;
-    ConditionVariable changed;       // `outcome`, or nobody leads any more
-    std::optional<Outcome> outcome;  // set once; the call is then no longer in calls_
-    Op op;
-    size_t waiting = 0;             // servers that have not answered
-    std::vector<Message> messages;  // by server, for repeats; emptied when answered
-    size_t first_server = 0;
-    std::vector<Reply> replies;
-    std::vector<bool> answered;
-    Clock::time_point start;
-    Clock::time_point deadline;
-    Clock::time_point resend;
-    double resend_seconds = 0;
-  };
-
   Answer Start(std::vector<Request> requests, size_t first_server);
   void CountBytes(Op op, Direction direction, uint64_t bytes);
   std::string SilentServers(const OpenCall& call) const MF_REQUIRES(*mutex_);

@@ -4,15 +4,14 @@
 
 namespace mf {
 
-Membership::Membership(std::string run_id, std::string description, size_t servers)
-    : run_id_(std::move(run_id)), description_(std::move(description)), servers_(servers) {}
+Membership::Membership(std::string description, size_t servers)
+    : description_(std::move(description)), servers_(servers) {}
 
 std::vector<Request> Membership::Hellos() const {
   std::vector<Request> hellos(servers_);
   for (size_t server = 0; server < servers_; ++server) {
     hellos[server].body = HelloRequest{.shard = static_cast<uint32_t>(server),
                                        .shards = static_cast<uint32_t>(servers_),
-                                       .run_id = run_id_,
                                        .description = description_};
   }
   return hellos;

@@ -12,8 +12,8 @@ namespace mf {
 
 class Membership {
  public:
-  /// `description`: of the run, as its id was made from.
-  Membership(std::string run_id, std::string description, size_t servers);
+  /// `description`: RunDescription::Json() of the run.
+  Membership(std::string description, size_t servers);
 
   /// By server.
   std::vector<Request> Hellos() const;
@@ -28,7 +28,6 @@ class Membership {
   std::vector<StepRecord> TakeRecords(const LeaseReply& lease);
 
  private:
-  const std::string run_id_;
   const std::string description_;
   const size_t servers_;
   std::vector<uint64_t> incarnations_;             // of the servers; empty: not joined yet

@@ -1,19 +1,31 @@
 #include "common/client/session.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <map>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "common/base/logging.h"
+#include "common/base/mutex.h"
+#include "common/client/client.h"
+#include "common/client/membership.h"
+#include "common/client/work_loop.h"
+#include "common/net/keys.h"
+#include "common/net/transport.h"
 
 namespace mf {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+constexpr std::chrono::duration<double> kPatience(60);  // with servers that put a run away
+constexpr std::chrono::milliseconds kJoinPause(200);
 constexpr std::chrono::duration<double> kIdle(60);  // of the renewer when nothing is leased
 
-std::chrono::steady_clock::time_point After(std::chrono::duration<double> wait) {
-  return std::chrono::steady_clock::now() +
-         std::chrono::duration_cast<std::chrono::steady_clock::duration>(wait);
+Clock::time_point After(std::chrono::duration<double> wait) {
+  return Clock::now() + std::chrono::duration_cast<Clock::duration>(wait);
 }
 
 void LogRecovery(const RecoveryPlan& plan) {
@@ -24,179 +36,297 @@ void LogRecovery(const RecoveryPlan& plan) {
   }
 }
 
+/// Renews leases from a thread of its own for as long as they are held.
+class LeaseRenewer {
+ public:
+  explicit LeaseRenewer(Client& client) : client_(client), thread_([this] { Run(); }) {}
+  ~LeaseRenewer() {
+    {
+      MutexLock lock(mutex_);
+      closing_ = true;
+    }
+    changed_.NotifyAll();
+    thread_.join();
+  }
+
+  void Hold(const WorkLoop::Lease& lease) {
+    {
+      MutexLock lock(mutex_);
+      // A third of the lease: two renewals may be lost.
+      const std::chrono::duration<double> between(lease.seconds / 3);
+      leases_[lease.id] = {between, After(between)};
+      new_lease_ = true;
+    }
+    changed_.NotifyAll();
+  }
+  void LetGo(uint64_t lease) {
+    MutexLock lock(mutex_);
+    leases_.erase(lease);
+  }
+
+ private:
+  struct Held {
+    std::chrono::duration<double> between;  // renewals
+    Clock::time_point next;
+  };
+  void Run() {
+    MutexLock lock(mutex_);
+    while (!closing_) {
+      // Every lease has its own time: one that lasts must not wait for ever behind new, short ones.
+      auto next = After(kIdle);
+      for (const auto& [id, lease] : leases_) next = std::min(next, lease.next);
+      new_lease_ = false;
+      while (!closing_ && !new_lease_ && changed_.WaitUntil(mutex_, next)) {
+      }
+      if (closing_ || new_lease_) continue;
+      for (auto& [id, lease] : leases_) {
+        if (lease.next > Clock::now()) continue;
+        lease.next = After(lease.between);
+        // Whatever the answer is: a lease that was lost shows when the work is handed in.
+        client_.Call(0, {.body = RenewRequest{id}});
+      }
+    }
+  }
+
+  Client& client_;
+  Mutex mutex_;
+  ConditionVariable changed_;
+  std::map<uint64_t, Held> leases_ MF_GUARDED_BY(mutex_);  // by id
+  bool new_lease_ MF_GUARDED_BY(mutex_) = false;
+  bool closing_ MF_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+/// A client and what it stands on, where the session makes it.
+struct Connection {
+  TransportContext context;
+  std::unique_ptr<Client> client;
+};
+
 }  // namespace
 
-Session::Session(Client& client, const RunDescription& run, Options options)
-    : client_(client),
-      options_(std::move(options)),
-      tables_(client, run),
-      membership_(run.RunId(), run.Json(), client.servers()),
-      renewer_([this] { RenewLeases(); }) {}
+struct Session::Impl {
+  Impl(std::unique_ptr<Connection> own, Client& made, RunDescription description, Callbacks calls)
+      : connection(std::move(own)),
+        client(made),
+        run(std::move(description)),
+        callbacks(std::move(calls)),
+        tables(client, run),
+        membership(run.Json(), client.servers()),
+        renewer(client) {}
 
-Session::~Session() {
-  {
-    std::lock_guard lock(leases_mutex_);
-    closing_ = true;
+  Status Join();
+  Status SayHello() MF_REQUIRES(joining);
+  Result<LeaseReply> AskBoard();
+  /// Tells on_step what is new.
+  Status TakeRecords(const LeaseReply& lease, bool* news);
+
+  const std::unique_ptr<Connection> connection;  // none: the client is somebody else's
+  Client& client;
+  const RunDescription run;
+  const Callbacks callbacks;
+  TableClient tables;
+  std::atomic<bool> stopping{false};
+
+  // In the order in which they are taken.
+  Mutex joining;  // one hello at a time
+  Mutex telling;  // while on_step is called: lanes tell one after the other
+  Mutex membership_mutex;
+  Membership membership MF_GUARDED_BY(membership_mutex);
+  LeaseRenewer renewer;
+};
+
+Result<std::unique_ptr<Session>> Session::Connect(Options options) {
+  MF_RETURN_IF_ERROR(options.run.Check());
+  MF_RETURN_IF_ERROR(CheckShards(options.run, static_cast<int64_t>(options.addresses.size())));
+  ClientKeys keys;
+  if (!options.keys.empty()) {
+    MF_ASSIGN_OR_RETURN(keys, LoadClientKeys(options.keys));
   }
-  leases_changed_.notify_all();
-  renewer_.join();
+  auto connection = std::make_unique<Connection>();
+  MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(connection->context, options.addresses,
+                                                 options.keys.empty() ? nullptr : &keys));
+  connection->client =
+      std::make_unique<Client>(std::move(transport), options.addresses,
+                               Client::Options{.deadline_seconds = options.deadline_seconds});
+  Client& client = *connection->client;
+  return std::unique_ptr<Session>(new Session(std::make_unique<Impl>(
+      std::move(connection), client, std::move(options.run), std::move(options.callbacks))));
 }
 
-Status Session::Join() {
-  std::lock_guard joining(join_mutex_);
+Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Session::Session(Client& client, RunDescription run, Callbacks callbacks)
+    : Session(std::make_unique<Impl>(nullptr, client, std::move(run), std::move(callbacks))) {}
+Session::~Session() = default;
+
+Status Session::Join() { return impl_->Join(); }
+void Session::Stop() { impl_->stopping.store(true); }
+const RunDescription& Session::run() const { return impl_->run; }
+TableClient& Session::tables() { return impl_->tables; }
+
+Status Session::Impl::Join() {
+  MutexLock one(joining);
+  const auto give_up = After(kPatience);
+  for (;;) {
+    const Status joined = SayHello();
+    // A run that has just ended is still being read or saved there.
+    if (joined.code() != Code::kUnavailable || Clock::now() > give_up) return joined;
+    std::this_thread::sleep_for(kJoinPause);
+  }
+}
+
+Status Session::Impl::SayHello() {
   std::vector<Request> hellos;
   {
-    std::lock_guard lock(membership_mutex_);
-    hellos = membership_.Hellos();
+    MutexLock lock(membership_mutex);
+    hellos = membership.Hellos();
   }
-  Client::Outcome replies = client_.CallAll(std::move(hellos)).get();
+  // Server 0 first: it alone is never left in silence by the workers of a run, so what it gives up
+  // for this one may be given up everywhere.
+  const Client::Outcome first = client.Call(0, hellos[0]).get();
+  if (!first.ok()) return first.status();
+  client.SetSession(0, As<HelloReply>(first.value()[0]).session);
+  Client::Outcome replies = client.CallAll(std::move(hellos)).get();
   if (!replies.ok()) return replies.status();
   for (size_t server = 0; server < replies->size(); ++server) {
-    client_.SetSession(server, As<HelloReply>((*replies)[server]).session);
+    client.SetSession(server, As<HelloReply>((*replies)[server]).session);
   }
   bool new_board = false;
   {
-    std::lock_guard lock(membership_mutex_);
-    new_board = membership_.Joined(*replies);
+    MutexLock lock(membership_mutex);
+    new_board = membership.Joined(*replies);
   }
-  if (new_board && options_.on_new_board) options_.on_new_board();
+  if (new_board && callbacks.on_new_board) callbacks.on_new_board();
   return Status::Ok();
 }
 
-Result<LeaseReply> Session::AskBoard() {
+Result<LeaseReply> Session::Impl::AskBoard() {
   Request ask;
   {
-    std::lock_guard lock(membership_mutex_);
-    ask.body = membership_.Ask();
+    MutexLock lock(membership_mutex);
+    ask.body = membership.Ask();
   }
-  Client::Outcome replies = client_.Call(0, std::move(ask)).get();
+  Client::Outcome replies = client.Call(0, std::move(ask)).get();
   if (!replies.ok()) return replies.status();
   return As<LeaseReply>((*replies)[0]);
 }
 
-Status Session::TakeRecords(const LeaseReply& lease, bool* news) {
-  std::lock_guard telling(records_mutex_);  // lanes tell one after the other
+Status Session::Impl::TakeRecords(const LeaseReply& lease, bool* news) {
+  MutexLock one(telling);
   std::vector<StepRecord> records;
   {
-    std::lock_guard lock(membership_mutex_);
-    records = membership_.TakeRecords(lease);
+    MutexLock lock(membership_mutex);
+    records = membership.TakeRecords(lease);
   }
   *news = !records.empty();
   for (const StepRecord& record : records) {
-    if (options_.on_step) MF_RETURN_IF_ERROR(options_.on_step(record));
+    if (callbacks.on_step) MF_RETURN_IF_ERROR(callbacks.on_step(record));
   }
   return Status::Ok();
 }
 
-void Session::Hold(const WorkLoop::Lease& lease) {
-  {
-    std::lock_guard lock(leases_mutex_);
-    // A third of the lease: two renewals may be lost.
-    const std::chrono::duration<double> between(lease.seconds / 3);
-    leases_[lease.id] = {between, After(between)};
-    changed_ = true;
-  }
-  leases_changed_.notify_all();
+/// Does what the loop says, one action after the other, until one is the program's.
+struct Session::Lane::Impl {
+  explicit Impl(Session::Impl& owner)
+      : session(owner),
+        loop(owner.run.tensors, owner.tables.blocks(), owner.client.servers(),
+             static_cast<uint64_t>(owner.run.rules.steps)),
+        action(loop.Start()) {}
+
+  WorkLoop::Action Do(WorkLoop::Ask);
+  WorkLoop::Action Do(WorkLoop::Call& call);
+  WorkLoop::Action Do(const WorkLoop::Train& train);
+  WorkLoop::Action Do(const WorkLoop::Evaluate& evaluate);
+  WorkLoop::Action Do(WorkLoop::Retry& retry);
+  WorkLoop::Action Do(const WorkLoop::Finished& finished);
+  WorkLoop::Action Do(const WorkLoop::Failed& failed);
+  /// Takes the next action; leases that come and go with it are renewed and let go.
+  void Take(WorkLoop::Action next, const std::optional<WorkLoop::Lease>& held);
+
+  Session::Impl& session;
+  WorkLoop loop;
+  WorkLoop::Action action;
+  std::optional<Result<Work>> result;  // of Next()
+};
+
+std::unique_ptr<Session::Lane> Session::NewLane() {
+  return std::unique_ptr<Lane>(new Lane(std::make_unique<Lane::Impl>(*impl_)));
 }
 
-void Session::LetGo(uint64_t lease) {
-  std::lock_guard lock(leases_mutex_);
-  leases_.erase(lease);
-}
-
-void Session::RenewLeases() {
-  std::unique_lock lock(leases_mutex_);
-  while (!closing_) {
-    // Every lease has its own time: one that lasts must not wait for ever behind new, short ones.
-    auto next = After(kIdle);
-    for (const auto& [id, lease] : leases_) next = std::min(next, lease.next);
-    changed_ = false;
-    if (leases_changed_.wait_until(lock, next, [this] { return closing_ || changed_; })) continue;
-    for (auto& [id, lease] : leases_) {
-      if (lease.next > Clock::now()) continue;
-      lease.next = After(lease.between);
-      // Whatever the answer is: a lease that was lost shows when the work is handed in.
-      client_.Call(0, {.body = RenewRequest{id}});
-    }
-  }
-}
-
-Session::Lane::Lane(Session& session)
-    : session_(session),
-      loop_(session.tables_.run().tensors, session.tables_.blocks(), session.client_.servers(),
-            static_cast<uint64_t>(session.tables_.run().rules.steps)),
-      action_(loop_.Start()) {}
+Session::Lane::Lane(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Session::Lane::~Lane() = default;
 
 Result<Session::Work> Session::Lane::Next() {
-  // One action after the other, until one is the program's.
-  struct Step {
-    Lane& lane;
-    Session& session;
-    std::optional<Result<Work>> result = {};
-
-    WorkLoop::Action operator()(WorkLoop::Ask) {
-      if (session.stopping()) {
-        result = Work{};
-        return WorkLoop::Ask{};
-      }
-      Result<LeaseReply> answer = session.AskBoard();
-      bool news = false;
-      if (answer.ok()) {
-        if (Status told = session.TakeRecords(*answer, &news); !told.ok()) answer = told;
-      }
-      return lane.loop_.Asked(std::move(answer), news);
-    }
-    WorkLoop::Action operator()(WorkLoop::Call& call) {
-      Client& client = session.client_;
-      if (call.recovered.has_value()) LogRecovery(*call.recovered);
-      const size_t requests = call.requests.size();
-      Client::Outcome replies =
-          requests == 1 ? client.Call(call.first_server, std::move(call.requests[0])).get()
-                        : client.CallAll(std::move(call.requests)).get();
-      return lane.loop_.Replied(std::move(replies));
-    }
-    WorkLoop::Action operator()(const WorkLoop::Train& train) {
-      result = Work{.kind = Work::Kind::kMicroBatch,
-                    .open = train.at,
-                    .micro_batch = train.micro_batch,
-                    .finished = train.at.before()};
-      return train;
-    }
-    WorkLoop::Action operator()(const WorkLoop::Evaluate& evaluate) {
-      result = Work{.kind = Work::Kind::kEvaluation, .finished = evaluate.at};
-      return evaluate;
-    }
-    WorkLoop::Action operator()(WorkLoop::Retry& retry) {
-      spdlog::info("going on after: {}", retry.reason.message());
-      if (retry.give_back.has_value()) session.client_.Call(0, std::move(*retry.give_back));
-      std::this_thread::sleep_for(std::chrono::duration<double>(retry.pause_seconds));
-      return lane.loop_.Retried(retry.join ? session.Join() : Status::Ok());
-    }
-    WorkLoop::Action operator()(const WorkLoop::Finished& finished) {
-      result = Work{.kind = Work::Kind::kFinished, .finished = finished.at};
-      return finished;
-    }
-    WorkLoop::Action operator()(const WorkLoop::Failed& failed) {
-      result = failed.status;
-      return failed;
-    }
-  };
-  Step step{*this, session_};
-  while (!step.result.has_value()) {
-    const std::optional<WorkLoop::Lease> held = loop_.lease();
-    WorkLoop::Action next = std::visit(step, action_);
-    action_ = std::move(next);
-    if (loop_.lease() == held) continue;
-    if (held.has_value()) session_.LetGo(held->id);
-    if (loop_.lease().has_value()) session_.Hold(*loop_.lease());
+  impl_->result.reset();
+  while (!impl_->result.has_value()) {
+    const std::optional<WorkLoop::Lease> held = impl_->loop.lease();
+    impl_->Take(std::visit([this](auto& action) { return impl_->Do(action); }, impl_->action),
+                held);
   }
-  return *step.result;
+  return *impl_->result;
 }
 
 void Session::Lane::Done(Result<double> value) {
-  const std::optional<WorkLoop::Lease> held = loop_.lease();
-  action_ = loop_.Worked(std::move(value));
-  if (held.has_value() && !loop_.lease().has_value()) session_.LetGo(held->id);
+  const std::optional<WorkLoop::Lease> held = impl_->loop.lease();
+  impl_->Take(impl_->loop.Worked(std::move(value)), held);
+}
+
+void Session::Lane::Impl::Take(WorkLoop::Action next, const std::optional<WorkLoop::Lease>& held) {
+  action = std::move(next);
+  if (loop.lease() == held) return;
+  if (held.has_value()) session.renewer.LetGo(held->id);
+  if (loop.lease().has_value()) session.renewer.Hold(*loop.lease());
+}
+
+WorkLoop::Action Session::Lane::Impl::Do(WorkLoop::Ask) {
+  if (session.stopping.load()) {
+    result = Work{};
+    return WorkLoop::Ask{};
+  }
+  Result<LeaseReply> answer = session.AskBoard();
+  bool news = false;
+  if (answer.ok()) {
+    if (Status told = session.TakeRecords(*answer, &news); !told.ok()) answer = told;
+  }
+  return loop.Asked(std::move(answer), news);
+}
+
+WorkLoop::Action Session::Lane::Impl::Do(WorkLoop::Call& call) {
+  if (call.recovered.has_value()) LogRecovery(*call.recovered);
+  if (call.requests.size() == 1) {
+    return loop.Replied(session.client.Call(call.first_server, std::move(call.requests[0])).get());
+  }
+  return loop.Replied(session.client.CallAll(std::move(call.requests)).get());
+}
+
+WorkLoop::Action Session::Lane::Impl::Do(const WorkLoop::Train& train) {
+  result = Work{.kind = Work::Kind::kMicroBatch,
+                .open = train.at,
+                .micro_batch = train.micro_batch,
+                .finished = train.at.before()};
+  return train;
+}
+
+WorkLoop::Action Session::Lane::Impl::Do(const WorkLoop::Evaluate& evaluate) {
+  result = Work{.kind = Work::Kind::kEvaluation, .finished = evaluate.at};
+  return evaluate;
+}
+
+WorkLoop::Action Session::Lane::Impl::Do(WorkLoop::Retry& retry) {
+  spdlog::info("going on after: {}", retry.reason.message());
+  if (retry.give_back.has_value()) session.client.Call(0, std::move(*retry.give_back));
+  std::this_thread::sleep_for(std::chrono::duration<double>(retry.pause_seconds));
+  return loop.Retried(retry.join ? session.Join() : Status::Ok());
+}
+
+WorkLoop::Action Session::Lane::Impl::Do(const WorkLoop::Finished& finished) {
+  result = Work{.kind = Work::Kind::kFinished, .finished = finished.at};
+  return finished;
+}
+
+WorkLoop::Action Session::Lane::Impl::Do(const WorkLoop::Failed& failed) {
+  result = failed.status;
+  return failed;
 }
 
 }  // namespace mf

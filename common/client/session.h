@@ -3,45 +3,52 @@
 // between (committing steps, recovering servers, renewing leases, saying hello again) happens
 // inside.
 //
-//   auto session = Session::Connect(context, {.addresses = ..., ...});   // then session->Join()
-//   auto lane = session->NewLane();                                      // one a thread
+//   auto session = Session::Connect({.addresses = ..., .run = ...}).value();
+//   session->Join();
+//   auto lane = session->NewLane();                      // one a thread
 //   for (;;) {
-//     Result<Session::Work> work = lane->Next();
-//     if (work.kind == kMicroBatch) { pull, forward, ...; push, backward, ...;
-//     lane->Done(loss_sum); }
+//     Session::Work work = lane->Next().value();
+//     if (work.kind == Session::Work::Kind::kMicroBatch) {
+//       // session->tables(): Pull and Forward at work.open, then Push or Backward to every tensor,
+//       Wait lane->Done(sum_of_losses);
+//     } ...
 //   }
 //
 // Threads: any number of lanes, each used by one thread at a time. One thread of the session's own
 // renews leases, and the client has one (client.h).
 #pragma once
 
-#include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "common/client/client.h"
-#include "common/client/membership.h"
+#include "common/base/status.h"
 #include "common/client/table_client.h"
-#include "common/client/work_loop.h"
+#include "common/net/step.h"
 #include "common/run/run_description.h"
 
 namespace mf {
 
+class Client;
+
 class Session {
  public:
-  struct Options {
+  /// What a program wants to hear; all may be left out.
+  struct Callbacks {
     /// Called with every step's record in the order of steps, by one thread at a time; after a
     /// rollback with those that count. An error ends the lane that was told.
     std::function<Status(const StepRecord&)> on_step = {};
     /// Server 0 is another process, whose epochs may begin anew: what was kept by epoch is void.
     std::function<void()> on_new_board = {};
+  };
+  struct Options {
+    std::vector<std::string> addresses;  // "tcp://HOST:PORT" of all servers, in the order of shards
+    std::string keys = {};  // folder with client.key and server.pub; empty: no encryption
+    RunDescription run = {};
+    double deadline_seconds = 60;  // after which a call fails and names the silent servers
+    Callbacks callbacks = {};
   };
 
   /// What a lane has to do.
@@ -60,6 +67,7 @@ class Session {
 
   class Lane {
    public:
+    ~Lane();
     /// Waits for work. Errors are final for the run or for this process.
     Result<Work> Next();
     /// How the work that Next() gave went. Work that a server refused because the step went on
@@ -68,57 +76,34 @@ class Session {
 
    private:
     friend class Session;
-    explicit Lane(Session& session);
-    Session& session_;
-    WorkLoop loop_;
-    WorkLoop::Action action_;
+    struct Impl;
+    explicit Lane(std::unique_ptr<Impl> impl);
+    std::unique_ptr<Impl> impl_;
   };
 
-  /// All references outlive the session.
-  Session(Client& client, const RunDescription& run, Options options);
+  /// Connects lazily: a server may come later. kInvalid for a description that no server would
+  /// take, or for keys that are none.
+  static Result<std::unique_ptr<Session>> Connect(Options options);
+  /// Over a client that outlives the session.
+  Session(Client& client, RunDescription run, Callbacks callbacks);
   /// Lanes are gone before.
   ~Session();
 
-  /// Joins the run at all servers, or begins it. Again after a server was restarted (lanes do it).
+  /// Joins the run at all servers, or begins it. kWrongRun, naming the differences, where a server
+  /// is in the middle of another one. Lanes join again by themselves after a server was restarted.
   Status Join();
-  std::unique_ptr<Lane> NewLane() { return std::unique_ptr<Lane>(new Lane(*this)); }
+  std::unique_ptr<Lane> NewLane();
   /// From any thread: no more work is asked for.
-  void Stop() { stopping_.store(true); }
-  bool stopping() const { return stopping_.load(); }
+  void Stop();
 
-  /// Reads and writes of tensors.
-  TableClient& tables() { return tables_; }
+  const RunDescription& run() const;
+  /// Reads and writes of the run's tensors.
+  TableClient& tables();
 
  private:
-  using Clock = std::chrono::steady_clock;
-  struct HeldLease {
-    std::chrono::duration<double> between;  // renewals
-    Clock::time_point next;
-  };
-  Result<LeaseReply> AskBoard();
-  /// Tells on_step what is new.
-  Status TakeRecords(const LeaseReply& lease, bool* news);
-  void Hold(const WorkLoop::Lease& lease);
-  void LetGo(uint64_t lease);
-  /// The work of renewer_.
-  void RenewLeases();
-
-  Client& client_;
-  const Options options_;
-  TableClient tables_;
-  std::atomic<bool> stopping_{false};
-
-  std::mutex join_mutex_;  // one hello at a time; taken before membership_mutex_
-  std::mutex membership_mutex_;
-  Membership membership_;     // guarded by membership_mutex_
-  std::mutex records_mutex_;  // held while on_step is called; taken before membership_mutex_
-
-  std::mutex leases_mutex_;
-  std::condition_variable leases_changed_;
-  std::map<uint64_t, HeldLease> leases_;  // guarded by leases_mutex_: by id
-  bool changed_ = false;                  // guarded by leases_mutex_
-  bool closing_ = false;                  // guarded by leases_mutex_
-  std::thread renewer_;
+  struct Impl;
+  explicit Session(std::unique_ptr<Impl> impl);
+  const std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace mf

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <memory>
 
+#include "common/client/client.h"
+#include "common/client/lease_work.h"
 #include "common/kernels/pairs.h"
 #include "common/kernels/wire.h"
 #include "common/run/column_blocks.h"
@@ -55,6 +57,11 @@ void UnpackColumns(const Frame& packed, size_t rows, size_t width, size_t stride
   }
 }
 
+/// The same request to every server.
+std::vector<Request> ToAll(size_t servers, const RequestBody& body, const Frames& payload = {}) {
+  return std::vector<Request>(servers, Request{.body = body, .payload = payload});
+}
+
 Status WrongReply(const TensorSpec& tensor, size_t server) {
   return Status::Failed("server " + std::to_string(server) + " answered for " + tensor.name +
                         " with a frame of the wrong size");
@@ -71,21 +78,18 @@ Status Pending::Wait() {
 TableClient::TableClient(Client& client, const RunDescription& run) : client_(client), run_(run) {
   const int64_t shards = static_cast<int64_t>(client.servers());
   for (const TensorSpec& tensor : run.tensors) {
-    const std::vector<ColumnRange> blocks = ColumnBlocks(tensor.columns, run.rules.column_blocks);
     columns_.emplace_back();
     blocks_.emplace_back();
     for (int64_t shard = 0; shard < shards; ++shard) {
-      const BlockRange own = ShardBlocks(static_cast<int64_t>(blocks.size()), shard, shards);
-      columns_.back().push_back({blocks[static_cast<size_t>(own.begin)].begin,
-                                 blocks[static_cast<size_t>(own.end) - 1].end});
-      blocks_.back().push_back(static_cast<size_t>(own.end - own.begin));
+      const ColumnShare share =
+          ColumnShareOf(tensor.columns, run.rules.column_blocks, shard, shards);
+      columns_.back().push_back(share.columns);
+      blocks_.back().push_back(share.blocks.size());
     }
   }
 }
 
-std::vector<Request> TableClient::Requests(const RequestBody& body, const Frames& payload) const {
-  return std::vector<Request>(servers(), Request{.body = body, .payload = payload});
-}
+size_t TableClient::servers() const { return client_.servers(); }
 
 Status TableClient::PutTogether(const Destination& destination,
                                 const std::vector<Reply>& replies) const {
@@ -116,7 +120,7 @@ Status TableClient::PutTogether(const Destination& destination,
 Pending TableClient::Forward(const ReadState& at, const TensorSpec& tensor, size_t tokens,
                              const Frame& indices, const Frame& weights, float* y) {
   const ForwardRequest body{.at = at, .tensor = tensor.id, .tokens = static_cast<uint32_t>(tokens)};
-  return {client_.CallAll(Requests(body, {indices, weights})),
+  return {client_.CallAll(ToAll(servers(), body, {indices, weights})),
           *this,
           {.tensor = &tensor,
            .rows = tokens,
@@ -143,10 +147,10 @@ Pending TableClient::Backward(OpenStep at, uint32_t micro_batch, const TensorSpe
     exponents.as<int8_t>()[t] = DotExponent(row, columns);
   }
   std::vector<Request> requests =
-      Requests(BackwardRequest{.at = at,
-                               .tensor = tensor.id,
-                               .micro_batch = micro_batch,
-                               .tokens = static_cast<uint32_t>(tokens)});
+      ToAll(servers(), BackwardRequest{.at = at,
+                                       .tensor = tensor.id,
+                                       .micro_batch = micro_batch,
+                                       .tokens = static_cast<uint32_t>(tokens)});
   for (size_t server = 0; server < requests.size(); ++server) {
     requests[server].payload = {indices, weights,
                                 PackColumns(dy, tokens, columns, Columns(tensor, server), wire),
@@ -165,7 +169,7 @@ Pending TableClient::Backward(OpenStep at, uint32_t micro_batch, const TensorSpe
 Pending TableClient::PullRows(const ReadState& at, const TensorSpec& tensor, const Frame& rows,
                               uint64_t first, uint64_t count, float* values, size_t stride) {
   const PullRequest body{.at = at, .tensor = tensor.id, .first_row = first, .row_count = count};
-  return {client_.CallAll(Requests(body, {rows})),
+  return {client_.CallAll(ToAll(servers(), body, {rows})),
           *this,
           {.tensor = &tensor, .rows = count, .stride = stride, .wire = Wire::kF32, .out = values}};
 }
@@ -189,7 +193,8 @@ Pending TableClient::PullRange(FinishedStep at, const TensorSpec& tensor, uint64
 Pending TableClient::PushRows(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor,
                               const Frame& rows, const Frame& hits, uint64_t count,
                               const Frame& values) {
-  std::vector<Request> requests = Requests(
+  std::vector<Request> requests = ToAll(
+      servers(),
       PushRequest{.at = at, .tensor = tensor.id, .micro_batch = micro_batch, .row_count = count});
   for (size_t server = 0; server < requests.size(); ++server) {
     requests[server].payload = {rows, hits,
@@ -234,13 +239,13 @@ Result<std::vector<uint64_t>> TableClient::ListRows(FinishedStep at, const Tenso
 }
 
 Result<Prepared> TableClient::Prepare(OpenStep at) {
-  Client::Outcome outcome = client_.CallAll(Requests(PrepareRequest{at})).get();
+  Client::Outcome outcome = client_.CallAll(ToAll(servers(), PrepareRequest{at})).get();
   if (!outcome.ok()) return outcome.status();
   return CombinePrepared(run_.tensors, blocks_, *outcome);
 }
 
 Result<bool> TableClient::Finish(OpenStep at, const StepEnd& end) {
-  Client::Outcome outcome = client_.CallAll(Requests(EndRequest(at, end))).get();
+  Client::Outcome outcome = client_.CallAll(ToAll(servers(), EndRequest(at, end))).get();
   if (!outcome.ok()) return outcome.status();
   return CombineEnded(at, *outcome);
 }

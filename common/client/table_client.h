@@ -6,8 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "common/client/client.h"
-#include "common/client/lease_work.h"
+#include "common/base/buffer.h"
+#include "common/client/answer.h"
+#include "common/net/step.h"
 #include "common/run/column_blocks.h"
 #include "common/run/run_description.h"
 #include "common/run/tensor_spec.h"
@@ -15,6 +16,8 @@
 namespace mf {
 
 class TableClient;
+struct Prepared;
+struct StepEnd;
 
 /// Where the replies to a call go: rows of floats, or the sum of dots that go with `exponents`.
 struct Destination {
@@ -31,13 +34,13 @@ struct Destination {
 /// once.
 class Pending {
  public:
-  explicit Pending(Client::Answer answer) : answer_(std::move(answer)) {}
-  Pending(Client::Answer answer, const TableClient& tables, Destination destination)
+  explicit Pending(Answer answer) : answer_(std::move(answer)) {}
+  Pending(Answer answer, const TableClient& tables, Destination destination)
       : answer_(std::move(answer)), tables_(&tables), destination_(std::move(destination)) {}
   Status Wait();
 
  private:
-  Client::Answer answer_;
+  Answer answer_;
   const TableClient* tables_ = nullptr;  // none: nothing is returned
   Destination destination_;
 };
@@ -47,7 +50,7 @@ class TableClient {
   /// All arguments outlive the object.
   TableClient(Client& client, const RunDescription& run);
 
-  size_t servers() const { return client_.servers(); }
+  size_t servers() const;
   const RunDescription& run() const { return run_; }
   /// [tensor][server]: how many of the tensor's column blocks the server has.
   const std::vector<std::vector<size_t>>& blocks() const { return blocks_; }
@@ -96,7 +99,6 @@ class TableClient {
   ColumnRange Columns(const TensorSpec& tensor, size_t server) const {
     return columns_[tensor.id][server];
   }
-  std::vector<Request> Requests(const RequestBody& body, const Frames& payload = {}) const;
   Pending PullRows(const ReadState& at, const TensorSpec& tensor, const Frame& rows, uint64_t first,
                    uint64_t count, float* values, size_t stride);
   Pending PushRows(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor, const Frame& rows,

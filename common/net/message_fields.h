@@ -122,14 +122,12 @@ inline void Write(const HelloRequest& m, wire::Request::Builder request) {
   w.setProtocol(m.protocol);
   w.setShard(m.shard);
   w.setShards(m.shards);
-  WriteText(m.run_id, [&](unsigned size) { return w.initRunId(size); });
   WriteText(m.description, [&](unsigned size) { return w.initDescription(size); });
 }
 inline Status Read(wire::HelloRequest::Reader w, HelloRequest& m) {
   m.protocol = w.getProtocol();
   m.shard = w.getShard();
   m.shards = w.getShards();
-  m.run_id = TextOf(w.getRunId());
   m.description = TextOf(w.getDescription());
   return Status::Ok();
 }
@@ -350,6 +348,18 @@ inline Status Read(wire::BucketsRequest::Reader w, BucketsRequest& m) {
   return Status::Ok();
 }
 
+inline void Write(const ListRunsRequest&, wire::Request::Builder request) { request.setListRuns(); }
+inline Status Read(capnp::Void, ListRunsRequest&) { return Status::Ok(); }
+
+inline void Write(const DeleteRunRequest& m, wire::Request::Builder request) {
+  auto w = request.initDeleteRun();
+  WriteText(m.id, [&](unsigned size) { return w.initId(size); });
+}
+inline Status Read(wire::DeleteRunRequest::Reader w, DeleteRunRequest& m) {
+  m.id = TextOf(w.getId());
+  return Status::Ok();
+}
+
 // Replies.
 
 inline void Write(const std::monostate&, wire::Reply::Builder) {}  // an error, or nothing yet
@@ -465,5 +475,33 @@ inline Status Read(wire::BucketsReply::Reader w, BucketsReply& m) {
   m.step = w.getStep();
   return Status::Ok();
 }
+
+inline void Write(const StoredRun& m, wire::StoredRun::Builder w) {
+  WriteText(m.id, [&](unsigned size) { return w.initId(size); });
+  WriteText(m.about, [&](unsigned size) { return w.initAbout(size); });
+  w.setSteps(m.steps);
+  w.setNewest(m.newest);
+  w.setActive(m.active);
+}
+inline void Read(wire::StoredRun::Reader w, StoredRun& m) {
+  m = {.id = TextOf(w.getId()),
+       .about = TextOf(w.getAbout()),
+       .steps = w.getSteps(),
+       .newest = w.getNewest(),
+       .active = w.getActive()};
+}
+
+inline void Write(const ListRunsReply& m, wire::Reply::Builder reply) {
+  auto w = reply.initListRuns();
+  if (m.runs.empty()) return;
+  auto list = w.initRuns(static_cast<unsigned>(m.runs.size()));
+  for (unsigned i = 0; i < list.size(); ++i) Write(m.runs[i], list[i]);
+}
+inline Status Read(wire::ListRunsReply::Reader w, ListRunsReply& m) {
+  for (const auto run : w.getRuns()) Read(run, m.runs.emplace_back());
+  return Status::Ok();
+}
+
+inline void Write(const DeleteRunReply&, wire::Reply::Builder reply) { reply.setDeleteRun(); }
 
 }  // namespace mf

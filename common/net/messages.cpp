@@ -57,6 +57,10 @@ Status ReadBody(wire::Request::Reader w, RequestBody& body) {
       return Read(w.getGiveBack(), body.emplace<GiveBackRequest>());
     case wire::Request::BUCKETS:
       return Read(w.getBuckets(), body.emplace<BucketsRequest>());
+    case wire::Request::LIST_RUNS:
+      return Read(w.getListRuns(), body.emplace<ListRunsRequest>());
+    case wire::Request::DELETE_RUN:
+      return Read(w.getDeleteRun(), body.emplace<DeleteRunRequest>());
   }
   return Status::Invalid("unknown operation");
 }
@@ -111,6 +115,10 @@ Status ReadBody(wire::Reply::Reader w, Reply& reply) {
       return Read(w.getGiveBack(), body.emplace<GiveBackReply>());
     case wire::Reply::BUCKETS:
       return Read(w.getBuckets(), body.emplace<BucketsReply>());
+    case wire::Reply::LIST_RUNS:
+      return Read(w.getListRuns(), body.emplace<ListRunsReply>());
+    case wire::Reply::DELETE_RUN:
+      return Read(w.getDeleteRun(), body.emplace<DeleteRunReply>());
   }
   return Status::Invalid("unknown reply");
 }
@@ -207,6 +215,10 @@ const char* OpName(Op op) {
       return "give_back";
     case Op::kBuckets:
       return "buckets";
+    case Op::kListRuns:
+      return "list_runs";
+    case Op::kDeleteRun:
+      return "delete_run";
   }
   return "unknown";
 }

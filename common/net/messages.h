@@ -56,8 +56,10 @@ enum class Op : uint16_t {
   kRecovered,
   kGiveBack,
   kBuckets,
+  kListRuns,
+  kDeleteRun,
 };
-inline constexpr int kOpCount = 19;
+inline constexpr int kOpCount = 21;
 /// As in metrics and messages for people: "micro_batch_done".
 const char* OpName(Op op);
 
@@ -70,13 +72,13 @@ struct RunState {
   bool operator==(const RunState&) const = default;
 };
 
-/// Joins a run, or begins it. Without run_id: an observer, who may ask for status and buckets only.
+/// Joins the run of this description, or begins it. Without one: an observer of whatever is
+/// trained, who may ask for status and buckets only.
 struct HelloRequest {
   uint32_t protocol = kProtocolVersion;
   uint32_t shard = 0;
   uint32_t shards = 0;
-  std::string run_id = {};
-  std::string description = {};
+  std::string description = {};  // RunDescription::Json()
   bool operator==(const HelloRequest&) const = default;
 };
 struct HelloReply {
@@ -202,18 +204,6 @@ struct DropReply {
 /// What the board hands out.
 enum class Work : uint16_t { kWait, kMicroBatch, kCommit, kEvaluate, kRecover, kFinished, kFailed };
 
-/// One line of metrics.jsonl, the same for every worker.
-struct StepRecord {
-  uint64_t step = 0;
-  double loss = 0;
-  double lr = 0;
-  double grad_norm = 0;
-  double val_loss = 0;
-  bool has_val_loss = false;
-  bool dropped = false;
-  bool operator==(const StepRecord&) const = default;
-};
-
 /// Asks the work board, on server 0, for work. The records of steps after `known_step` of
 /// `known_epoch` come with the answer.
 struct LeaseRequest {
@@ -314,17 +304,44 @@ struct BucketsReply {
   bool operator==(const BucketsReply&) const = default;
 };
 
+/// Which runs the server holds; needs no session.
+struct ListRunsRequest {
+  bool operator==(const ListRunsRequest&) const = default;
+};
+struct StoredRun {
+  std::string id = {};
+  std::string about = {};  // of its description
+  uint64_t steps = 0;      // of the run
+  uint64_t newest = 0;     // newest step that is on disk here; 0: none
+  bool active = false;     // it is the one that this server serves now
+  bool operator==(const StoredRun&) const = default;
+};
+struct ListRunsReply {
+  std::vector<StoredRun> runs = {};
+  bool operator==(const ListRunsReply&) const = default;
+};
+
+/// Deletes what is stored of a run that is not served now; needs no session.
+struct DeleteRunRequest {
+  std::string id = {};
+  bool operator==(const DeleteRunRequest&) const = default;
+};
+struct DeleteRunReply {
+  bool operator==(const DeleteRunReply&) const = default;
+};
+
 using RequestBody =
     std::variant<HelloRequest, StatusRequest, RollbackRequest, PullRequest, PushRequest,
                  ForwardRequest, BackwardRequest, ListRowsRequest, PrepareRequest, ApplyRequest,
                  DropRequest, LeaseRequest, RenewRequest, MicroBatchDoneRequest, StepEndedRequest,
-                 EvaluatedRequest, RecoveredRequest, GiveBackRequest, BucketsRequest>;
+                 EvaluatedRequest, RecoveredRequest, GiveBackRequest, BucketsRequest,
+                 ListRunsRequest, DeleteRunRequest>;
 /// In the same order, behind "an error".
 using ReplyBody =
     std::variant<std::monostate, HelloReply, StatusReply, RollbackReply, PullReply, PushReply,
                  ForwardReply, BackwardReply, ListRowsReply, PrepareReply, ApplyReply, DropReply,
                  LeaseReply, RenewReply, MicroBatchDoneReply, StepEndedReply, EvaluatedReply,
-                 RecoveredReply, GiveBackReply, BucketsReply>;
+                 RecoveredReply, GiveBackReply, BucketsReply, ListRunsReply, DeleteRunReply>;
 static_assert(std::variant_size_v<RequestBody> == kOpCount);
 static_assert(std::variant_size_v<ReplyBody> == kOpCount + 1);
 

@@ -28,6 +28,8 @@ struct Request {
     recovered @18 :RecoveredRequest;
     giveBack @19 :GiveBackRequest;
     buckets @20 :BucketsRequest;
+    listRuns @21 :Void;
+    deleteRun @22 :DeleteRunRequest;
   }
 }
 
@@ -55,6 +57,8 @@ struct Reply {
     recovered @19 :Void;
     giveBack @20 :Void;
     buckets @21 :BucketsReply;
+    listRuns @22 :ListRunsReply;
+    deleteRun @23 :Void;
   }
 }
 
@@ -97,8 +101,7 @@ struct HelloRequest {
   protocol @0 :UInt32;
   shard @1 :UInt32;
   shards @2 :UInt32;
-  runId @3 :Text;
-  description @4 :Text;
+  description @3 :Text;
 }
 
 struct HelloReply {
@@ -251,4 +254,20 @@ struct BucketsRequest {
 
 struct BucketsReply {
   step @0 :UInt64;
+}
+
+struct StoredRun {
+  id @0 :Text;
+  about @1 :Text;
+  steps @2 :UInt64;
+  newest @3 :UInt64;
+  active @4 :Bool;
+}
+
+struct ListRunsReply {
+  runs @0 :List(StoredRun);
+}
+
+struct DeleteRunRequest {
+  id @0 :Text;
 }

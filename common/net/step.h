@@ -1,5 +1,5 @@
-// Where a run is. Two types, because a request about step s means one of two states: the one in
-// which s is being computed, or the one after it.
+// Where a run is, and what is known of its steps. Two types, because a request about step s means
+// one of two states: the one in which s is being computed, or the one after it.
 #pragma once
 
 #include <compare>
@@ -42,5 +42,17 @@ inline OpenStep OpenStepOf(const ReadState& state) {
 /// The state whose rows are read.
 inline FinishedStep FinishedStepOf(const ReadState& state) { return OpenStepOf(state).before(); }
 inline bool IsTraining(const ReadState& state) { return std::holds_alternative<OpenStep>(state); }
+
+/// What is known of a finished step, the same for every worker: a line of metrics.jsonl.
+struct StepRecord {
+  uint64_t step = 0;
+  double loss = 0;
+  double lr = 0;
+  double grad_norm = 0;
+  double val_loss = 0;
+  bool has_val_loss = false;
+  bool dropped = false;
+  bool operator==(const StepRecord&) const = default;
+};
 
 }  // namespace mf

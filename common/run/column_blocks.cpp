@@ -32,4 +32,17 @@ BlockRange ShardBlocks(int64_t blocks, int64_t shard, int64_t shards) {
   return {shard * blocks / shards, (shard + 1) * blocks / shards};
 }
 
+ColumnShare ColumnShareOf(int64_t columns, int64_t override_blocks, int64_t shard, int64_t shards) {
+  const std::vector<ColumnRange> all = ColumnBlocks(columns, override_blocks);
+  const BlockRange own = ShardBlocks(static_cast<int64_t>(all.size()), shard, shards);
+  ColumnShare share;
+  share.columns = {all[static_cast<size_t>(own.begin)].begin,
+                   all[static_cast<size_t>(own.end) - 1].end};
+  for (int64_t block = own.begin; block < own.end; ++block) {
+    const ColumnRange& range = all[static_cast<size_t>(block)];
+    share.blocks.push_back({range.begin - share.columns.begin, range.end - share.columns.begin});
+  }
+  return share;
+}
+
 }  // namespace mf

@@ -1,6 +1,7 @@
 // How the columns of a tensor are cut into blocks and the blocks given to servers (DESIGN 2.2).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -27,5 +28,15 @@ struct BlockRange {
   int64_t end = 0;
 };
 BlockRange ShardBlocks(int64_t blocks, int64_t shard, int64_t shards);
+
+/// What shard `shard` of `shards` owns of a tensor: a contiguous run of column blocks of every row.
+struct ColumnShare {
+  ColumnRange columns;              // of the tensor
+  std::vector<ColumnRange> blocks;  // relative to columns.begin
+};
+ColumnShare ColumnShareOf(int64_t columns, int64_t override_blocks, int64_t shard, int64_t shards);
+
+/// Floats of a row as kernels want it: the next multiple of 16.
+inline size_t PaddedColumns(size_t columns) { return (columns + 15) / 16 * 16; }
 
 }  // namespace mf

@@ -13,5 +13,6 @@ namespace mf {
 void AddKeygenCommand(CLI::App& app, Status* status);
 void AddInspectCommand(CLI::App& app, Status* status);
 void AddReshardCommand(CLI::App& app, Status* status);
+void AddRunsCommand(CLI::App& app, Status* status);
 
 }  // namespace mf

@@ -23,6 +23,7 @@ struct ServeFlags {
   std::string listen, shard, data, metrics, keys;
   int threads = 0;
   uint64_t memory = 0;
+  double idle_seconds = 60;
   bool insecure = false;
 };
 
@@ -54,8 +55,10 @@ Status CheckListen(const std::string& address, bool safe) {
 }
 
 Status Serve(const ServeFlags& flags) {
-  Shard::Options options;
+  RunHost::Options host;
+  Shard::Options& options = host.shard;
   MF_RETURN_IF_ERROR(ParseShard(flags.shard, &options.shard, &options.shards));
+  host.idle_seconds = flags.idle_seconds;
   MF_RETURN_IF_ERROR(CheckListen(flags.listen, flags.insecure || !flags.keys.empty()));
   ServerKeys keys;
   if (!flags.keys.empty()) {
@@ -73,7 +76,7 @@ Status Serve(const ServeFlags& flags) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
   MF_ASSIGN_OR_RETURN(const auto storage, Storage::Open(flags.data, options.shard, options.shards));
-  storage->GiveTo(&options);
+  host.storage = storage.get();
   Metrics metrics;
   if (!flags.metrics.empty()) MF_RETURN_IF_ERROR(metrics.Serve(flags.metrics));
   options.metrics = &metrics;
@@ -90,12 +93,12 @@ Status Serve(const ServeFlags& flags) {
                               }));
   const std::string address = transport->address();
   const int threads = flags.threads > 0 ? flags.threads : CpuLimit();
-  Server server(std::move(transport), options, threads, &metrics);
+  Server server(std::move(transport), host, threads, &metrics);
   std::printf("listening %s\n", address.c_str());
   if (!flags.metrics.empty()) std::printf("metrics %s\n", metrics.address().c_str());
   std::fflush(stdout);
-  spdlog::info("shard {} of {}, start {} on {}", options.shard, options.shards, options.boot_count,
-               storage->folder().path());
+  spdlog::info("shard {} of {} on {}, {} runs stored", options.shard, options.shards,
+               storage->dir(), storage->Runs().size());
   int signal = 0;
   sigwait(&signals, &signal);
   spdlog::info("ends after signal {}; {} messages did not parse, {} replies found nobody", signal,
@@ -120,6 +123,11 @@ void AddServeCommand(CLI::App& app, Status* status) {
       "Bytes for tables addressed directly; 0: 70% of the machine's or container's");
   command->add_option("--metrics", flags->metrics, "Serve /metrics on HOST:PORT; port 0: any");
   command->add_option("--keys", flags->keys, "Folder with server.key and clients: who may connect");
+  command
+      ->add_option("--idle-seconds", flags->idle_seconds,
+                   "So long after an unfinished run's last worker was heard another may begin")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->add_flag("--insecure", flags->insecure, "Listen beyond loopback without keys");
   command->callback([flags, status] { *status = Serve(*flags); });
 }
@@ -135,6 +143,7 @@ int main(int argc, char** argv) {
   mf::AddKeygenCommand(app, &status);
   mf::AddInspectCommand(app, &status);
   mf::AddReshardCommand(app, &status);
+  mf::AddRunsCommand(app, &status);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -6,8 +6,10 @@
 #include <memory>
 #include <string>
 
+#include "common/base/files.h"
 #include "pserver/commands/commands.h"
 #include "pserver/snapshot/reshard.h"
+#include "pserver/snapshot/snapshot_folders.h"
 
 namespace mf {
 namespace {
@@ -34,12 +36,18 @@ class Progress {
   uint64_t shown_ = 0;
 };
 
-Status Run(const ReshardOptions& options) {
+/// `--from` and `--to` are --data folders: the run in the one becomes that run in the other.
+Status Run(const ReshardOptions& flags) {
   Progress progress;
+  MF_ASSIGN_OR_RETURN(const RunFolder run, TheRunIn(flags.from));
+  ReshardOptions options = flags;
+  options.from = run.path;
+  options.to = flags.to + "/" + run.name;
   MF_ASSIGN_OR_RETURN(
       const ReshardReport report,
       Reshard(options, [&](uint64_t done, uint64_t all) { progress.Show(done, all); }));
   progress.Show(1, 1);
+  MF_RETURN_IF_ERROR(PublishFile(options.to + "/" + kDescriptionFile, report.description));
   std::printf("step %llu: %llu rows, %llu bytes, from %u to %u shards\n",
               static_cast<unsigned long long>(report.step),
               static_cast<unsigned long long>(report.rows),

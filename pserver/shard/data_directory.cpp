@@ -41,14 +41,22 @@ Result<std::unique_ptr<DataDirectory>> DataDirectory::Open(const std::string& di
                           "another folder");
   }
   MF_RETURN_IF_ERROR(data->CountBoot());
-  std::ifstream(data->path_ + "/common") >> data->run_id_ >> data->common_step_;
+  std::ifstream(data->path_ + "/common") >> data->common_step_;
   return data;
 }
 
-Status DataDirectory::KeepCommonStep(const std::string& run_id, uint64_t step) {
-  if (step <= common_step(run_id)) return Status::Ok();
-  MF_RETURN_IF_ERROR(PublishFile(path_ + "/common", run_id + " " + std::to_string(step) + "\n"));
-  run_id_ = run_id;
+Status DataDirectory::CheckFree(const std::string& path) {
+  const int lock = open((path + "/lock").c_str(), O_RDONLY | O_CLOEXEC);
+  if (lock < 0) return Status::Ok();  // never served from: a copy
+  const bool free = flock(lock, LOCK_SH | LOCK_NB) == 0;
+  close(lock);
+  if (free) return Status::Ok();
+  return Status::Failed(path + ": a server runs on it; stop that one first");
+}
+
+Status DataDirectory::KeepCommonStep(uint64_t step) {
+  if (step <= common_step_) return Status::Ok();
+  MF_RETURN_IF_ERROR(PublishFile(path_ + "/common", std::to_string(step) + "\n"));
   common_step_ = step;
   return Status::Ok();
 }

@@ -1,6 +1,6 @@
-// A server's place on disk: DIR/shard-<i>-of-<S>/, held by one process at a time, with the count of
-// its starts (DESIGN 2.6: epochs are issued as boot count << 32 | counter, so it is durable before
-// the server listens).
+// A server's place on disk for one run: RUN/shard-<i>-of-<S>/, held by one process at a time, with
+// the count of its openings (DESIGN 2.6: epochs are issued as boot count << 32 | counter, so it is
+// durable before the run is served).
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,13 @@ namespace mf {
 
 class DataDirectory {
  public:
-  /// Makes the folder if it is missing, locks it and counts the start. kInvalid, naming the folder,
-  /// if it can not be written; kFailed if another server holds it.
+  /// Makes the folder if it is missing, locks it and counts the opening. kInvalid, naming the
+  /// folder, if it can not be written; kFailed if another server holds it.
   static Result<std::unique_ptr<DataDirectory>> Open(const std::string& dir, uint32_t shard,
                                                      uint32_t shards);
   static std::string PathOf(const std::string& dir, uint32_t shard, uint32_t shards);
+  /// kFailed if a server holds the shard folder `path`.
+  static Status CheckFree(const std::string& path);
   ~DataDirectory();
   DataDirectory(const DataDirectory&) = delete;
   DataDirectory& operator=(const DataDirectory&) = delete;
@@ -28,14 +30,12 @@ class DataDirectory {
   };
   /// Of the disk that holds the folder, for those who are not root; zeros if it does not say.
   Space DiskSpace() const;
-  /// 1 at the first start.
+  /// 1 at the first opening.
   uint64_t boot_count() const { return boot_count_; }
-  /// The newest step of run `run_id` that all servers were said to have; 0: none.
-  uint64_t common_step(const std::string& run_id) const {
-    return run_id == run_id_ ? common_step_ : 0;
-  }
+  /// The newest step of the run that all servers were said to have; 0: none.
+  uint64_t common_step() const { return common_step_; }
   /// Durable when it returns.
-  Status KeepCommonStep(const std::string& run_id, uint64_t step);
+  Status KeepCommonStep(uint64_t step);
 
  private:
   DataDirectory() = default;
@@ -44,7 +44,6 @@ class DataDirectory {
   std::string path_;
   int lock_ = -1;
   uint64_t boot_count_ = 0;
-  std::string run_id_;  // of common_step_
   uint64_t common_step_ = 0;
 };
 

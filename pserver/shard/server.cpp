@@ -16,13 +16,13 @@ double Now() {
 
 }  // namespace
 
-Server::Server(std::unique_ptr<ServerTransport> transport, const Shard::Options& options,
+Server::Server(std::unique_ptr<ServerTransport> transport, const RunHost::Options& options,
                int threads, Metrics* metrics)
     : transport_(std::move(transport)),
       pool_(threads),
       metrics_(metrics),
-      shard_(options, pool_,
-             [this](const std::string& peer, const Reply& reply) { SendReply(peer, reply); }),
+      host_(options, pool_,
+            [this](const std::string& peer, const Reply& reply) { SendReply(peer, reply); }),
       thread_([this] { Run(); }) {}
 
 Server::~Server() {
@@ -35,8 +35,8 @@ void Server::Run() {
   ShowCounters();
   double last_tick = Now();
   while (!stopping_.load()) {
-    const bool more = shard_.Work(Now());
-    Drain(more ? 0 : shard_.writing_snapshot() ? kWriterMs : kTickMs);
+    const bool more = host_.Work(Now());
+    Drain(more ? 0 : host_.writing_snapshot() ? kWriterMs : kTickMs);
     if (!inbox_.empty()) {
       const Received received = std::move(inbox_.front());
       inbox_.pop_front();
@@ -44,13 +44,13 @@ void Server::Run() {
     }
     if (const double now = Now(); now - last_tick >= kTickMs / 1000.0) {
       Drain(0);
-      shard_.Tick(now);
+      host_.Tick(now);
       last_tick = now;
     }
   }
   // The last snapshot of a run is begun with its last step.
-  while (shard_.writing_snapshot()) {
-    if (!shard_.Work(Now())) std::this_thread::sleep_for(std::chrono::milliseconds(kWriterMs));
+  while (host_.writing_snapshot()) {
+    if (!host_.Work(Now())) std::this_thread::sleep_for(std::chrono::milliseconds(kWriterMs));
   }
 }
 
@@ -94,7 +94,7 @@ void Server::Drain(int idle_ms) {
 
 void Server::Handle(const Received& received) {
   handled_ = &received;
-  shard_.Handle(received.peer, received.request, Now());
+  host_.Handle(received.peer, received.request, Now());
   handled_ = nullptr;
 }
 

@@ -1,4 +1,5 @@
-// A parameter server around its socket: one thread that receives, lets the Shard decide, and sends.
+// A parameter server around its socket: one thread that receives, lets the RunHost decide, and
+// sends.
 #pragma once
 
 #include <atomic>
@@ -9,7 +10,7 @@
 
 #include "common/base/thread_pool.h"
 #include "common/net/transport.h"
-#include "pserver/shard/shard.h"
+#include "pserver/shard/run_host.h"
 
 namespace mf {
 
@@ -18,7 +19,7 @@ class Server {
   /// Serves from a thread of its own until destroyed, which waits for a snapshot being written.
   /// `threads`: of the kernels. `metrics` counts requests and bytes and outlives the server; none
   /// where the clients in the same process do.
-  Server(std::unique_ptr<ServerTransport> transport, const Shard::Options& options, int threads,
+  Server(std::unique_ptr<ServerTransport> transport, const RunHost::Options& options, int threads,
          Metrics* metrics = nullptr);
   ~Server();
 
@@ -45,7 +46,7 @@ class Server {
   std::atomic<uint64_t> unsent_{0};
   ThreadPool pool_;
   Metrics* const metrics_;
-  Shard shard_;                                          // used by thread_ only
+  RunHost host_;                                         // used by thread_ only
   std::deque<Received, PoolAllocator<Received>> inbox_;  // used by thread_ only
   const Received* handled_ = nullptr;                    // used by thread_ only
   std::thread thread_;

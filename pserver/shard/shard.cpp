@@ -32,13 +32,15 @@ Status CheckDenseMemory(const RunDescription& run) {
              " GB, this server's machine has " + std::to_string(limit / 1e9) + " GB");
 }
 
-/// What is different in the run that `theirs` describes.
-std::string WhatDiffers(const RunDescription& ours, const std::string& theirs) {
-  const Result<RunDescription> run = RunDescription::FromJson(theirs);
-  return run.ok() ? DescribeDifference(ours, run.value()) : run.status().message();
-}
-
 }  // namespace
+
+Status AnotherTrainingThere(const std::string& there, const RunDescription& here) {
+  const Result<RunDescription> run = RunDescription::FromJson(there);
+  return {Code::kWrongRun,
+          "this server's folder holds another training: " +
+              (run.ok() ? DescribeDifference(run.value(), here) : run.status().message()) +
+              "; use the same --config, --set and --data to go on with it, or a folder of its own"};
+}
 
 Shard::Shard(const Options& options, ThreadPool& pool, Send send)
     : options_(options),
@@ -108,15 +110,18 @@ Status Shard::Do(const HelloRequest& hello, Call& call) {
                std::to_string(hello.shards) + ", this is shard " + std::to_string(options_.shard) +
                " of " + std::to_string(options_.shards));
   }
-  const bool observer = hello.run_id.empty();
-  if (run_ == nullptr) {
-    if (observer) return {Code::kUnavailable, "no training has begun on this server"};
-    MF_RETURN_IF_ERROR(OpenRun(hello));
-  } else if (!observer && run_->id != hello.run_id) {
-    return {
-        Code::kWrongRun,
-        "this server runs another training: " + WhatDiffers(run_->description, hello.description) +
-            "; use the same --config, --set and --data, or servers of your own"};
+  const bool observer = hello.description.empty();
+  if (observer) {
+    if (run_ == nullptr) return {Code::kUnavailable, "no training has begun on this server"};
+  } else {
+    MF_ASSIGN_OR_RETURN(RunDescription run, RunDescription::FromJson(hello.description));
+    if (run_ == nullptr) {
+      MF_RETURN_IF_ERROR(OpenRun(std::move(run)));
+    } else if (run_->id != run.RunId()) {
+      return {Code::kWrongRun,
+              "this server runs another training: " + DescribeDifference(run_->description, run) +
+                  "; use the same --config, --set and --data, or servers of your own"};
+    }
   }
   Sessions& sessions = observer ? observers_ : workers_;
   call.reply.body = HelloReply{.session = sessions.Renew(call.request.session), .state = State()};
@@ -124,22 +129,14 @@ Status Shard::Do(const HelloRequest& hello, Call& call) {
 }
 
 /// The first worker's hello says what run it is.
-Status Shard::OpenRun(const HelloRequest& hello) {
-  MF_ASSIGN_OR_RETURN(RunDescription run, RunDescription::FromJson(hello.description));
+Status Shard::OpenRun(RunDescription run) {
   MF_RETURN_IF_ERROR(CheckShards(run, options_.shards));
   MF_RETURN_IF_ERROR(CheckDenseMemory(run));
   if (const auto held = snapshots_ == nullptr ? std::nullopt : snapshots_->NewestInfo();
-      held.has_value() && held->run_id != hello.run_id) {
-    const Result<RunDescription> theirs = RunDescription::FromJson(held->description);
-    return {
-        Code::kWrongRun,
-        "this server's folder holds another training: " +
-            (theirs.ok() ? WhatDiffers(theirs.value(), hello.description)
-                         : theirs.status().message()) +
-            "; use the same --config, --set and --data to go on with it, or a folder of its own"};
+      held.has_value() && held->run_id != run.RunId()) {
+    return AnotherTrainingThere(held->description, run);
   }
   run_ = std::make_unique<Run>(std::move(run));
-  run_->id = hello.run_id;
   if (options_.metrics != nullptr) {
     options_.metrics->Set(Metric::kRunSteps, static_cast<double>(run_->rules.steps));
     options_.metrics->Set(Metric::kServers, static_cast<double>(options_.shards));
@@ -153,10 +150,21 @@ Status Shard::OpenRun(const HelloRequest& hello) {
   return Status::Ok();
 }
 
+bool Shard::finished() const {
+  return run_ != nullptr && commit_.recovered() &&
+         commit_.finished() == static_cast<uint64_t>(run_->rules.steps) &&
+         (desk_ == nullptr || desk_->board().finished());
+}
+
+const std::string& Shard::run_id() const {
+  static const std::string none;
+  return run_ == nullptr ? none : run_->id;
+}
+
 RunState Shard::State() const {
   RunState state{.finished = commit_.state(), .description = run_->text};
   if (snapshots_ != nullptr) state.snapshots = snapshots_->State();
-  if (options_.folder != nullptr) state.had_common = options_.folder->common_step(run_->id);
+  if (options_.folder != nullptr) state.had_common = options_.folder->common_step();
   return state;
 }
 
@@ -301,7 +309,7 @@ Result<bool> Shard::EndStep(OpenStep at, Ended how, const SnapshotPlan& snapshot
   if (snapshots_ == nullptr) return applied;
   if (options_.folder != nullptr) {
     // For a recovery that finds none any more. If it cannot be kept now, it is said again.
-    (void)options_.folder->KeepCommonStep(run_->id, snapshots.common);
+    (void)options_.folder->KeepCommonStep(snapshots.common);
   }
   snapshots_->Discard(snapshots.discard);
   if (snapshots.take) TakeSnapshot(at, applied, grad_norm, now);
@@ -357,6 +365,10 @@ Status Shard::CheckBoard() const {
   if (desk_ != nullptr) return Status::Ok();
   return Bad("the work board is on shard 0, this is shard " + std::to_string(options_.shard));
 }
+
+// Those are answered by the host (run_host.h), which knows more runs than this one.
+Status Shard::Do(const ListRunsRequest&, Call&) { return Bad("not a request to one run"); }
+Status Shard::Do(const DeleteRunRequest&, Call&) { return Bad("not a request to one run"); }
 
 Status Shard::Do(const LeaseRequest& ask, Call& call) {
   MF_RETURN_IF_ERROR(CheckBoard());

@@ -26,6 +26,10 @@
 
 namespace mf {
 
+/// kWrongRun: a folder that holds the run `there` (RunDescription::Json()) is to be used for
+/// another one.
+Status AnotherTrainingThere(const std::string& there, const RunDescription& here);
+
 class Shard {
  public:
   struct Options {
@@ -51,6 +55,14 @@ class Shard {
   /// Goes on with a snapshot that is being written. True if there is more to do at once.
   bool Work(double now) { return snapshots_ != nullptr && snapshots_->Work(now); }
   bool writing_snapshot() const { return snapshots_ != nullptr && snapshots_->writing() != 0; }
+
+  /// Of the run that is served; empty: none yet.
+  const std::string& run_id() const;
+  /// The run has ended, its last evaluation included. Its state may still be read, and its last
+  /// snapshot still be written.
+  bool finished() const;
+  /// Who asks is one of the run's workers.
+  bool IsWorker(uint64_t session) const { return workers_.contains(session); }
 
   const Board* board() const { return desk_ == nullptr ? nullptr : &desk_->board(); }
   const CommitState& commit() const { return commit_; }
@@ -88,8 +100,10 @@ class Shard {
   Status Do(const StepEndedRequest& ended, Call& call);
   Status Do(const EvaluatedRequest& evaluated, Call& call);
   Status Do(const RecoveredRequest& recovered, Call& call);
+  Status Do(const ListRunsRequest& list, Call& call);
+  Status Do(const DeleteRunRequest& remove, Call& call);
 
-  Status OpenRun(const HelloRequest& hello);
+  Status OpenRun(RunDescription run);
   RunState State() const;
   Status CheckBoard() const;
   /// Brings back the state after `step` finished steps.

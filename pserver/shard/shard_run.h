@@ -16,6 +16,7 @@ struct Shard::Run {
   explicit Run(RunDescription d)
       : description(std::move(d)),
         text(description.Json()),
+        id(description.RunId()),
         rules(description.rules),
         specs(description.tensors),
         history(specs) {}
@@ -38,7 +39,7 @@ struct Shard::Run {
 
   const RunDescription description;
   const std::string text;  // of it
-  std::string id;
+  const std::string id;
   const RunRules& rules;
   const std::vector<TensorSpec>& specs;
   UpdateHistory history;

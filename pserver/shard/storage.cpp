@@ -1,51 +1,144 @@
 #include "pserver/shard/storage.h"
 
-#include <filesystem>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
+
+#include "common/base/files.h"
+#include "pserver/snapshot/snapshot_files.h"
 #include "pserver/snapshot/snapshot_folders.h"
 #include "pserver/snapshot/snapshot_rocksdb.h"
 
 namespace mf {
 namespace {
 
-/// The number of servers of which `dir` holds snapshots, other than `shards`; 0: none.
-uint32_t OtherShards(const std::string& dir, uint32_t shards) {
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(dir, error)) {
-    uint32_t shard = 0, other = 0;
-    if (!ParseShardName(entry.path().filename().string(), &shard, &other)) continue;
-    if (other == shards) continue;
-    const auto reader = OpenRocksSnapshotReader(entry.path().string());
-    if (reader.ok() && !(*reader.value()).Published().empty()) return other;
+/// The number of servers of which the run's folder holds snapshots, if it is not `shards`; 0:
+/// `shards`, or none at all.
+uint32_t OtherShards(const std::string& run, uint32_t shards) {
+  uint32_t other = 0;
+  for (const std::string& name : FileNames(run)) {
+    uint32_t shard = 0, of = 0;
+    if (!ParseShardName(name, &shard, &of)) continue;
+    const auto reader = OpenRocksSnapshotReader(run + "/" + name);
+    if (!reader.ok() || (*reader.value()).Published().empty()) continue;
+    if (of == shards) return 0;
+    other = of;
   }
-  return 0;
+  return other;
+}
+
+Status NeedsReshard(const std::string& run, uint32_t other, uint32_t shards) {
+  return Status::Invalid(run + " holds snapshots of " + std::to_string(other) +
+                         " servers, this is one of " + std::to_string(shards) +
+                         "; run: pserver reshard --from " + run + " --to NEW_FOLDER --shards " +
+                         std::to_string(shards));
+}
+
+/// Before runs had folders of their own, snapshots lay directly in DIR.
+Status CheckLayout(const std::string& dir) {
+  for (const std::string& name : FileNames(dir)) {
+    uint32_t shard = 0, shards = 0;
+    if (!ParseShardName(name, &shard, &shards) || StepsIn(dir + "/" + name).empty()) continue;
+    return Status::Invalid(dir + "/" + name +
+                           ": a snapshot of an older version of this program, which this one does "
+                           "not read; export the model with that version, and name another --data");
+  }
+  return Status::Ok();
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Storage>> Storage::Open(const std::string& dir, uint32_t shard,
-                                               uint32_t shards) {
-  std::unique_ptr<Storage> storage(new Storage());
-  // Before anything is made there.
-  if (!std::filesystem::exists(DataDirectory::PathOf(dir, shard, shards))) {
-    if (const uint32_t other = OtherShards(dir, shards); other != 0) {
-      return Status::Invalid(dir + " holds snapshots of " + std::to_string(other) +
-                             " servers, this is one of " + std::to_string(shards) +
-                             "; run: pserver reshard --from " + dir + " --to NEW_FOLDER --shards " +
-                             std::to_string(shards));
-    }
+Result<std::unique_ptr<RunStorage>> RunStorage::Open(const std::string& run, uint32_t shard,
+                                                     uint32_t shards) {
+  if (const uint32_t other = OtherShards(run, shards); other != 0) {
+    return NeedsReshard(run, other, shards);
   }
-  MF_ASSIGN_OR_RETURN(storage->folder_, DataDirectory::Open(dir, shard, shards));
+  std::unique_ptr<RunStorage> storage(new RunStorage());
+  MF_ASSIGN_OR_RETURN(storage->folder_, DataDirectory::Open(run, shard, shards));
   MF_ASSIGN_OR_RETURN(storage->store_, OpenRocksSnapshots(storage->folder_->path()));
   storage->writer_ = MakeThreadedSnapshotWriter(*storage->store_);
   return storage;
 }
 
-void Storage::GiveTo(Shard::Options* options) const {
+void RunStorage::SetOptions(Shard::Options* options) const {
   options->boot_count = folder_->boot_count();
   options->folder = folder_.get();
   options->store = store_.get();
   options->writer = writer_.get();
+}
+
+Result<std::unique_ptr<Storage>> Storage::Open(const std::string& dir, uint32_t shard,
+                                               uint32_t shards) {
+  std::unique_ptr<Storage> storage(new Storage());
+  storage->dir_ = dir;
+  storage->shard_ = shard;
+  storage->shards_ = shards;
+  MF_RETURN_IF_ERROR(CheckLayout(dir));
+  uint32_t other = 0;
+  std::string example;
+  for (const RunFolder& run : FindRuns(dir)) {
+    const uint32_t here = OtherShards(run.path, shards);
+    if (here == 0) other = 0;
+    if (here == 0) break;
+    other = here;
+    example = run.path;
+  }
+  if (other != 0) return NeedsReshard(example, other, shards);
+  if (Status made = MakeFolder(dir); !made.ok()) {
+    return Status::Invalid("--data " + made.message());
+  }
+  const std::string lock = DataDirectory::PathOf(dir, shard, shards) + ".lock";
+  storage->lock_ = open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (storage->lock_ < 0) {
+    return Status::Invalid("--data " + dir + ": cannot write: " + std::strerror(errno) +
+                           "; name a folder that this user can write");
+  }
+  if (flock(storage->lock_, LOCK_EX | LOCK_NB) != 0) {
+    return Status::Failed("--data " + dir +
+                          ": another server runs on it; stop that one or name another folder");
+  }
+  return storage;
+}
+
+Storage::~Storage() {
+  if (lock_ >= 0) close(lock_);
+}
+
+Result<std::unique_ptr<RunStorage>> Storage::OpenRun(const RunDescription& run) {
+  const std::string path = dir_ + "/" + RunFolderName(run.RunId());
+  MF_RETURN_IF_ERROR(MakeFolder(path));
+  MF_RETURN_IF_ERROR(PublishFile(path + "/" + kDescriptionFile, run.Json()));
+  return RunStorage::Open(path, shard_, shards_);
+}
+
+std::string Storage::DescriptionOf(const std::string& id) const {
+  return ReadDescription(dir_ + "/" + RunFolderName(id));
+}
+
+std::vector<StoredRun> Storage::Runs() const {
+  std::vector<StoredRun> runs;
+  for (const RunFolder& folder : FindRuns(dir_)) {
+    const std::string own = DataDirectory::PathOf(folder.path, shard_, shards_);
+    if (!FileExists(own)) continue;
+    StoredRun run = DescribeStored(folder);
+    const std::vector<uint64_t> steps = StepsIn(own);
+    run.newest = steps.empty() ? 0 : steps.back();
+    runs.push_back(std::move(run));
+  }
+  return runs;
+}
+
+Status Storage::Delete(const std::string& id) {
+  for (const StoredRun& run : Runs()) {
+    if (run.id != id) continue;
+    const std::string path = dir_ + "/" + RunFolderName(id);
+    MF_RETURN_IF_ERROR(RemoveTree(DataDirectory::PathOf(path, shard_, shards_)));
+    return RemoveIfEmpty(path);
+  }
+  return Status::Invalid("run " + id + " is not stored on this server");
 }
 
 }  // namespace mf

@@ -1,10 +1,18 @@
-// What a server keeps on disk: its folder, the snapshots in it, and the thread that writes them.
+// What a server keeps on disk: a folder for each run, in it its own folder with snapshots, and a
+// thread that writes them.
+//
+//   DIR/run-<id>/description.json     what run it is (RunDescription::Json()); equal from every
+//   server DIR/run-<id>/shard-<i>-of-<S>/    DataDirectory and snapshots (docs/SNAPSHOTS.md)
+//   DIR/shard-<i>-of-<S>.lock         held by the server
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "common/net/messages.h"
+#include "common/run/run_description.h"
 #include "pserver/shard/data_directory.h"
 #include "pserver/shard/shard.h"
 #include "pserver/snapshot/snapshot_store.h"
@@ -12,22 +20,50 @@
 
 namespace mf {
 
-class Storage {
+/// A server's state of one run.
+class RunStorage {
  public:
-  /// DIR/shard-<i>-of-<S>, locked. kInvalid, with the command to run, if DIR holds snapshots of
+  /// RUN/shard-<i>-of-<S>, locked. kInvalid, with the command to run, if RUN holds snapshots of
   /// another number of servers and none of this one.
-  static Result<std::unique_ptr<Storage>> Open(const std::string& dir, uint32_t shard,
-                                               uint32_t shards);
+  static Result<std::unique_ptr<RunStorage>> Open(const std::string& run, uint32_t shard,
+                                                  uint32_t shards);
 
-  const DataDirectory& folder() const { return *folder_; }
   /// Sets what `options` says of storage; this object has to outlive the shard.
-  void GiveTo(Shard::Options* options) const;
+  void SetOptions(Shard::Options* options) const;
 
  private:
-  Storage() = default;
+  RunStorage() = default;
   std::unique_ptr<DataDirectory> folder_;
   std::unique_ptr<SnapshotStore> store_;
   std::unique_ptr<SnapshotWriter> writer_;
+};
+
+class Storage {
+ public:
+  /// Makes `dir` if it is missing and locks this server's place in it. kInvalid, saying what to do,
+  /// if it cannot be written, holds runs of another number of servers only, or snapshots of an
+  /// older version; kFailed if another server holds it.
+  static Result<std::unique_ptr<Storage>> Open(const std::string& dir, uint32_t shard,
+                                               uint32_t shards);
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  const std::string& dir() const { return dir_; }
+  /// The run's folder, made if it is missing.
+  Result<std::unique_ptr<RunStorage>> OpenRun(const RunDescription& run);
+  /// What this server has of every run, by name; none of them is `active` here.
+  std::vector<StoredRun> Runs() const;
+  /// The description that stands in the folder of run `id`; empty if there is none.
+  std::string DescriptionOf(const std::string& id) const;
+  /// Deletes what this server has of the run; nothing there is kInvalid. The run is not open.
+  Status Delete(const std::string& id);
+
+ private:
+  Storage() = default;
+  std::string dir_;
+  uint32_t shard_ = 0, shards_ = 1;
+  int lock_ = -1;
 };
 
 }  // namespace mf

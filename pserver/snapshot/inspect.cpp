@@ -112,6 +112,17 @@ class Inspector {
   Inspector(bool verify, std::ostream& out) : verify_(verify), out_(out) {}
 
   Status Run(const std::string& dir) {
+    const std::vector<RunFolder> runs = FindRuns(dir);
+    if (runs.size() < 2) return RunOne(dir);
+    for (const RunFolder& run : runs) {
+      out_ << (&run == &runs[0] ? "" : "\n") << run.path << "\n";
+      MF_RETURN_IF_ERROR(RunOne(run.path));
+    }
+    return first_bad_;
+  }
+
+ private:
+  Status RunOne(const std::string& dir) {
     MF_ASSIGN_OR_RETURN(const std::vector<ShardFolder> folders, FindShardFolders(dir));
     if (FileExists(dir + "/" + kReshardFolder))
       out_ << "a reshard into this folder runs or was cut off (" << kReshardFolder << ")\n";
@@ -121,7 +132,6 @@ class Inspector {
     return first_bad_;
   }
 
- private:
   Status InspectSet(uint32_t shards, const std::vector<ShardFolder>& folders) {
     std::vector<std::unique_ptr<SnapshotReader>> readers;
     for (const ShardFolder& folder : folders) {

@@ -301,6 +301,7 @@ Status Resharder::CopyRow(const SnapshotKey& key) {
 }
 
 Status Resharder::Publish() {
+  report_.description = sources_[0].info.description;
   for (uint32_t i = 0; i < options_.shards; ++i) {
     SnapshotInfo info = sources_[0].info;
     info.shard = i;

@@ -11,8 +11,8 @@
 namespace mf {
 
 struct ReshardOptions {
-  std::string from;
-  std::string to;  // a folder without shards in it, or none yet
+  std::string from;  // a run's folder
+  std::string to;    // the same run's, without shards in it, or none yet
   uint32_t shards = 1;
   uint64_t step = 0;  // 0: the newest that all sources have
 };
@@ -21,7 +21,8 @@ struct ReshardReport {
   uint64_t step = 0;
   uint32_t from_shards = 0;
   uint64_t rows = 0;
-  uint64_t bytes = 0;  // of the tables written
+  uint64_t bytes = 0;       // of the tables written
+  std::string description;  // RunDescription::Json() of the run
 };
 
 /// Called now and then.

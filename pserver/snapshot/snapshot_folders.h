@@ -1,5 +1,5 @@
-// The shard folders of a --data directory, seen from outside: for programs that look at the
-// snapshots of all servers.
+// The folders of runs and shards in a --data directory, seen from outside: for programs that look
+// at the snapshots of all servers.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,33 @@
 #include <vector>
 
 #include "common/base/status.h"
+#include "common/net/messages.h"
 #include "pserver/snapshot/snapshot_store.h"
 
 namespace mf {
 
 /// Beside unfinished shard folders while `pserver reshard` writes; no server starts next to it.
 inline constexpr const char* kReshardFolder = "tmp-reshard";
+
+/// In a run's folder: RunDescription::Json().
+inline constexpr const char* kDescriptionFile = "description.json";
+
+struct RunFolder {
+  std::string name;  // "run-" and the first 16 digits of the run's id
+  std::string path;
+};
+std::string RunFolderName(const std::string& run_id);
+/// By name; none if `dir` is not a folder.
+std::vector<RunFolder> FindRuns(const std::string& dir);
+/// The one run of `dir`, which is a --data folder with one run, or a run's folder by whatever name.
+/// kInvalid if there is none, or more than one run, which are then named.
+Result<RunFolder> TheRunIn(const std::string& dir);
+/// What its description says; `newest` and `active` stay 0.
+StoredRun DescribeStored(const RunFolder& folder);
+/// The text in a run's folder; empty if it cannot be read.
+std::string ReadDescription(const std::string& run_folder);
+/// The run's folder goes with its last shard.
+Status RemoveIfEmpty(const std::string& run_folder);
 
 struct ShardFolder {
   uint32_t shard = 0;
@@ -24,7 +45,8 @@ struct ShardFolder {
 /// Shard and shards of "shard-<i>-of-<S>" with i < S; false for any other name.
 bool ParseShardName(const std::string& name, uint32_t* shard, uint32_t* shards);
 
-/// `dir` is one shard folder, or has them in it: by S, then i. kInvalid if there is none.
+/// `dir` is one shard folder, a run's folder or a --data folder with one run in it: its shards by
+/// S, then i. kInvalid if there is none, or more than one run, which are then named.
 Result<std::vector<ShardFolder>> FindShardFolders(const std::string& dir);
 
 /// Steps that all of them have, rising.

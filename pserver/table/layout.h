@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "common/run/column_blocks.h"
@@ -21,17 +22,12 @@ struct TensorLayout {
 
 inline TensorLayout LayoutOf(const TensorSpec& spec, int64_t column_blocks, int64_t shard,
                              int64_t shards) {
-  const std::vector<ColumnRange> all = ColumnBlocks(spec.columns, column_blocks);
-  const BlockRange own = ShardBlocks(static_cast<int64_t>(all.size()), shard, shards);
+  ColumnShare share = ColumnShareOf(spec.columns, column_blocks, shard, shards);
   TensorLayout layout;
   layout.spec = spec;
-  layout.columns = {all[static_cast<size_t>(own.begin)].begin,
-                    all[static_cast<size_t>(own.end) - 1].end};
-  for (int64_t block = own.begin; block < own.end; ++block) {
-    const ColumnRange& range = all[static_cast<size_t>(block)];
-    layout.blocks.push_back({range.begin - layout.columns.begin, range.end - layout.columns.begin});
-  }
-  layout.stride = (layout.width() + 15) / 16 * 16;
+  layout.columns = share.columns;
+  layout.blocks = std::move(share.blocks);
+  layout.stride = PaddedColumns(layout.width());
   return layout;
 }
 

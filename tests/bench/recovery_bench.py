@@ -2,6 +2,7 @@
 step, on more than 1 GiB of table state, each beside the disk's own rate for the same bytes in the same run.
 Usage: recovery_bench.py PATH_OF_WORKER PATH_OF_PSERVER [--steps N] [--layers N]"""
 
+import glob
 import argparse
 import json
 import os
@@ -147,9 +148,10 @@ def measure(cluster: Cluster, flags: argparse.Namespace, folder: str) -> None:
     lost = sum(each[s] - quiet_typical for s in busy) / (len(busy) / (beside + 1))
     write_rate, _ = disk_rates(folder, int(written))
 
-    newest = max(int(name[5:]) for name in os.listdir(os.path.join(folder, "state", f"shard-1-of-{SERVERS}"))
+    run = glob.glob(os.path.join(folder, "state", "run-*"))[0]
+    newest = max(int(name[5:]) for name in os.listdir(os.path.join(run, f"shard-1-of-{SERVERS}"))
                  if name.startswith("step-"))
-    state = sum(folder_bytes(os.path.join(folder, "state", f"shard-{shard}-of-{SERVERS}", f"step-{newest}"))
+    state = sum(folder_bytes(os.path.join(run, f"shard-{shard}-of-{SERVERS}", f"step-{newest}"))
                 for shard in range(SERVERS))
     killed = time.monotonic()
     servers[1][0].kill()

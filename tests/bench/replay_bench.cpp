@@ -117,7 +117,7 @@ class Replay {
         client_(Must(ConnectZmq(context_, {options.pserver})), {options.pserver}, {}),
         tables_(client_, run_),
         pool_(1) {
-    Must(SayHello(client_, "bench", run_.Json()));
+    Must(SayHello(client_, run_.Json()));
     MustBeOk(RollBack(client_, at_.before()));
     const Config recorded = Must(LoadConfig(
         options.config, {"train.steps=" + std::to_string(kRecordedStep), "train.eval_batches=1"}));

@@ -90,7 +90,8 @@ class ServedPair {
     MF_CHECK(bound.ok());
     Shard::Options options;
     options.memory_bytes = 1 << 30;
-    server_ = std::make_unique<Server>(std::move(bound).value(), options, 1);
+    server_ =
+        std::make_unique<Server>(std::move(bound).value(), RunHost::Options{.shard = options}, 1);
     auto connected = ConnectZmq(context_, {server_->address()});
     MF_CHECK(connected.ok());
     client_ = std::make_unique<Client>(std::move(connected).value(),

@@ -131,6 +131,12 @@ class ClusterCase(unittest.TestCase):
         """A server's series; 0 if it is not there."""
         return self.scrape(self.metrics[shard]).get(series, 0)
 
+    def run_folder(self, state: str) -> str:
+        """The folder of the one run that is stored in a --data folder."""
+        names = [name for name in os.listdir(os.path.join(self.folder, state)) if name.startswith("run-")]
+        self.assertEqual(len(names), 1, names)
+        return os.path.join(self.folder, state, names[0])
+
     def train(self, name: str, servers: list[str], *more: str) -> subprocess.Popen:
         where = ["--pservers", ",".join(servers)] if servers else []
         out = os.path.join(self.folder, name)

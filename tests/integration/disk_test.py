@@ -75,7 +75,7 @@ class FullDisk(ClusterCase):
         return self.serve(shard, 3, listen, state="disk" if shard == SICK else "state")
 
     def published(self, shard: int) -> set[int]:
-        folder = os.path.join(self.folder, "disk" if shard == SICK else "state", f"shard-{shard}-of-3")
+        folder = os.path.join(self.run_folder("disk" if shard == SICK else "state"), f"shard-{shard}-of-3")
         return {int(name.removeprefix("step-")) for name in os.listdir(folder) if name.startswith("step-")}
 
     def common(self) -> set[int]:
@@ -144,7 +144,7 @@ class FullDisk(ClusterCase):
         self.finish("w", worker)
         self.assertIn(f"the run goes back to step {kept}", self.log("w"))
         self.assertEqual(self.result("w"), expected)
-        self.assertEqual([name for name in os.listdir(os.path.join(disk, f"shard-{SICK}-of-3"))
+        self.assertEqual([name for name in os.listdir(os.path.join(self.run_folder("disk"), f"shard-{SICK}-of-3"))
                           if name.startswith("damaged")], [])
 
     def test_a_disk_that_recovers_while_it_trains(self) -> None:

@@ -104,7 +104,7 @@ Frame HostilePeer::Bytes(size_t size) {
 }
 
 Request HostilePeer::Hello(size_t server) const {
-  return Membership(run_.RunId(), run_.Json(), addresses_.size()).Hellos()[server];
+  return Membership(run_.Json(), addresses_.size()).Hellos()[server];
 }
 
 /// Joins if that is still to be done, and asks for epochs and steps.
@@ -167,7 +167,6 @@ Request HostilePeer::WithoutSession(size_t server) {
       hello.shards = static_cast<uint32_t>(random_());
       return request;
     case 3:
-      hello.run_id = "another";
       hello.description = Below(2) == 0 ? "{" : std::string(1 + Below(5000), '[');
       return request;
     default:

@@ -3,6 +3,7 @@ a cluster: resume embedded and as processes, another number of servers by `pserv
 --from`, `worker eval` on a folder. What would lose something is refused. The result is always that of an
 undisturbed run, byte by byte. Usage: resume_test.py PATH_OF_WORKER PATH_OF_PSERVER"""
 
+import glob
 import hashlib
 import os
 import re
@@ -35,7 +36,7 @@ class Resume(ClusterCase):
             return hashlib.sha256(file.read()).hexdigest()
 
     def published(self, state: str, shard: int, shards: int) -> list[int]:
-        folder = self.path(state, f"shard-{shard}-of-{shards}")
+        folder = os.path.join(self.run_folder(state), f"shard-{shard}-of-{shards}")
         return sorted(int(name.removeprefix("step-")) for name in os.listdir(folder) if name.startswith("step-"))
 
     def stop(self, processes: list[subprocess.Popen], code: int) -> None:
@@ -97,7 +98,8 @@ class Resume(ClusterCase):
         refused = self.run_command(self.PSERVER, "serve", "--listen", "tcp://127.0.0.1:0", "--shard", "0/3", "--data",
                                    self.path("state"), code=2)
         command = re.search(r"run: (pserver reshard .*)$", refused.strip())[1]
-        self.assertEqual(sorted(os.listdir(self.path("state"))), ["shard-0-of-2", "shard-1-of-2"])
+        self.assertEqual(sorted(os.listdir(self.run_folder("state"))),
+                         ["description.json", "shard-0-of-2", "shard-1-of-2"])
         words = command.replace("NEW_FOLDER", self.path("state-3")).split()
         self.run_command(self.PSERVER, *words[1:])
         _, addresses = self.cluster(3, "state-3")
@@ -125,18 +127,19 @@ class Resume(ClusterCase):
     def test_offline(self) -> None:
         digest, lines = self.embedded()
         state = self.path("embedded", "state")
-        before = sorted(os.listdir(os.path.join(state, "shard-0-of-1")))
+        shard = os.path.join(self.run_folder("embedded/state"), "shard-0-of-1")
+        before = sorted(os.listdir(shard))
         out = self.path("offline.safetensors")
         self.run_command(self.WORKER, "export", "--from", state, "--out", out)
         self.assertEqual(self.sha256(out), digest)
         losses = [self.run_command(self.WORKER, "eval", "--model", model, "--data", self.data)
                   for model in (out, state)]
         self.assertEqual(losses[0], losses[1])
-        self.assertEqual(sorted(os.listdir(os.path.join(state, "shard-0-of-1"))), before)
+        self.assertEqual(sorted(os.listdir(shard)), before)
         self.assertIn("val_loss", lines[-1])
         self.assertIn(str(self.STEPS), self.run_command(self.PSERVER, "inspect", state, "--verify"))
         # A damaged file is named, and nothing is exported.
-        newest = os.path.join(state, "shard-0-of-1", f"step-{self.STEPS}")
+        newest = os.path.join(shard, f"step-{self.STEPS}")
         table = os.path.join(newest, max(name for name in os.listdir(newest) if name.endswith(".sst")))
         with open(table, "r+b") as file:
             file.seek(os.path.getsize(table) // 3)
@@ -166,7 +169,7 @@ class Resume(ClusterCase):
         """Increments share their base: one bad byte there is in every step. The others keep what they have."""
         self.interrupted(2, "state", 35)
         kept = self.published("state", 0, 2)
-        folder = self.path("state", "shard-1-of-2")
+        folder = os.path.join(self.run_folder("state"), "shard-1-of-2")
         for step in self.published("state", 1, 2):
             for name in os.listdir(os.path.join(folder, f"step-{step}")):
                 if name.endswith(".sst"):
@@ -187,8 +190,7 @@ class Resume(ClusterCase):
         self.config = self.write("minutes.toml", config)
         worker = self.train("minutes", [])
         end = time.monotonic() + DEADLINE
-        while not os.path.isdir(self.path("minutes", "state", "shard-0-of-1")) or not self.published(
-                "minutes/state", 0, 1):
+        while not glob.glob(self.path("minutes", "state", "run-*", "shard-0-of-1", "step-*")):
             self.assertLess(time.monotonic(), end)
             time.sleep(0.01)
         worker.kill()

@@ -21,6 +21,7 @@
 
 #include "common/base/check.h"
 #include "common/client/client.h"
+#include "common/client/lease_work.h"
 #include "common/client/table_client.h"
 #include "common/net/transport.h"
 #include "worker/compute/cpu_compute.h"

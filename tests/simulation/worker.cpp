@@ -27,7 +27,7 @@ Worker::Worker(World& world, size_t index)
     : world_(world),
       index_(index),
       sessions_(world.profile().servers, 0),
-      membership_("the run", world.config_text(), world.profile().servers) {}
+      membership_(world.config_text(), world.profile().servers) {}
 
 void Worker::Start() {
   tasks_.reserve(4);

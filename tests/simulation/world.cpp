@@ -532,7 +532,7 @@ void World::CheckTheEnd() {
       shard.Handle("0/0", request, now_);
       return std::exchange(servers_[index].replies, {}).at(0).second;
     };
-    const Membership membership("the run", config_text_, servers_.size());
+    const Membership membership(config_text_, servers_.size());
     const uint64_t session = As<HelloReply>(ask(membership.Hellos()[index])).session;
     for (const TensorSpec& tensor : model_.tensors()) {
       const Reply values = ask({.session = session,

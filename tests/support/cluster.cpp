@@ -5,6 +5,7 @@
 #include <mutex>
 #include <utility>
 
+#include "common/client/lease_work.h"
 #include "tests/support/join.h"
 #include "worker/config/tensors.h"
 
@@ -76,7 +77,7 @@ Cluster::Cluster(const Config& config, const Options& options)
 }
 
 void Cluster::Join() {
-  Must(SayHello(*client_, "cluster", run_.Json()).status());
+  Must(SayHello(*client_, run_.Json()).status());
   // What the first worker of a run does with its `recover` lease.
   Must(RollBack(*client_, {1, 0}));
   open_ = {1, 1};

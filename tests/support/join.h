@@ -12,9 +12,8 @@ namespace mf {
 
 /// Says hello to all servers and keeps their sessions in the client. Returns the servers'
 /// incarnations.
-inline Result<std::vector<uint64_t>> SayHello(Client& client, const std::string& run_id,
-                                              const std::string& description) {
-  const Membership membership(run_id, description, client.servers());
+inline Result<std::vector<uint64_t>> SayHello(Client& client, const std::string& description) {
+  const Membership membership(description, client.servers());
   const Client::Outcome replies = client.CallAll(membership.Hellos()).get();
   if (!replies.ok()) return replies.status();
   std::vector<uint64_t> incarnations;

@@ -90,8 +90,7 @@ Request ShardHarness::Make(RequestBody body, Frames payload) const {
 }
 
 Request ShardHarness::Hello() const {
-  return Make(HelloRequest{
-      .shards = 1, .run_id = "the run", .description = DescribeRun(config_, "").Json()});
+  return Make(HelloRequest{.shards = 1, .description = DescribeRun(config_, "").Json()});
 }
 
 Request ShardHarness::Rollback(uint64_t to_epoch, uint64_t step) const {

@@ -13,7 +13,8 @@ TcpServers::TcpServers(uint32_t shards) {
     options.shards = shards;
     options.incarnation = 100 + shard;
     options.memory_bytes = 1 << 30;
-    servers_.push_back(std::make_unique<Server>(std::move(transport).value(), options, 1));
+    servers_.push_back(std::make_unique<Server>(std::move(transport).value(),
+                                                RunHost::Options{.shard = options}, 1));
     addresses_.push_back(servers_.back()->address());
   }
 }

@@ -90,7 +90,7 @@ Status RemoteExchange::ForwardPull(const TensorSpec& tensor, const Hashes& hashe
   pulled = Pulled();
   FindDistinct(tensor, hashes, &pulled);
   const size_t columns = static_cast<size_t>(tensor.columns);
-  pulled.stride = (columns + 15) / 16 * 16;
+  pulled.stride = PaddedColumns(columns);
   pulled.values = Buffer(pulled.table_begin.back() * pulled.stride * sizeof(float));
   Pending pull = tables_.Pull(at_, tensor, pulled.rows, pulled.values.as<float>(), pulled.stride);
   PointToRows(tensor, hashes, &pulled);  // meanwhile

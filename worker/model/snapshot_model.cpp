@@ -29,7 +29,7 @@ Result<std::unique_ptr<SnapshotModel>> SnapshotModel::Open(const std::string& di
 }
 
 Status SnapshotModel::GoTo(uint64_t step) {
-  Membership membership(run_.RunId(), run_.Json(), client_->servers());
+  Membership membership(run_.Json(), client_->servers());
   const Client::Outcome joined = client_->CallAll(membership.Hellos()).get();
   if (!joined.ok()) return joined.status();
   for (size_t server = 0; server < joined.value().size(); ++server) {

@@ -36,7 +36,9 @@ Result<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(TransportContext
   for (int shard = 0; shard < options.shards; ++shard) {
     const std::string address = NewAddress();
     MF_ASSIGN_OR_RETURN(std::unique_ptr<ServerTransport> transport, BindZmq(context, address));
-    Shard::Options shard_options;
+    RunHost::Options host;
+    host.one_run = true;  // --out is of one training
+    Shard::Options& shard_options = host.shard;
     shard_options.shard = static_cast<uint32_t>(shard);
     shard_options.shards = static_cast<uint32_t>(options.shards);
     shard_options.incarnation = incarnation;
@@ -44,12 +46,12 @@ Result<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(TransportContext
     if (!options.data.empty()) {
       MF_ASSIGN_OR_RETURN(auto storage,
                           Storage::Open(options.data, shard_options.shard, shard_options.shards));
-      storage->GiveTo(&shard_options);
+      host.storage = storage.get();
       embedded->running_->storage.push_back(std::move(storage));
     }
     shard_options.metrics = shard == 0 ? options.metrics : nullptr;
     embedded->running_->servers.push_back(
-        std::make_unique<Server>(std::move(transport), shard_options, options.threads));
+        std::make_unique<Server>(std::move(transport), host, options.threads));
     embedded->addresses_.push_back(address);
   }
   return embedded;
@@ -97,8 +99,8 @@ Result<std::unique_ptr<EmbeddedServers>> EmbeddedServers::StartOnSnapshots(
     options.store = embedded->running_->stores[folder.shard].get();
     embedded->running_->writers.push_back(MakeThreadedSnapshotWriter(*options.store));
     options.writer = embedded->running_->writers.back().get();
-    embedded->running_->servers.push_back(
-        std::make_unique<Server>(std::move(transport), options, threads));
+    embedded->running_->servers.push_back(std::make_unique<Server>(
+        std::move(transport), RunHost::Options{.shard = options}, threads));
     embedded->addresses_.push_back(address);
   }
   return embedded;

@@ -65,7 +65,7 @@ ServedLayer::ServedLayer(TransportContext& context, const std::string& address,
     }
   }
   MF_CHECK(tensor_ != nullptr);
-  Must(SayHello(*client_, "bench", run_.Json()));
+  Must(SayHello(*client_, run_.Json()));
   MustBeOk(RollBack(*client_, at_.before()));
 }
 

@@ -23,7 +23,7 @@ std::vector<uint64_t> StepsOf(const std::vector<StepRecord>& records) {
 }
 
 TEST(Membership, TakesTheRecordsThatAreNews) {
-  Membership cursor("the run", "what it is", 1);
+  Membership cursor("what it is", 1);
   EXPECT_EQ(StepsOf(cursor.TakeRecords(Told(5, {1, 2, 3}))), std::vector<uint64_t>({1, 2, 3}));
   EXPECT_EQ(StepsOf(cursor.TakeRecords(Told(5, {2, 3, 4}))), std::vector<uint64_t>({4}));
   EXPECT_EQ(cursor.Ask().known_epoch, 5u);

@@ -216,11 +216,11 @@ TEST_F(WorkLoopTest, WaitsFinishesAndFails) {
 // Goal: the board is asked with the incarnations of the last hello; where server 0 is another
 // process the records are told from the first on.
 TEST(MembershipTest, KnowsTheServersOfTheLastHello) {
-  Membership membership("the run", "what it is", kServers);
+  Membership membership("what it is", kServers);
   const std::vector<Request> hellos = membership.Hellos();
   ASSERT_EQ(hellos.size(), kServers);
   EXPECT_EQ(std::get<HelloRequest>(hellos[1].body),
-            (HelloRequest{kProtocolVersion, 1, 2, "the run", "what it is"}));
+            (HelloRequest{kProtocolVersion, 1, 2, "what it is"}));
   EXPECT_TRUE(membership.Ask().incarnations.empty());
   std::vector<Reply> replies = Replies({HelloReply{}, HelloReply{}}, Op::kHello);
   EXPECT_FALSE(membership.Joined(replies));

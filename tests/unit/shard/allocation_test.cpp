@@ -22,6 +22,7 @@
 
 #include "common/base/buffer_pool.h"
 #include "common/client/client.h"
+#include "common/client/lease_work.h"
 #include "common/client/table_client.h"
 #include "pserver/shard/server.h"
 #include "tests/support/frames.h"
@@ -142,12 +143,13 @@ class AllocationTest : public testing::TestWithParam<Case> {
     Shard::Options options;
     options.memory_bytes = GetParam().memory_bytes;
     options.metrics = &metrics_;
-    server_ = std::make_unique<Server>(std::move(transport), options, 1, &metrics_);
+    server_ = std::make_unique<Server>(std::move(transport), RunHost::Options{.shard = options}, 1,
+                                       &metrics_);
     const std::vector<std::string> addresses{server_->address()};
     client_ = std::make_unique<Client>(Must(ConnectZmq(context_, addresses)), addresses,
                                        Client::Options{});
     tables_ = std::make_unique<TableClient>(*client_, run_);
-    Must(SayHello(*client_, "allocations", run_.Json()));
+    Must(SayHello(*client_, run_.Json()));
     EXPECT_TRUE(RollBack(*client_, Finished()).ok());
     FillPool();
   }

@@ -280,8 +280,9 @@ std::vector<Wrong> WrongRequests(const ShardHarness& server) {
       [](Request& r) { std::get<HelloRequest>(r.body).shard = 1; });
   add("another number of shards", Code::kInvalid, hello,
       [](Request& r) { std::get<HelloRequest>(r.body).shards = 2; });
-  add("another run", Code::kWrongRun, hello,
-      [](Request& r) { std::get<HelloRequest>(r.body).run_id = "another"; });
+  add("another run", Code::kWrongRun, hello, [](Request& r) {
+    std::get<HelloRequest>(r.body).description = DescribeRun(ShardConfig(), "other data").Json();
+  });
   return all;
 }
 
@@ -363,7 +364,6 @@ TEST(Shard, AnswersNothingBeforeRecovery) {
 TEST(Shard, NamesWhatAnotherRunHasDifferent) {
   ShardHarness server(ShardConfig());
   Request hello = server.Hello();
-  std::get<HelloRequest>(hello.body).run_id = "another";
   std::get<HelloRequest>(hello.body).description = DescribeRun(ShardConfig(), "other data").Json();
   EXPECT_NE(server.Send(hello).message.find(
                 "another training: the same configuration on other data; use"),

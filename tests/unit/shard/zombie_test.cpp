@@ -107,7 +107,7 @@ class Zombie : public testing::Test {
   }
 
   Joined Join() {
-    const Membership membership("the run", DescribeRun(config_, "").Json(), kServers);
+    const Membership membership(DescribeRun(config_, "").Json(), kServers);
     Joined joined;
     for (const Reply& reply : SendAll({}, membership.Hellos())) {
       joined.sessions.push_back(As<HelloReply>(reply).session);

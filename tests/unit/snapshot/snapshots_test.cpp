@@ -14,6 +14,7 @@
 
 #include "pserver/snapshot/snapshot_rocksdb.h"
 #include "tests/support/shard_harness.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 namespace {
@@ -140,7 +141,7 @@ TEST_P(SnapshotsTest, ARestartedServerGoesOn) {
   options.recover = false;
   ShardHarness server(ConfigOf(), options);
   Request hello = server.Hello();
-  std::get<HelloRequest>(hello.body).run_id = "another run";
+  std::get<HelloRequest>(hello.body).description = DescribeRun(ConfigOf(), "other data").Json();
   const Reply refused = server.Send(hello);
   EXPECT_EQ(refused.code, Code::kWrongRun);
   EXPECT_NE(refused.message.find("folder"), std::string::npos) << refused.message;

@@ -182,7 +182,7 @@ std::atomic<uint64_t> CountingWorker::sleeps{0};
 std::atomic<uint64_t> CountingWorker::stale{0};
 
 void CountingWorker::Join() {
-  Result<std::vector<uint64_t>> joined = SayHello(*client_, "counting", counting_.run.Json());
+  Result<std::vector<uint64_t>> joined = SayHello(*client_, counting_.run.Json());
   ASSERT_TRUE(joined.ok()) << joined.status().message();
   incarnations_ = std::move(joined).value();
 }
