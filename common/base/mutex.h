@@ -19,12 +19,12 @@
 
 /// A member that is read and written only by who holds the mutex.
 #define MF_GUARDED_BY(mutex) MF_THREAD_SAFETY(guarded_by(mutex))
+/// A mutex that is taken before the others, where more than one is held.
+#define MF_ACQUIRED_BEFORE(...) MF_THREAD_SAFETY(acquired_before(__VA_ARGS__))
 /// A function that is called by who holds the mutexes, and returns with them held.
 #define MF_REQUIRES(...) MF_THREAD_SAFETY(requires_capability(__VA_ARGS__))
 /// A function that takes the mutexes itself: its caller does not hold them.
 #define MF_EXCLUDES(...) MF_THREAD_SAFETY(locks_excluded(__VA_ARGS__))
-/// A function that returns the mutex of an object, by another name.
-#define MF_RETURNS_MUTEX(mutex) MF_THREAD_SAFETY(lock_returned(mutex))
 /// A function that the analysis leaves out. Only with a reason beside it.
 #define MF_NO_THREAD_SAFETY_ANALYSIS MF_THREAD_SAFETY(no_thread_safety_analysis)
 

@@ -52,7 +52,7 @@ class ThreadPool {
   void Work(int thread);
   void RunShare(int thread);
 
-  Mutex turn_;  // held by the caller of ParallelFor
+  Mutex turn_ MF_ACQUIRED_BEFORE(mutex_);  // held by the caller of ParallelFor
 
   Mutex mutex_;
   ConditionVariable wake_;

@@ -37,9 +37,8 @@ struct CUevent_st {
 namespace mf::emulated_gpu {
 namespace {
 
-/// Taken in the order of the members.
 struct State {
-  Mutex execution;  // held while an operation runs: there is one GPU
+  Mutex execution MF_ACQUIRED_BEFORE(queues);  // held while an operation runs: there is one GPU
   // Guards what streams and events hold, too.
   Mutex queues;
   std::vector<std::unique_ptr<CUstream_st>> streams MF_GUARDED_BY(queues);
