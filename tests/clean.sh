@@ -55,6 +55,10 @@ fence "the CUDA backend is known to worker/compute/make_compute.cpp only" 'worke
   'worker/compute/(cuda/.*|make_compute\.cpp)' "${boxes[@]}"
 fence "TOML is read in common/config/config*.cpp only" 'toml\+\+' 'common/config/config[a-z_]*\.cpp' "${boxes[@]}"
 
+# Clang looks through common/base/mutex.h only, so there is no other lock.
+fence "locks are those of common/base/mutex.h" '(mutex|shared_mutex|condition_variable)>' 'common/base/mutex\.h' \
+  "${boxes[@]}" tests
+
 # Sizes: 600 lines is too long for one reading. Headers are guarded.
 while IFS= read -r file; do
   lines=$(wc -l < "$file")

@@ -148,7 +148,7 @@ class Replay {
  private:
   void MicroBatch(uint32_t number, Requests& layers) {
     ComputeGate gate;  // nothing is computed: lanes do not wait for each other
-    const std::lock_guard lock(gate);
+    MutexLock lock(gate);
     RemoteExchange exchange(tables_, pool_, gate, at_, number);
     for (LayerRequests& layer : layers) {
       MustBeOk(exchange.Forward(*layer.tensor, layer.hashes, layer.y.data()));

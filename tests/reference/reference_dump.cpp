@@ -14,7 +14,6 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -204,7 +203,7 @@ Status TrainOnce(System& system, const Model& model, const DenseTensors& paramet
   double loss_sum = 0;
   TableClient& tables = system.trainer->tables();
   {
-    std::lock_guard computing(gate);
+    MutexLock computing(gate);
     RemoteExchange remote(tables, pool, gate, at, 0);
     RecordingExchange exchange(remote, recording);
     Model::Workspace workspace;
@@ -228,7 +227,7 @@ Status AddLogits(System& system, const Model& model, const DenseTensors& paramet
                  FinishedStep at, const TokenBatch& batch, Dump* dump) {
   ThreadPool pool(1);
   ComputeGate gate;
-  std::lock_guard computing(gate);
+  MutexLock computing(gate);
   RemoteExchange exchange(system.trainer->tables(), pool, gate, at, 0);
   Model::Workspace workspace;
   std::vector<float> logprobs;

@@ -2,7 +2,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <mutex>
 #include <utility>
 
 #include "common/client/lease_work.h"
@@ -107,7 +106,7 @@ Cluster::MicroBatch Cluster::Train(const TokenBatch& batch, double loss_scale) {
   const DenseTensors parameters = Read();
   MicroBatch result;
   Model::Workspace workspace;
-  std::lock_guard computing(gate_);
+  MutexLock computing(gate_);
   RemoteExchange remote(*tables_, pool_, gate_, open_, 0);
   RecordingExchange exchange(remote, run_.tensors.size());
   Must(model_.Train(parameters, batch, loss_scale, exchange, workspace, &result.loss_sum,
@@ -125,7 +124,7 @@ std::vector<float> Cluster::Score(const TokenBatch& batch) {
   const DenseTensors parameters = Read();
   Model::Workspace workspace;
   std::vector<float> logprobs;
-  std::lock_guard computing(gate_);
+  MutexLock computing(gate_);
   RemoteExchange remote(*tables_, pool_, gate_, finished(), 0);
   Must(model_.Score(parameters, batch, remote, workspace, &logprobs));
   return logprobs;

@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
-#include <mutex>
 
 #include "worker/commands/commands.h"
 #include "worker/data/tokens.h"
@@ -65,7 +64,7 @@ Status EvalSnapshots(const EvalFlags& flags) {
   MF_ASSIGN_OR_RETURN(DenseTensors dense, model->Dense());
   ThreadPool pool(threads);
   ComputeGate gate;
-  std::lock_guard computing(gate);
+  MutexLock computing(gate);
   RemoteExchange exchange(model->tables(), pool, gate, model->at(),
                           /*micro_batch=*/0);
   return EvalWith(model->config(), model->tensors(),

@@ -12,14 +12,18 @@ constexpr size_t kTokensPerJob = 64;  // at least
 
 }  // namespace
 
-Status RemoteExchange::WaitOutside(Pending pending) {
-  gate_.unlock();
-  Status status = pending.Wait();
-  gate_.lock();
+Status RemoteExchange::WaitOutside(std::span<Pending> pending) {
+  Status status;
+  gate_.Unlock();
+  for (Pending& one : pending) {
+    if (Status ended = one.Wait(); status.ok()) status = ended;
+  }
+  gate_.Lock();
   return status;
 }
 
 Status RemoteExchange::Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) {
+  gate_.AssertHeld();  // by whoever calls, here and below
   if (tensor.mode == ExchangeMode::kPull) return ForwardPull(tensor, hashes, y);
   return WaitOutside(
       tables_.Forward(at_, tensor, hashes.tokens, hashes.indices, hashes.weights, y));
@@ -27,6 +31,7 @@ Status RemoteExchange::Forward(const TensorSpec& tensor, const Hashes& hashes, f
 
 Status RemoteExchange::Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
                                 float* dweights) {
+  gate_.AssertHeld();
   if (tensor.mode == ExchangeMode::kPull) return BackwardPull(tensor, hashes, dy, dweights);
   return WaitOutside(tables_.Backward(std::get<OpenStep>(at_), micro_batch_, tensor, hashes.tokens,
                                       hashes.indices, hashes.weights, dy, dweights));
@@ -154,6 +159,7 @@ Status RemoteExchange::BackwardPull(const TensorSpec& tensor, const Hashes& hash
 FinishedStep RemoteExchange::state() const { return FinishedStepOf(at_); }
 
 Status RemoteExchange::PullRows(const TensorSpec& tensor, const Frame& rows, float* values) {
+  gate_.AssertHeld();
   return WaitOutside(tables_.Pull(at_, tensor, rows, values, static_cast<size_t>(tensor.columns)));
 }
 
@@ -170,12 +176,8 @@ void RemoteExchange::PushRows(const TensorSpec& tensor, const Frame& rows, const
 }
 
 Status RemoteExchange::Finish() {
-  Status status;
-  gate_.unlock();
-  for (Pending& push : pushes_) {
-    if (Status pushed = push.Wait(); status.ok()) status = pushed;
-  }
-  gate_.lock();
+  gate_.AssertHeld();
+  const Status status = WaitOutside(pushes_);
   pushes_.clear();
   return status;
 }

@@ -4,10 +4,11 @@
 #pragma once
 
 #include <cstdint>
-#include <mutex>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
+#include "common/base/mutex.h"
 #include "common/base/thread_pool.h"
 #include "common/client/table_client.h"
 #include "common/kernels/pairs.h"
@@ -16,13 +17,14 @@
 namespace mf {
 
 /// Held by the micro-batch that computes; one at a time per worker.
-using ComputeGate = std::mutex;
+using ComputeGate = Mutex;
 
 class RemoteExchange final : public Exchange, public RowExchange {
  public:
-  /// For one micro-batch of an open step, or reading a finished one. The caller holds `gate`.
+  /// For one micro-batch of an open step, or reading a finished one. Whoever calls anything of it
+  /// holds `gate`, which is given up while servers are waited for.
   RemoteExchange(TableClient& tables, ThreadPool& pool, ComputeGate& gate, const ReadState& at,
-                 uint32_t micro_batch)
+                 uint32_t micro_batch) MF_REQUIRES(gate)
       : tables_(tables), pool_(pool), gate_(gate), at_(at), micro_batch_(micro_batch) {}
 
   Status Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) override;
@@ -51,12 +53,14 @@ class RemoteExchange final : public Exchange, public RowExchange {
     Buffer buckets;       // u32 [pairs][tokens]
     Buffer row_pointers;  // const void* [pairs][tokens]
   };
-  Status ForwardPull(const TensorSpec& tensor, const Hashes& hashes, float* y);
+  Status ForwardPull(const TensorSpec& tensor, const Hashes& hashes, float* y) MF_REQUIRES(gate_);
   Status BackwardPull(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
                       float* dweights);
   void FindDistinct(const TensorSpec& tensor, const Hashes& hashes, Pulled* pulled);
   void PointToRows(const TensorSpec& tensor, const Hashes& hashes, Pulled* pulled);
-  Status WaitOutside(Pending pending);
+  /// Gives up the gate until all have ended; the first failure.
+  Status WaitOutside(std::span<Pending> pending) MF_REQUIRES(gate_);
+  Status WaitOutside(Pending pending) MF_REQUIRES(gate_) { return WaitOutside({&pending, 1}); }
 
   TableClient& tables_;
   ThreadPool& pool_;

@@ -42,7 +42,7 @@ Status Trainer::Join() {
 }
 
 void Trainer::ForgetParameters() {
-  std::lock_guard lock(parameters_mutex_);
+  MutexLock lock(parameters_mutex_);
   parameters_.reset();
   compute_.Forget();
 }
@@ -53,11 +53,17 @@ Status Trainer::Run() {
     lanes.emplace_back([this, &workspace] { RunLane(*workspace); });
   }
   for (std::thread& lane : lanes) lane.join();
+  MutexLock lock(end_mutex_);
   return failure_;
 }
 
+FinishedStep Trainer::finished() const {
+  MutexLock lock(end_mutex_);
+  return finished_;
+}
+
 void Trainer::Fail(const Status& status) {
-  std::lock_guard lock(end_mutex_);
+  MutexLock lock(end_mutex_);
   if (failure_.ok()) failure_ = status;
   Stop();
 }
@@ -77,7 +83,7 @@ void Trainer::RunLane(Compute::Workspace& workspace) {
         session->Done(Evaluate(work.value(), lane));
         break;
       case Kind::kFinished: {
-        std::lock_guard lock(end_mutex_);
+        MutexLock lock(end_mutex_);
         finished_ = work.value().finished;
         return;
       }
@@ -88,7 +94,7 @@ void Trainer::RunLane(Compute::Workspace& workspace) {
 }
 
 Result<std::shared_ptr<const DenseTensors>> Trainer::Parameters(FinishedStep at) {
-  std::lock_guard lock(parameters_mutex_);  // the other lanes wait for the one that pulls
+  MutexLock lock(parameters_mutex_);  // the other lanes wait for the one that pulls
   if (parameters_ != nullptr && parameters_at_ == at) return parameters_;
   auto parameters = std::make_shared<DenseTensors>(run_.tensors.size());
   std::vector<Pending> pulls;
@@ -129,7 +135,7 @@ Result<double> Trainer::TrainMicroBatch(const Session::Work& work, Lane& lane) {
   std::vector<Pending> pushes;
   {
     ComputeGate& gate = Gate(lane);
-    std::lock_guard computing(gate);
+    MutexLock computing(gate);
     RemoteExchange exchange(tables(), pool_, gate, work.open, work.micro_batch);
     std::unique_ptr<Exchange> wrapped;
     if (options_.wrap_exchange) {
@@ -155,7 +161,7 @@ Result<double> Trainer::Evaluate(const Session::Work& work, Lane& lane) {
     const int64_t count = std::min(config_.train.batch, sequences - begin);
     MF_RETURN_IF_ERROR(data_.EvalBatch(begin, count, &lane.batch));
     ComputeGate& gate = Gate(lane);
-    std::lock_guard computing(gate);
+    MutexLock computing(gate);
     RemoteExchange exchange(tables(), pool_, gate, work.finished, /*micro_batch=*/0);
     MF_RETURN_IF_ERROR(
         compute_.Score(parameters, lane.batch, exchange, lane.workspace, &lane.logprobs));

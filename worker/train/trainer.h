@@ -10,10 +10,10 @@
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
+#include "common/base/mutex.h"
 #include "common/base/thread_pool.h"
 #include "common/client/session.h"
 #include "worker/compute/compute.h"
@@ -46,7 +46,7 @@ class Trainer {
   void Stop() { session_.Stop(); }
 
   /// After Run(): the state after the last step, to read from; epoch 0 if it was stopped before.
-  FinishedStep finished() const { return finished_; }
+  FinishedStep finished() const;
   TableClient& tables() { return session_.tables(); }
   int64_t micro_batches_done() const { return micro_batches_done_.load(); }
 
@@ -76,13 +76,13 @@ class Trainer {
   ComputeGate gate_;  // of lanes that compute one at a time
   std::atomic<int64_t> micro_batches_done_{0};
 
-  std::mutex parameters_mutex_;
-  FinishedStep parameters_at_;                      // guarded by parameters_mutex_
-  std::shared_ptr<const DenseTensors> parameters_;  // guarded by parameters_mutex_
+  Mutex parameters_mutex_;
+  FinishedStep parameters_at_ MF_GUARDED_BY(parameters_mutex_);
+  std::shared_ptr<const DenseTensors> parameters_ MF_GUARDED_BY(parameters_mutex_);
 
-  std::mutex end_mutex_;
-  Status failure_;         // guarded by end_mutex_ while lanes run
-  FinishedStep finished_;  // guarded by end_mutex_ while lanes run
+  mutable Mutex end_mutex_;
+  Status failure_ MF_GUARDED_BY(end_mutex_);
+  FinishedStep finished_ MF_GUARDED_BY(end_mutex_);
 };
 
 }  // namespace mf

@@ -218,7 +218,7 @@ ServedLayer::Exchanged ServedLayer::Exchange(const WireBatch& batch, ExchangeMod
   const double bytes = WireBytes();
   const double seconds = SecondsOf([&] {
     ComputeGate gate;
-    const std::lock_guard lock(gate);
+    MutexLock lock(gate);
     RemoteExchange exchange(*tables_, pool, gate, at_, micro_batch_++);
     MustBeOk(exchange.Forward(tensor, hashes, y.data()));
     MustBeOk(exchange.Backward(tensor, hashes, batch.dy, dweights.data()));

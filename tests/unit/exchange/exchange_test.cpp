@@ -9,7 +9,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <mutex>
 #include <set>
 #include <string>
 
@@ -208,7 +207,7 @@ TEST_P(ExchangeBytesTest, AsDesigned) {
     const Counted forward_before = CountOf(cluster, forward_op);
     const Counted backward_before = CountOf(cluster, backward_op);
     {
-      std::lock_guard computing(cluster.gate());
+      MutexLock computing(cluster.gate());
       RemoteExchange exchange(cluster.tables(), cluster.pool(), cluster.gate(), cluster.open_step(),
                               0);
       ASSERT_TRUE(exchange.Forward(tensor, hashes, y.data()).ok());
