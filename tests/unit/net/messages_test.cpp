@@ -53,7 +53,7 @@ class Filler {
   template <class T>
   requires std::is_aggregate_v<T>
   void Fill(T& body) {
-    ForEachField(body, [this](auto& field) { Fill(field); });
+    ForEachField(body, [this](auto& field) { this->Fill(field); });
   }
   uint64_t Draw() { return random_(); }
 
