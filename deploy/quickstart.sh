@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh Debian 12 machine to a trained and evaluated model and a sample of its text, in one command.
+# From a fresh Debian machine to a trained and evaluated model and a sample of its text, in one command.
 # Everything it makes lies under build/ and out/; a second run reuses what is there.
 set -euo pipefail
 

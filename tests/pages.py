@@ -24,6 +24,24 @@ COMMENT = re.compile(r"^\s*(?://|#(?!define)).*$|\s//.*$", re.MULTILINE)
 CITATION = re.compile(r"DESIGN (?:section )?((?:\d+(?:\.\d+)?(?:, | and |-)?)+)")
 
 
+class Names:
+    """What the code has: words outside of comments, and by type the words of the files that declare it."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.words: set[str] = set()
+        self.members: dict[str, set[str]] = {}
+        for text in texts.values():
+            code = COMMENT.sub("", text)
+            found = set(re.findall(r"\w+", code))
+            self.words |= found
+            for type_name in re.findall(r"\b(?:class|struct) (\w+)", code):
+                self.members.setdefault(type_name, set()).update(found)
+
+    def __contains__(self, name: str) -> bool:
+        first, *rest = name.split("::")
+        return first in self.words and all(member in self.members.get(first, set()) for member in rest)
+
+
 def read(path: str) -> str:
     with open(os.path.join(ROOT, path), encoding="utf-8") as file:
         return file.read()
@@ -66,13 +84,13 @@ def link_faults(page: str, line: str) -> list[str]:
     return faults
 
 
-def span_faults(line: str, words: set[str], stems: set[str]) -> list[str]:
+def span_faults(line: str, names: "Names", stems: set[str]) -> list[str]:
     faults = []
     for span in SPAN.findall(line):
         if PATH.fullmatch(span) and not glob.glob(os.path.join(ROOT, span)) and not glob.glob(
                 os.path.join(ROOT, span) + ".*"):
             faults.append(f"there is no {span}")
-        if NAME.fullmatch(span) and not words.issuperset(span.split("::")):
+        if NAME.fullmatch(span) and span not in names:
             faults.append(f"the code has no {span}")
         # tests/emulated_gpu puts its name before those of tests/gpu.
         if re.fullmatch(r"\w+_test", span) and not stems & {span, span.removeprefix("emulated_gpu_")}:
@@ -90,10 +108,10 @@ def prose_faults(line: str) -> list[str]:
     return faults
 
 
-def page_faults(page: str, words: set[str], stems: set[str]) -> list[str]:
+def page_faults(page: str, names: "Names", stems: set[str]) -> list[str]:
     faults = []
     for number, line in enumerate(read(page).splitlines(), 1):
-        found = link_faults(page, line) + span_faults(line, words, stems) + prose_faults(line)
+        found = link_faults(page, line) + span_faults(line, names, stems) + prose_faults(line)
         faults += [f"{page}:{number}: {fault}" for fault in found]
     return faults
 
@@ -105,13 +123,13 @@ def citation_faults(path: str, text: str, sections: set[str]) -> list[str]:
 
 def main() -> int:
     texts = {path: read(path) for path in sources()}
-    words = {word for text in texts.values() for word in re.findall(r"\w+", COMMENT.sub("", text))}
+    names = Names(texts)
     stems = {os.path.splitext(os.path.basename(path))[0] for path in texts}
     stems |= {word for path, text in texts.items() if path.endswith(".cmake") for word in re.findall(r"\w+", text)}
     sections = set(re.findall(r"^#+ (\d+(?:\.\d+)?) ", read("docs/DESIGN.md"), re.MULTILINE))
     faults = []
     for page in pages():
-        faults += page_faults(page, words, stems)
+        faults += page_faults(page, names, stems)
     for path, text in {**texts, **{page: read(page) for page in pages()}}.items():
         faults += citation_faults(path, text, sections)
     lines = len(read("README.md").splitlines())
