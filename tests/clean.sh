@@ -53,7 +53,7 @@ fence "the CUDA toolkit is used in worker/compute/cuda/ only" '(cuda|cublas|nv)[
   'worker/compute/cuda/.*' "${boxes[@]}"
 fence "the CUDA backend is known to worker/compute/make_compute.cpp only" 'worker/compute/cuda/' \
   'worker/compute/(cuda/.*|make_compute\.cpp)' "${boxes[@]}"
-fence "TOML is read in common/config/config*.cpp only" 'toml\+\+' 'common/config/config[a-z_]*\.cpp' "${boxes[@]}"
+fence "TOML is read in worker/config/config.cpp only" 'toml\+\+' 'worker/config/config\.cpp' "${boxes[@]}"
 
 # Clang looks through common/base/mutex.h only, so there is no other lock.
 fence "locks are those of common/base/mutex.h" '(mutex|shared_mutex|condition_variable)>' 'common/base/mutex\.h' \
