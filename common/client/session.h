@@ -44,7 +44,8 @@ class Session {
     std::function<void()> on_new_board = {};
   };
   struct Options {
-    std::vector<std::string> addresses;  // "tcp://HOST:PORT" of all servers, in the order of shards
+    std::vector<std::string> addresses =
+        {};                 // "tcp://HOST:PORT" of all servers, in the order of shards
     std::string keys = {};  // folder with client.key and server.pub; empty: no encryption
     RunDescription run = {};
     double deadline_seconds = 60;  // after which a call fails and names the silent servers

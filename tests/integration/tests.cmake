@@ -26,3 +26,8 @@ set_tests_properties(hostile PROPERTIES LABELS integration RUN_SERIAL ON)
 mf_test_program(snapshot_torture ${CMAKE_CURRENT_LIST_DIR}/snapshot_torture.cpp)
 add_test(NAME snapshot_torture COMMAND snapshot_torture --trials 50)
 set_tests_properties(snapshot_torture PROPERTIES LABELS integration RUN_SERIAL ON)
+# The installed library, used by a project of its own.
+add_test(NAME library
+  COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/library_test.py $<TARGET_FILE:worker>
+          $<TARGET_FILE:pserver> ${CMAKE_BINARY_DIR})
+set_tests_properties(library PROPERTIES LABELS integration)

@@ -14,6 +14,7 @@
 #include "common/base/logging.h"
 #include "common/base/machine_limits.h"
 #include "common/base/mutex.h"
+#include "common/client/client.h"
 #include "common/metrics/metrics.h"
 #include "worker/config/tensors.h"
 #include "worker/data/data.h"

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "common/base/random.h"
+#include "common/client/client.h"
 #include "tests/support/cluster.h"
 #include "tests/support/model_cases.h"
 #include "worker/config/tensors.h"
