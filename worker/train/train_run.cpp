@@ -122,6 +122,122 @@ void Summarise(const Client& client, const Trainer& trainer, double seconds,
               .seconds = seconds};
 }
 
+/// Brings every step to the metrics and to the report in --out.
+class StepObserver {
+ public:
+  /// All outlive it.
+  StepObserver(const RunDescription& run, const Compute& compute, Metrics& metrics)
+      : tokens_per_step_(run.rules.tokens_per_step()), compute_(compute), metrics_(metrics) {}
+
+  void SetReport(RunReport* report) { report_ = report; }
+
+  Status Observe(const StepRecord& record) {
+    StepReport line;
+    line.step = static_cast<int64_t>(record.step);
+    line.loss = record.loss;
+    line.lr = record.lr;
+    line.grad_norm = record.grad_norm;
+    line.tokens = line.step * tokens_per_step_;
+    const auto now = Clock::now();
+    line.tokens_per_second =
+        static_cast<double>(tokens_per_step_) / std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+    line.dropped = record.dropped;
+    if (record.has_val_loss && std::isfinite(record.val_loss)) line.val_loss = record.val_loss;
+    SetMetrics(record);
+    return report_->Step(line);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  void SetMetrics(const StepRecord& record) {
+    metrics_.Set(Metric::kStep, static_cast<double>(record.step));
+    metrics_.Set(Metric::kTrainLoss, record.loss);
+    metrics_.Set(Metric::kTrainLearningRate, record.lr);
+    metrics_.Set(Metric::kTrainGradNorm, record.grad_norm);
+    if (compute_.device_bytes() > 0) {
+      metrics_.Set(Metric::kDeviceBytes, static_cast<double>(compute_.device_bytes()));
+    }
+    if (record.has_val_loss) metrics_.Set(Metric::kTrainValLoss, record.val_loss);
+    // After a rollback all steps are told once more.
+    if (record.step > furthest_) {
+      metrics_.Count(Metric::kTrainTokens, {}, static_cast<double>(tokens_per_step_));
+    }
+    furthest_ = std::max(furthest_, record.step);
+  }
+
+  const int64_t tokens_per_step_;
+  const Compute& compute_;
+  Metrics& metrics_;
+  RunReport* report_ = nullptr;
+  uint64_t furthest_ = 0;
+  Clock::time_point last_ = Clock::now();
+};
+
+/// The servers of the run, embedded or elsewhere, and the client that talks to them.
+struct Servers {
+  TransportContext context;
+  std::unique_ptr<EmbeddedServers> embedded;
+  std::unique_ptr<Client> client;
+};
+
+Status Connect(const TrainOptions& options, const ClientKeys* keys, Metrics& metrics,
+               Servers* servers) {
+  std::vector<std::string> addresses = options.pservers;
+  if (addresses.empty()) {
+    EmbeddedServers::Options embedded{.shards = options.shards,
+                                      .threads = options.server_threads,
+                                      .memory_bytes = options.memory_bytes,
+                                      .data = options.out + "/state",
+                                      .metrics = &metrics};
+    if (embedded.memory_bytes == 0) embedded.memory_bytes = DefaultTableBytes();
+    MF_ASSIGN_OR_RETURN(servers->embedded, EmbeddedServers::Start(servers->context, embedded));
+    addresses = servers->embedded->addresses();
+  }
+  MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(servers->context, addresses, keys));
+  if (options.wrap_transport) transport = options.wrap_transport(std::move(transport));
+  Client::Options client;
+  client.deadline_seconds = options.config.exchange.deadline_seconds;
+  client.metrics = &metrics;
+  if (options.resend_seconds > 0) client.resend_seconds = options.resend_seconds;
+  servers->client = std::make_unique<Client>(std::move(transport), addresses, client);
+  return Status::Ok();
+}
+
+/// What could fail after hours is tried before anything of an earlier run is touched.
+Status CheckPlaces(const TrainOptions& options, Metrics& metrics) {
+  if (!options.metrics_address.empty()) {
+    MF_RETURN_IF_ERROR(metrics.Serve(options.metrics_address));
+    spdlog::info("metrics on {}", metrics.address());
+  }
+  if (!options.export_path.empty()) {
+    MF_RETURN_IF_ERROR(CheckExportPlace("--export", options.export_path));
+  }
+  return CheckOut(options);
+}
+
+/// From the first piece of work to the last.
+Status TrainAndReport(Trainer& trainer, const Client& client, RunReport& report,
+                      TrainSummary* summary) {
+  const auto start = std::chrono::steady_clock::now();
+  Status status;
+  {
+    StopWatch watch(trainer);
+    status = trainer.Run();
+  }
+  if (!status.ok()) {
+    (void)report.Finish();  // what was learned before the failure is worth a plot
+    return status;
+  }
+  spdlog::info("did {} micro-batches; {} requests were sent again", trainer.micro_batches_done(),
+               client.resends());
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  Summarise(client, trainer, seconds.count(), summary);
+  MF_RETURN_IF_ERROR(report.Finish());
+  if (trainer.finished().epoch != 0) return Status::Ok();
+  return Status::Failed("stopped by a signal before the last step");
+}
+
 }  // namespace
 
 void RequestStop() { g_stop.store(true); }
@@ -139,16 +255,8 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   const RunDescription run = DescribeRun(config, data->Digest());
   MF_RETURN_IF_ERROR(run.Check());
   MF_RETURN_IF_ERROR(CheckShards(run, static_cast<int64_t>(shards)));
-  // What could fail after hours is tried before anything of an earlier run is touched.
   Metrics metrics;
-  if (!options.metrics_address.empty()) {
-    MF_RETURN_IF_ERROR(metrics.Serve(options.metrics_address));
-    spdlog::info("metrics on {}", metrics.address());
-  }
-  if (!options.export_path.empty()) {
-    MF_RETURN_IF_ERROR(CheckExportPlace("--export", options.export_path));
-  }
-  MF_RETURN_IF_ERROR(CheckOut(options));
+  MF_RETURN_IF_ERROR(CheckPlaces(options, metrics));
   ThreadPool pool(options.threads);
   MF_ASSIGN_OR_RETURN(const std::unique_ptr<Compute> compute,
                       options.make_compute
@@ -157,87 +265,22 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   spdlog::info("computes on: {}", compute->Describe());
   LogRowGaps(run);
   for (const std::string& line : DescribeExchange(config, run.tensors)) spdlog::info(line);
-
-  TransportContext context;
-  std::unique_ptr<EmbeddedServers> embedded;
-  std::vector<std::string> addresses = options.pservers;
-  if (addresses.empty()) {
-    MF_ASSIGN_OR_RETURN(
-        embedded, EmbeddedServers::Start(
-                      context, {.shards = options.shards,
-                                .threads = options.server_threads,
-                                .memory_bytes = options.memory_bytes != 0 ? options.memory_bytes
-                                                                          : DefaultTableBytes(),
-                                .data = options.out + "/state",
-                                .metrics = &metrics}));
-    addresses = embedded->addresses();
-  }
-  MF_ASSIGN_OR_RETURN(auto transport,
-                      ConnectZmq(context, addresses, options.keys.empty() ? nullptr : &keys));
-  if (options.wrap_transport) transport = options.wrap_transport(std::move(transport));
-  Client::Options client_options;
-  client_options.deadline_seconds = config.exchange.deadline_seconds;
-  client_options.metrics = &metrics;
-  if (options.resend_seconds > 0) client_options.resend_seconds = options.resend_seconds;
-  Client client(std::move(transport), addresses, client_options);
-
-  using Clock = std::chrono::steady_clock;
-  const auto seconds_since = [](Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  };
-  const int64_t tokens_per_step = run.rules.tokens_per_step();
+  Servers servers;
+  MF_RETURN_IF_ERROR(Connect(options, options.keys.empty() ? nullptr : &keys, metrics, &servers));
   metrics.Set(Metric::kRunSteps, static_cast<double>(config.train.steps));
   metrics.Set(Metric::kServers, static_cast<double>(shards));
-  std::unique_ptr<RunReport> report;  // once joined
-  uint64_t furthest = 0;
-  auto last = Clock::now();
-  const auto on_step = [&](const StepRecord& record) {
-    StepReport line;
-    line.step = static_cast<int64_t>(record.step);
-    line.loss = record.loss;
-    line.lr = record.lr;
-    line.grad_norm = record.grad_norm;
-    line.tokens = line.step * tokens_per_step;
-    line.tokens_per_second = static_cast<double>(tokens_per_step) / seconds_since(last);
-    line.dropped = record.dropped;
-    if (record.has_val_loss && std::isfinite(record.val_loss)) line.val_loss = record.val_loss;
-    last = Clock::now();
-    metrics.Set(Metric::kStep, static_cast<double>(record.step));
-    metrics.Set(Metric::kTrainLoss, record.loss);
-    metrics.Set(Metric::kTrainLearningRate, record.lr);
-    metrics.Set(Metric::kTrainGradNorm, record.grad_norm);
-    if (compute->device_bytes() > 0) {
-      metrics.Set(Metric::kDeviceBytes, static_cast<double>(compute->device_bytes()));
-    }
-    if (record.has_val_loss) metrics.Set(Metric::kTrainValLoss, record.val_loss);
-    // After a rollback all steps are told once more.
-    if (record.step > furthest) {
-      metrics.Count(Metric::kTrainTokens, {}, static_cast<double>(tokens_per_step));
-    }
-    furthest = std::max(furthest, record.step);
-    return report->Step(line);
-  };
-  Trainer trainer(config, run, *data, client, *compute, pool, {.on_step = on_step});
+
+  StepObserver observer(run, *compute, metrics);
+  Trainer trainer(config, run, *data, *servers.client, *compute, pool,
+                  {.on_step = [&](const StepRecord& record) { return observer.Observe(record); }});
   MF_RETURN_IF_ERROR(trainer.Join());
   MF_RETURN_IF_ERROR(TakeOverOut(options, run.RunId()));
   MF_ASSIGN_OR_RETURN(
-      report, RunReport::Open(
-                  {.out = options.out, .steps = config.train.steps, .progress = options.progress}));
-  const auto start = Clock::now();
-  {
-    StopWatch watch(trainer);
-    const Status status = trainer.Run();
-    if (!status.ok()) {
-      (void)report->Finish();  // what was learned before the failure is worth a plot
-      return status;
-    }
-  }
-  spdlog::info("did {} micro-batches; {} requests were sent again", trainer.micro_batches_done(),
-               client.resends());
-  Summarise(client, trainer, seconds_since(start), summary);
-  MF_RETURN_IF_ERROR(report->Finish());
-  if (trainer.finished().epoch == 0)
-    return Status::Failed("stopped by a signal before the last step");
+      const std::unique_ptr<RunReport> report,
+      RunReport::Open(
+          {.out = options.out, .steps = config.train.steps, .progress = options.progress}));
+  observer.SetReport(report.get());
+  MF_RETURN_IF_ERROR(TrainAndReport(trainer, *servers.client, *report, summary));
   if (options.export_path.empty()) return Status::Ok();
   return Export(trainer.tables(), config, run.tensors, trainer.finished(), options.export_rows,
                 options.export_path);
