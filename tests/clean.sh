@@ -38,6 +38,13 @@ fence "pserver/ does not include worker/" 'worker/' "$none" pserver
 fence "worker/ includes pserver/ in worker/train/embedded.cpp only" 'pserver/' 'worker/train/embedded\.cpp' worker
 fence "no program includes tests/" 'tests/' "$none" common pserver worker
 
+# A run is described by its tables: common/ and pserver/ know no model, neither its configuration nor its tensors.
+fence "common/ and pserver/ know a run by its description, not by a configuration" '[^">]*config[^">]*' "$none" \
+  common pserver
+while IFS= read -r hit; do
+  fault "$hit: common/ and pserver/ name no tensor of a model"
+done < <(cpp_files common pserver | xargs -r grep -nHE 'embed\.weight|head\.weight|final_norm|blocks\.[0-9<]' | cut -d: -f1,2)
+
 # Libraries, each behind one file.
 boxes=(common pserver worker)
 fence "ZeroMQ is used in common/net/zmq_*.cpp only" 'zmq(_addon)?\.h' \
@@ -54,6 +61,7 @@ fence "the CUDA toolkit is used in worker/compute/cuda/ only" '(cuda|cublas|nv)[
 fence "the CUDA backend is known to worker/compute/make_compute.cpp only" 'worker/compute/cuda/' \
   'worker/compute/(cuda/.*|make_compute\.cpp)' "${boxes[@]}"
 fence "TOML is read in worker/config/config.cpp only" 'toml\+\+' 'worker/config/config\.cpp' "${boxes[@]}"
+fence "in common/ JSON is read and written in common/run/run_json.cpp only" 'nlohmann/' 'common/run/run_json\.cpp' common
 
 # Clang looks through common/base/mutex.h only, so there is no other lock.
 fence "locks are those of common/base/mutex.h" '(mutex|shared_mutex|condition_variable)>' 'common/base/mutex\.h' \

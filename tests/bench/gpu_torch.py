@@ -154,7 +154,7 @@ def main() -> None:
     with open(options.config, "rb") as file:
         file_keys = tomllib.load(file)
     model, train = file_keys["model"], file_keys.get("train", {})
-    # Defaults are those of common/config/config.h.
+    # Defaults are those of worker/config/config.h.
     shape = {"sequence": model.get("sequence", 256),
              "sequences": train.get("batch", 4) * train.get("micro_batches", 4)}
     keys = {key: model[key] for key in ("d", "layers", "heads", "K", "tau", "vocabulary")}

@@ -51,7 +51,7 @@ class Shape:
 
 
 def largest_share(columns: int, column_blocks: int, servers: int) -> int:
-    """Columns of the server that has most of them (common/config/sharding.cpp)."""
+    """Columns of the server that has most of them (common/run/column_blocks.cpp)."""
     units = (columns + 15) // 16
     blocks = column_blocks or min(max((columns + 32) // 64, 4), 64)
     blocks = min(blocks, max(1, columns // 16))

@@ -55,7 +55,10 @@ std::vector<uint32_t> Bits(const std::vector<float>& values) {
 }
 
 ShardHarness::ShardHarness(const Config& config, const Options& options)
-    : config_(config), specs_(TensorsOf(config)), pool_(options.threads) {
+    : ShardHarness(DescribeRun(config, ""), options) {}
+
+ShardHarness::ShardHarness(const RunDescription& run, const Options& options)
+    : run_(run), pool_(options.threads) {
   shard_ = std::make_unique<Shard>(Shard::Options{.memory_bytes = options.memory_bytes,
                                                   .metrics = &metrics_,
                                                   .store = options.store,
@@ -71,7 +74,7 @@ ShardHarness::ShardHarness(const Config& config, const Options& options)
 }
 
 const TensorSpec& ShardHarness::spec(const std::string& name) const {
-  const TensorSpec* found = FindTensor(specs_, name);
+  const TensorSpec* found = FindTensor(run_.tensors, name);
   MF_CHECK(found != nullptr);
   return *found;
 }
@@ -90,7 +93,7 @@ Request ShardHarness::Make(RequestBody body, Frames payload) const {
 }
 
 Request ShardHarness::Hello() const {
-  return Make(HelloRequest{.shards = 1, .description = DescribeRun(config_, "").Json()});
+  return Make(HelloRequest{.shards = 1, .description = run_.Json()});
 }
 
 Request ShardHarness::Rollback(uint64_t to_epoch, uint64_t step) const {
@@ -98,7 +101,7 @@ Request ShardHarness::Rollback(uint64_t to_epoch, uint64_t step) const {
 }
 
 Request ShardHarness::Forward(const TensorSpec& spec, uint64_t data, uint32_t micro_batch) const {
-  const uint32_t tokens = static_cast<uint32_t>(config_.tokens_per_micro_batch());
+  const uint32_t tokens = static_cast<uint32_t>(run_.rules.tokens_per_micro_batch);
   std::mt19937_64 random = RandomOf(spec, data, micro_batch);
   const size_t tables = static_cast<size_t>(spec.tables);
   const uint64_t rows = static_cast<uint64_t>(spec.rows);
@@ -121,7 +124,7 @@ Request ShardHarness::Backward(const TensorSpec& spec, uint64_t data, uint32_t m
   std::vector<float> dy = RandomFloats(random, tokens * columns);
   std::vector<uint16_t> narrow(dy.size());
   PackBf16(narrow.data(), dy.data(), dy.size());
-  const bool bf16 = config_.exchange.wire == Wire::kBf16;
+  const bool bf16 = run_.rules.wire == Wire::kBf16;
   if (bf16) UnpackBf16(dy.data(), narrow.data(), dy.size());  // exponents are of what is sent
   std::vector<int8_t> exponents;
   for (size_t t = 0; t < tokens; ++t) {
@@ -156,7 +159,7 @@ Request ShardHarness::PullAll(const TensorSpec& spec) const {
 }
 
 void ShardHarness::MicroBatch(uint64_t data, uint32_t micro_batch) {
-  for (const TensorSpec& spec : specs_) {
+  for (const TensorSpec& spec : run_.tensors) {
     if (spec.kind == TensorKind::kMemory) {
       ASSERT_EQ(Send(Forward(spec, data, micro_batch)).code, Code::kOk) << spec.name;
       ASSERT_EQ(Send(Backward(spec, data, micro_batch)).code, Code::kOk) << spec.name;
@@ -178,13 +181,13 @@ Reply ShardHarness::End(double lr, bool apply) {
 }
 
 Reply ShardHarness::RunStep(uint64_t data, double lr, bool apply) {
-  for (uint32_t i = 0; i < config_.train.micro_batches; ++i) MicroBatch(data, i);
+  for (uint32_t i = 0; i < run_.rules.micro_batches; ++i) MicroBatch(data, i);
   return End(lr, apply);
 }
 
 std::vector<uint32_t> ShardHarness::State() {
   std::vector<uint32_t> state;
-  for (const TensorSpec& spec : specs_) {
+  for (const TensorSpec& spec : run_.tensors) {
     const Reply reply = Send(PullAll(spec));
     EXPECT_EQ(reply.code, Code::kOk) << spec.name << ": " << reply.message;
     if (reply.code != Code::kOk) return {};

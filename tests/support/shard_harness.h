@@ -38,6 +38,8 @@ class ShardHarness {
     SnapshotStore* store = nullptr;
     SnapshotWriter* writer = nullptr;
   };
+  ShardHarness(const RunDescription& run, const Options& options);
+  /// A server of the run that trains `config`.
   ShardHarness(const Config& config, const Options& options);
   explicit ShardHarness(const Config& config) : ShardHarness(config, Options()) {}
 
@@ -47,7 +49,7 @@ class ShardHarness {
   const std::vector<std::pair<std::string, Reply>>& sent() const { return sent_; }
   Shard& shard() { return *shard_; }
   const Metrics& metrics() const { return metrics_; }
-  const std::vector<TensorSpec>& specs() const { return specs_; }
+  const std::vector<TensorSpec>& specs() const { return run_.tensors; }
   const TensorSpec& spec(const std::string& name) const;
 
   /// A request of this session.
@@ -78,8 +80,7 @@ class ShardHarness {
   uint64_t session = 0;
 
  private:
-  const Config config_;
-  const std::vector<TensorSpec> specs_;
+  const RunDescription run_;
   ThreadPool pool_;
   Metrics metrics_;
   std::unique_ptr<Shard> shard_;

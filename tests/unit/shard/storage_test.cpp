@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <random>
+#include <set>
 #include <unordered_map>
 
 #include "common/base/bf16.h"
@@ -33,8 +34,11 @@ Config ConfigOf(const Rule& rule) {
   return config;
 }
 
-constexpr OptimizerKind kOptimizers[] = {OptimizerKind::kSgd, OptimizerKind::kAdam,
-                                         OptimizerKind::kAdagrad};
+const std::vector<OptimizerKind> kOptimizers = [] {
+  std::vector<OptimizerKind> all;
+  for (size_t i = 0; i < kOptimizerNames.size(); ++i) all.push_back(static_cast<OptimizerKind>(i));
+  return all;
+}();
 
 class StorageTest : public ::testing::TestWithParam<Rule> {};
 
@@ -105,6 +109,72 @@ INSTANTIATE_TEST_SUITE_P(Rules, StorageTest, ::testing::ValuesIn([] {
                            return rules;
                          }()));
 
+// Goal: every tensor is updated by its own optimizer, rate and decay, as in a run in which all have
+// these; that of one tensor is no other's.
+TEST(Tensors, HaveAnOptimizerOfTheirOwn) {
+  struct Own {
+    OptimizerSettings optimizer;
+    double rate_scale, weight_decay;
+  };
+  std::vector<Own> owns;
+  for (const OptimizerKind kind : kOptimizers) {
+    for (const SparseUpdate sparse : {SparseUpdate::kExact, SparseUpdate::kLazy}) {
+      const double n = static_cast<double>(owns.size());
+      owns.push_back({{kind, 0.5 + 0.05 * n, 0.6 + 0.05 * n, 1e-3 * (n + 1), sparse},
+                      0.25 * (n + 1),
+                      0.125 * n});
+    }
+  }
+  const auto give = [](const Own& own, TensorSpec& tensor) {
+    tensor.optimizer = own.optimizer;
+    tensor.rate_scale = own.rate_scale;
+    tensor.weight_decay = own.weight_decay;
+  };
+  const RunDescription plain = DescribeRun(ShardConfig(), "");
+  ASSERT_GT(plain.tensors.size(), owns.size());
+  RunDescription mixed = plain;
+  for (TensorSpec& tensor : mixed.tensors) give(owns[tensor.id % owns.size()], tensor);
+  ASSERT_TRUE(mixed.Check().ok()) << mixed.Check().message();
+  for (const uint64_t memory_bytes : {uint64_t{1} << 30, uint64_t{0}}) {
+    ShardHarness server(mixed, {.memory_bytes = memory_bytes});
+    for (uint64_t step = 1; step <= 6; ++step) server.RunStep(step, 0.1, step != 3);
+    std::set<std::vector<uint32_t>> states;
+    for (size_t i = 0; i < owns.size(); ++i) {
+      RunDescription alike = plain;
+      for (TensorSpec& tensor : alike.tensors) give(owns[i], tensor);
+      ShardHarness other(alike, {.memory_bytes = memory_bytes});
+      for (uint64_t step = 1; step <= 6; ++step) other.RunStep(step, 0.1, step != 3);
+      for (size_t id = i; id < plain.tensors.size(); id += owns.size()) {
+        const TensorSpec& tensor = plain.tensors[id];
+        const Reply a = server.Send(server.PullAll(tensor)), b = other.Send(other.PullAll(tensor));
+        ASSERT_EQ(a.payload[0].size(), b.payload[0].size());
+        EXPECT_EQ(0, std::memcmp(a.payload[0].data(), b.payload[0].data(), a.payload[0].size()))
+            << tensor.name << " with "
+            << kOptimizerNames[static_cast<size_t>(owns[i].optimizer.kind)];
+      }
+      states.insert(other.State());
+    }
+    EXPECT_EQ(states.size(), owns.size());
+  }
+}
+
+// Goal: a rate of its own is that rate: half of it at twice the schedule's is the same, missed
+// steps and decay included.
+TEST(Tensors, RatesAreScaled) {
+  for (const OptimizerKind kind : kOptimizers) {
+    RunDescription one = DescribeRun(ShardConfig(), "");
+    for (TensorSpec& tensor : one.tensors) tensor.optimizer.kind = kind;
+    RunDescription half = one;
+    for (TensorSpec& tensor : half.tensors) tensor.rate_scale = 0.5;
+    ShardHarness a(one, {}), b(half, {.memory_bytes = 0});
+    for (uint64_t step = 1; step <= 6; ++step) {
+      a.RunStep(step, 0.01);
+      b.RunStep(step, 0.02);
+    }
+    EXPECT_EQ(a.State(), b.State());
+  }
+}
+
 constexpr size_t kColumns = 16;
 constexpr size_t kRows = 16;
 
@@ -170,18 +240,20 @@ class NaiveOptimizer {
     const double second = 1 - std::pow(config_.beta2, step_);
     for (size_t i = 0; i < w.size(); ++i) {
       w[i] *= 1 - lr * config_.weight_decay;
-      if (config_.optimizer == OptimizerKind::kSgd) {
-        w[i] -= lr * gradient[i];
-        continue;
+      switch (config_.optimizer) {
+        case OptimizerKind::kSgd:
+          w[i] -= lr * gradient[i];
+          break;
+        case OptimizerKind::kAdagrad:
+          v[i] += gradient[i] * gradient[i];
+          w[i] -= lr * gradient[i] / (std::sqrt(v[i]) + config_.eps);
+          break;
+        case OptimizerKind::kAdam:
+          m[i] = config_.beta1 * m[i] + (1 - config_.beta1) * gradient[i];
+          v[i] = config_.beta2 * v[i] + (1 - config_.beta2) * gradient[i] * gradient[i];
+          w[i] -= lr * (m[i] / first) / (std::sqrt(v[i] / second) + config_.eps);
+          break;
       }
-      if (config_.optimizer == OptimizerKind::kAdagrad) {
-        v[i] += gradient[i] * gradient[i];
-        w[i] -= lr * gradient[i] / (std::sqrt(v[i]) + config_.eps);
-        continue;
-      }
-      m[i] = config_.beta1 * m[i] + (1 - config_.beta1) * gradient[i];
-      v[i] = config_.beta2 * v[i] + (1 - config_.beta2) * gradient[i] * gradient[i];
-      w[i] -= lr * (m[i] / first) / (std::sqrt(v[i] / second) + config_.eps);
     }
   }
 

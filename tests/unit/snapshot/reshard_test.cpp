@@ -26,11 +26,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
-Config SmallConfig(const std::string& optimizer) {
-  auto config = LoadConfig("", {"model.d=64", "model.K=8", "model.tau=8", "model.layers=1",
-                                "model.heads=2", "train.optimizer=" + optimizer});
+/// `mixed`: every tensor another optimizer than the one before.
+RunDescription SmallRun(const std::string& optimizer) {
+  auto config =
+      LoadConfig("", {"model.d=64", "model.K=8", "model.tau=8", "model.layers=1", "model.heads=2",
+                      "train.optimizer=" + (optimizer == "mixed" ? "sgd" : optimizer)});
   EXPECT_TRUE(config.ok()) << config.status().message();
-  return config.value();
+  RunDescription run = DescribeRun(config.value(), "");
+  for (TensorSpec& tensor : run.tensors) {
+    if (optimizer != "mixed") break;
+    tensor.optimizer.kind = static_cast<OptimizerKind>(tensor.id % kOptimizerNames.size());
+  }
+  return run;
 }
 
 std::string FolderOf(const std::string& dir, uint32_t shard, uint32_t shards) {
@@ -39,11 +46,11 @@ std::string FolderOf(const std::string& dir, uint32_t shard, uint32_t shards) {
 
 /// What server `shard` of `shards` keeps after `step`: numbers that are a function of the row, the
 /// plane and the column of the whole tensor.
-Entries EntriesOf(const Config& config, uint32_t shard, uint32_t shards, uint64_t step) {
+Entries EntriesOf(const RunDescription& run, uint32_t shard, uint32_t shards, uint64_t step) {
   Entries entries;
-  for (const TensorSpec& spec : TensorsOf(config)) {
+  for (const TensorSpec& spec : run.tensors) {
     const int planes = Optimizer(spec).planes();
-    const TensorLayout layout = LayoutOf(spec, config.model.column_blocks, shard, shards);
+    const TensorLayout layout = LayoutOf(spec, run.rules.column_blocks, shard, shards);
     for (uint64_t row = 0; row < spec.total_rows(); row += 1 + (row * 7 + spec.id) % 13) {
       std::vector<float> numbers(static_cast<size_t>(planes) * layout.width());
       const float* plane[3] = {};
@@ -73,10 +80,10 @@ Entries EntriesOf(const Config& config, uint32_t shard, uint32_t shards, uint64_
   return entries;
 }
 
-SnapshotInfo InfoOf(const Config& config, uint32_t shard, uint32_t shards, uint64_t step) {
+SnapshotInfo InfoOf(const RunDescription& run, uint32_t shard, uint32_t shards, uint64_t step) {
   return {.step = step,
           .run_id = "feedbeef",
-          .description = DescribeRun(config, "").Json(),
+          .description = run.Json(),
           .shard = shard,
           .shards = shards,
           .applied = step};
@@ -92,11 +99,12 @@ Status PublishInto(const std::string& folder, const SnapshotInfo& info, const En
   return store->Publish(info);
 }
 
-void WriteShards(const std::string& dir, const Config& config, uint32_t shards, uint64_t step) {
+void WriteShards(const std::string& dir, const RunDescription& run, uint32_t shards,
+                 uint64_t step) {
   for (uint32_t shard = 0; shard < shards; ++shard) {
     const Status status =
-        PublishInto(FolderOf(dir, shard, shards), InfoOf(config, shard, shards, step),
-                    EntriesOf(config, shard, shards, step));
+        PublishInto(FolderOf(dir, shard, shards), InfoOf(run, shard, shards, step),
+                    EntriesOf(run, shard, shards, step));
     ASSERT_TRUE(status.ok()) << status.message();
   }
 }
@@ -107,7 +115,8 @@ Result<ReshardReport> TryReshard(const std::string& from, const std::string& to,
                  [](uint64_t done, uint64_t all) { EXPECT_LE(done, all); });
 }
 
-void CheckShards(const std::string& dir, const Config& config, uint32_t shards, uint64_t step) {
+void CheckShards(const std::string& dir, const RunDescription& run, uint32_t shards,
+                 uint64_t step) {
   for (uint32_t shard = 0; shard < shards; ++shard) {
     const auto reader = OpenRocksSnapshotReader(FolderOf(dir, shard, shards)).value();
     EXPECT_EQ(reader->Published(), std::vector<uint64_t>{step});
@@ -118,42 +127,42 @@ void CheckShards(const std::string& dir, const Config& config, uint32_t shards, 
     EXPECT_EQ(info.value().shards, shards);
     EXPECT_EQ(info.value().run_id, "feedbeef");
     EXPECT_EQ(info.value().applied, step);
-    EXPECT_TRUE(found == EntriesOf(config, shard, shards, step)) << shard << " of " << shards;
+    EXPECT_TRUE(found == EntriesOf(run, shard, shards, step)) << shard << " of " << shards;
   }
 }
 
 TEST(ReshardTest, AllPairs) {
-  for (const std::string optimizer : {"adam", "sgd", "adagrad"}) {
-    const Config config = SmallConfig(optimizer);
+  for (const std::string optimizer : {"adam", "sgd", "adagrad", "mixed"}) {
+    const RunDescription run = SmallRun(optimizer);
     TemporaryFolder folder(TemporaryFolder::Where::kMemory);
     for (uint32_t from = 1; from <= 4; ++from) {
       const std::string source = folder.path() + "/from" + std::to_string(from);
-      WriteShards(source, config, from, 3);
+      WriteShards(source, run, from, 3);
       for (uint32_t to = 1; to <= 4; ++to) {
         const std::string target = source + "to" + std::to_string(to);
         const auto report = TryReshard(source, target, to);
         ASSERT_TRUE(report.ok()) << report.status().message();
         EXPECT_EQ(report.value().from_shards, from);
         EXPECT_EQ(FileNames(target).size(), to);
-        CheckShards(target, config, to, 3);
+        CheckShards(target, run, to, 3);
       }
     }
   }
 }
 
 TEST(ReshardTest, StepsAndAServerAfterwards) {
-  const Config config = SmallConfig("adam");
+  const RunDescription run = SmallRun("adam");
   TemporaryFolder folder(TemporaryFolder::Where::kMemory);
   const std::string from = folder.path() + "/from";
-  WriteShards(from, config, 2, 3);
-  WriteShards(from, config, 2, 5);
+  WriteShards(from, run, 2, 3);
+  WriteShards(from, run, 2, 5);
   // Shard 1 alone has step 7: the newest that both have is 5.
   ASSERT_TRUE(
-      PublishInto(FolderOf(from, 1, 2), InfoOf(config, 1, 2, 7), EntriesOf(config, 1, 2, 7)).ok());
+      PublishInto(FolderOf(from, 1, 2), InfoOf(run, 1, 2, 7), EntriesOf(run, 1, 2, 7)).ok());
   ASSERT_TRUE(TryReshard(from, folder.path() + "/newest", 3).ok());
-  CheckShards(folder.path() + "/newest", config, 3, 5);
+  CheckShards(folder.path() + "/newest", run, 3, 5);
   ASSERT_TRUE(TryReshard(from, folder.path() + "/older", 1, 3).ok());
-  CheckShards(folder.path() + "/older", config, 1, 3);
+  CheckShards(folder.path() + "/older", run, 1, 3);
   EXPECT_EQ(TryReshard(from, folder.path() + "/none", 1, 7).status().code(), Code::kInvalid);
 
   // A server opens the folder as its own.
@@ -165,10 +174,10 @@ TEST(ReshardTest, StepsAndAServerAfterwards) {
 }
 
 TEST(ReshardTest, Refusals) {
-  const Config config = SmallConfig("adam");
+  const RunDescription run = SmallRun("adam");
   TemporaryFolder folder(TemporaryFolder::Where::kMemory);
   const std::string from = folder.path() + "/from", to = folder.path() + "/to";
-  WriteShards(from, config, 2, 3);
+  WriteShards(from, run, 2, 3);
   const auto refused = [&](const std::string& what, Code code) {
     const auto report = TryReshard(from, to, 3);
     ASSERT_FALSE(report.ok()) << what;
@@ -201,11 +210,11 @@ TEST(ReshardTest, Refusals) {
     ASSERT_TRUE(PublishInto(FolderOf(from, 1, 2), info, entries).ok());
     refused(what, Code::kFailed);
   };
-  const Entries good = EntriesOf(config, 1, 2, 3);
-  SnapshotInfo info = InfoOf(config, 1, 2, 3);
+  const Entries good = EntriesOf(run, 1, 2, 3);
+  SnapshotInfo info = InfoOf(run, 1, 2, 3);
   info.run_id = "0";
   with_other_shard(info, good, "disagree about the run");
-  info = InfoOf(config, 1, 2, 3);
+  info = InfoOf(run, 1, 2, 3);
   Entries bad = good;
   bad.erase(std::next(bad.begin(), 5));
   with_other_shard(info, bad, "disagree about entry");
@@ -221,17 +230,17 @@ TEST(ReshardTest, Refusals) {
 }
 
 TEST(InspectTest, TableAndDamage) {
-  const Config config = SmallConfig("adam");
+  const RunDescription run = SmallRun("adam");
   TemporaryFolder folder(TemporaryFolder::Where::kMemory);
   std::ostringstream none;
   EXPECT_EQ(Inspect(folder.path() + "/none", false, none).code(), Code::kInvalid);
   EXPECT_EQ(Inspect(folder.path(), false, none).code(), Code::kInvalid);
 
-  WriteShards(folder.path(), config, 2, 3);
-  WriteShards(folder.path(), config, 2, 5);
-  ASSERT_TRUE(PublishInto(FolderOf(folder.path(), 1, 2), InfoOf(config, 1, 2, 7),
-                          EntriesOf(config, 1, 2, 7))
-                  .ok());
+  WriteShards(folder.path(), run, 2, 3);
+  WriteShards(folder.path(), run, 2, 5);
+  ASSERT_TRUE(
+      PublishInto(FolderOf(folder.path(), 1, 2), InfoOf(run, 1, 2, 7), EntriesOf(run, 1, 2, 7))
+          .ok());
   const auto look = [&](const std::string& dir, bool verify, Code code) {
     std::ostringstream out;
     const Status status = Inspect(dir, verify, out);

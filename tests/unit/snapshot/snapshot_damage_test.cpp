@@ -6,7 +6,10 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <nlohmann/json.hpp>
 
+#include "common/base/digest.h"
+#include "pserver/snapshot/snapshot_digest.h"
 #include "pserver/snapshot/snapshot_files.h"
 #include "pserver/snapshot/snapshot_rocksdb.h"
 #include "tests/support/snapshot_model.h"
@@ -153,6 +156,31 @@ TEST_F(SnapshotDamageTest, ADamagedOneCarriesNoIncrement) {
   Entries found;
   ASSERT_TRUE(ReadEntries(*store, 2, &found).ok());
   EXPECT_EQ(found, state_);
+}
+
+// Goal: a whole snapshot of another format is refused with one line that says what to do, by a
+// server before it listens, and is no damage that would be set aside.
+TEST_F(SnapshotDamageTest, AnotherFormatIsRefused) {
+  const std::string path = step_ + "/" + kDigestName;
+  nlohmann::json root = nlohmann::json::parse(Load(path));
+  root.erase("sha256");
+  EXPECT_EQ(root["description"], TestInfo(2).description);
+  root["format"] = 1;
+  root["config"] = "{}";
+  root.erase("description");
+  root["sha256"] = Sha256Hex(root.dump());
+  Save(path, root.dump(1) + "\n");
+  const std::string wanted =
+      path +
+      ": format 1, this program reads format 2; go on with the version that wrote it, or start in "
+      "another folder";
+  EXPECT_EQ(reader_->Summary(2).status().code(), Code::kInvalid);
+  EXPECT_EQ(reader_->Summary(2).status().message(), wanted);
+  EXPECT_EQ(reader_->VerifyFiles(2).message(), wanted);
+  const auto opened = OpenRocksSnapshots(folder_.path());
+  EXPECT_EQ(opened.status().code(), Code::kInvalid);
+  EXPECT_EQ(opened.status().message(), wanted);
+  EXPECT_EQ(reader_->Published(), std::vector<uint64_t>{2});
 }
 
 }  // namespace
