@@ -234,6 +234,38 @@ std::vector<uint64_t> DistinctRows(size_t rows_per_table, size_t tokens) {
   return rows;
 }
 
+/// The end of a step of which every row of `rows` was pushed: `push` does that as micro-batch
+/// *micro_batch.
+void MeasureApply(const Options& options, ThreadPool& pool, const std::vector<uint64_t>& rows,
+                  const float* gradients, const std::function<void()>& push, uint64_t* micro_batch,
+                  TensorShard& shard, UpdateHistory& history, Report& report) {
+  constexpr size_t kRows = size_t{1} << 13;
+  const double row_bytes = static_cast<double>(rows.size() * kColumns * sizeof(float));
+  // Apply ends the step, so that every turn has to push and prepare again.
+  double prepare = std::numeric_limits<double>::infinity(), apply = prepare, sweep = prepare;
+  const Floats state = NewFloats(3 * kTables * kRows * kColumns);
+  std::vector<float*> state_rows;
+  for (const uint64_t row : rows) state_rows.push_back(state.get() + row * kColumns);
+  shard.ForgetStep();
+  for (int i = 0; i <= 4 * options.repeats; ++i) {
+    *micro_batch = 0;
+    push();
+    std::vector<double> squares;
+    const double prepared = SecondsOf([&] { shard.Prepare(&squares); });
+    const double applied = SecondsOf([&] { shard.Apply(history, 1e-3, 1.0f); });
+    history.Append(1e-3);
+    sweep = std::min(sweep, SecondsOf([&] {
+                       SweepRows(pool, state_rows, kTables * kRows * kColumns, gradients, kColumns);
+                     }));
+    if (i == 0) continue;  // the first one touches new memory
+    prepare = std::min(prepare, prepared);
+    apply = std::min(apply, applied);
+  }
+  report.Line("tensor: Prepare (norm) of those rows", row_bytes / prepare / kGiga, "GB/s");
+  report.Line("tensor: Apply (Adam) of those rows", 7 * row_bytes / apply / kGiga, "GB/s",
+              Ratios(apply, {{"the read-modify-write sweep", sweep}}), "rows rise");
+}
+
 /// Pull, push and the optimizer as a server's tensor does them.
 void MeasureRows(const Options& options, ThreadPool& pool, Peer& peer, Report& report) {
   constexpr unsigned kTau = 13;
@@ -305,29 +337,7 @@ void MeasureRows(const Options& options, ThreadPool& pool, Peer& peer, Report& r
       "tensor: push of distinct rows", count / turns["push"], "rows/s",
       Ratios(turns["push"], {{"memcpy", turns["copy"]}, {"index_add_", turns["peer push"]}}));
 
-  // Apply ends the step, so that every turn has to push and prepare again.
-  double prepare = std::numeric_limits<double>::infinity(), apply = prepare, sweep = prepare;
-  const Floats state = NewFloats(3 * kTables * kRows * kColumns);
-  std::vector<float*> state_rows;
-  for (const uint64_t row : rows) state_rows.push_back(state.get() + row * kColumns);
-  shard.ForgetStep();
-  for (int i = 0; i <= 4 * options.repeats; ++i) {
-    micro_batch = 0;
-    push();
-    std::vector<double> squares;
-    const double prepared = SecondsOf([&] { shard.Prepare(&squares); });
-    const double applied = SecondsOf([&] { shard.Apply(history, 1e-3, 1.0f); });
-    history.Append(1e-3);
-    sweep = std::min(sweep, SecondsOf([&] {
-                       SweepRows(pool, state_rows, kTables * kRows * kColumns, gradients, kColumns);
-                     }));
-    if (i == 0) continue;  // the first one touches new memory
-    prepare = std::min(prepare, prepared);
-    apply = std::min(apply, applied);
-  }
-  report.Line("tensor: Prepare (norm) of those rows", row_bytes / prepare / kGiga, "GB/s");
-  report.Line("tensor: Apply (Adam) of those rows", 7 * row_bytes / apply / kGiga, "GB/s",
-              Ratios(apply, {{"the read-modify-write sweep", sweep}}), "rows rise");
+  MeasureApply(options, pool, rows, gradients, push, &micro_batch, shard, history, report);
 }
 
 Options Parse(int argc, char** argv) {

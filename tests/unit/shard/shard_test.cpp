@@ -148,142 +148,172 @@ struct Wrong {
 /// Cuts the last byte off a frame.
 Frame Shorter(const Frame& frame) { return Frame(frame.owner(), frame.data(), frame.size() - 1); }
 
-std::vector<Wrong> WrongRequests(const ShardHarness& server) {
-  std::vector<Wrong> all;
-  const auto add = [&](const char* what, Code code, Request request, auto change) {
-    change(request);
-    all.push_back({what, code, std::move(request)});
-  };
-  const TensorSpec& tables = server.spec("blocks.0.qkv.tables");
-  const TensorSpec& embed = server.spec("embed.weight");
-  const TensorSpec& head = server.spec("head.weight");
-  const Request forward = server.Forward(tables, 1, 1);
-  const Request backward = server.Backward(tables, 1, 1);
-  const Request rows = server.Push(embed, 1, 1);
-  const Request whole = server.Push(head, 1, 1);
-  const Request pull = server.PullAll(embed);
-  const Request list =
-      server.Make(ListRowsRequest{.at = server.finished(), .tensor = 0, .row_count = 10});
-  const Request apply = server.Make(ApplyRequest{.at = server.open(), .lr = 1e-2, .scale = 1});
-  const Request drop = server.Make(DropRequest{.at = server.open()});
-  const Request prepare = server.Make(PrepareRequest{server.open()});
-  const auto set_tensor = [](Request& r, uint32_t tensor) {
-    EditBody<ForwardRequest, BackwardRequest, PushRequest, PullRequest, ListRowsRequest>(
-        r, [&](auto& body) { body.tensor = tensor; });
-  };
-  const auto set_micro_batch = [](Request& r, uint32_t number) {
-    EditBody<BackwardRequest, PushRequest>(r, [&](auto& body) { body.micro_batch = number; });
-  };
-  const auto set_tokens = [](Request& r, auto change) {
-    EditBody<ForwardRequest, BackwardRequest>(r, [&](auto& body) { change(body.tokens); });
-  };
-  const auto set_row_count = [](Request& r, uint64_t count) {
-    EditBody<PushRequest, PullRequest>(r, [&](auto& body) { body.row_count = count; });
-  };
+void SetTensor(Request& r, uint32_t tensor) {
+  EditBody<ForwardRequest, BackwardRequest, PushRequest, PullRequest, ListRowsRequest>(
+      r, [&](auto& body) { body.tensor = tensor; });
+}
 
-  // Where and who, for everything that belongs to a step.
-  for (const Request& good : {forward, backward, rows, whole, pull, list, apply, drop, prepare}) {
-    add("no session", Code::kNotJoined, good, [](Request& r) { r.session = 0; });
-    add("unknown session", Code::kNotJoined, good, [](Request& r) { r.session = 77; });
-    add("older epoch", Code::kWrongEpoch, good,
-        [](Request& r) { EditStep(r, [](uint64_t& epoch, uint64_t&) { --epoch; }); });
-    add("younger epoch", Code::kWrongEpoch, good,
-        [](Request& r) { EditStep(r, [](uint64_t& epoch, uint64_t&) { ++epoch; }); });
-    add("later step", Code::kNotYet, good,
-        [](Request& r) { EditStep(r, [](uint64_t&, uint64_t& step) { ++step; }); });
-    // Those are told how it ended.
-    if (good.op() == Op::kPrepare || good.op() == Op::kApply || good.op() == Op::kDrop) continue;
-    add("earlier step", Code::kStale, good,
-        [](Request& r) { EditStep(r, [](uint64_t&, uint64_t& step) { --step; }); });
+void SetMicroBatch(Request& r, uint32_t number) {
+  EditBody<BackwardRequest, PushRequest>(r, [&](auto& body) { body.micro_batch = number; });
+}
+
+template <class Change>
+void SetTokens(Request& r, Change change) {
+  EditBody<ForwardRequest, BackwardRequest>(r, [&](auto& body) { change(body.tokens); });
+}
+
+void SetRowCount(Request& r, uint64_t count) {
+  EditBody<PushRequest, PullRequest>(r, [&](auto& body) { body.row_count = count; });
+}
+
+/// Every good request, and what can be wrong with it.
+class WrongRequestList {
+ public:
+  explicit WrongRequestList(const ShardHarness& server) : server_(server) {
+    AddPlacesAndFrames();
+    AddPairs();
+    AddRows();
+    AddOthers();
   }
-  for (const Request& good : {forward, backward, rows, whole, pull, list}) {
-    add("tensor beyond the last", Code::kInvalid, good, [&](Request& r) { set_tensor(r, 1000); });
-    add("a frame too many", Code::kInvalid, good, [](Request& r) { r.payload.emplace_back(); });
-    if (good.payload.empty()) continue;
-    add("a frame missing", Code::kInvalid, good, [](Request& r) { r.payload.pop_back(); });
-    add("no frames", Code::kInvalid, good, [](Request& r) { r.payload.clear(); });
+  std::vector<Wrong> Take() { return std::move(all_); }
+
+ private:
+  template <class Change>
+  void Add(const char* what, Code code, Request request, Change change) {
+    change(request);
+    all_.push_back({what, code, std::move(request)});
   }
-  for (const Request& good : {forward, backward, rows, whole}) {
-    for (size_t i = 0; i < good.payload.size(); ++i) {
-      if (good.payload[i].size() == 0) continue;
-      add("a short frame", Code::kInvalid, good,
-          [&](Request& r) { r.payload[i] = Shorter(r.payload[i]); });
-      add("an empty frame", Code::kInvalid, good, [&](Request& r) { r.payload[i] = Frame(); });
+
+  /// Where and who, for everything that belongs to a step; and what is cut off.
+  void AddPlacesAndFrames() {
+    for (const Request& good :
+         {forward_, backward_, rows_, whole_, pull_, list_, apply_, drop_, prepare_}) {
+      Add("no session", Code::kNotJoined, good, [](Request& r) { r.session = 0; });
+      Add("unknown session", Code::kNotJoined, good, [](Request& r) { r.session = 77; });
+      Add("older epoch", Code::kWrongEpoch, good,
+          [](Request& r) { EditStep(r, [](uint64_t& epoch, uint64_t&) { --epoch; }); });
+      Add("younger epoch", Code::kWrongEpoch, good,
+          [](Request& r) { EditStep(r, [](uint64_t& epoch, uint64_t&) { ++epoch; }); });
+      Add("later step", Code::kNotYet, good,
+          [](Request& r) { EditStep(r, [](uint64_t&, uint64_t& step) { ++step; }); });
+      // Those are told how it ended.
+      if (good.op() == Op::kPrepare || good.op() == Op::kApply || good.op() == Op::kDrop) continue;
+      Add("earlier step", Code::kStale, good,
+          [](Request& r) { EditStep(r, [](uint64_t&, uint64_t& step) { --step; }); });
+    }
+    for (const Request& good : {forward_, backward_, rows_, whole_, pull_, list_}) {
+      Add("tensor beyond the last", Code::kInvalid, good, [&](Request& r) { SetTensor(r, 1000); });
+      Add("a frame too many", Code::kInvalid, good, [](Request& r) { r.payload.emplace_back(); });
+      if (good.payload.empty()) continue;
+      Add("a frame missing", Code::kInvalid, good, [](Request& r) { r.payload.pop_back(); });
+      Add("no frames", Code::kInvalid, good, [](Request& r) { r.payload.clear(); });
+    }
+    for (const Request& good : {forward_, backward_, rows_, whole_}) {
+      for (size_t i = 0; i < good.payload.size(); ++i) {
+        if (good.payload[i].size() == 0) continue;
+        Add("a short frame", Code::kInvalid, good,
+            [&](Request& r) { r.payload[i] = Shorter(r.payload[i]); });
+        Add("an empty frame", Code::kInvalid, good, [&](Request& r) { r.payload[i] = Frame(); });
+      }
+    }
+    for (const Request& good : {backward_, rows_, whole_}) {
+      Add("micro-batch beyond G", Code::kInvalid, good, [&](Request& r) { SetMicroBatch(r, 3); });
+      Add("micro-batch far off", Code::kInvalid, good, [&](Request& r) { SetMicroBatch(r, ~0u); });
     }
   }
-  for (const Request& good : {backward, rows, whole}) {
-    add("micro-batch beyond G", Code::kInvalid, good, [&](Request& r) { set_micro_batch(r, 3); });
-    add("micro-batch far off", Code::kInvalid, good, [&](Request& r) { set_micro_batch(r, ~0u); });
+  void AddPairs() {
+    for (const Request& good : {forward_, backward_}) {
+      Add("a dense tensor", Code::kInvalid, good, [&](Request& r) { SetTensor(r, embed_.id); });
+      Add("no tokens", Code::kInvalid, good,
+          [&](Request& r) { SetTokens(r, [](uint32_t& n) { n = 0; }); });
+      Add("other tokens", Code::kInvalid, good,
+          [&](Request& r) { SetTokens(r, [](uint32_t& n) { --n; }); });
+      Add("too many tokens", Code::kInvalid, good,
+          [&](Request& r) { SetTokens(r, [](uint32_t& n) { ++n; }); });
+      Add("far too many tokens", Code::kInvalid, good,
+          [&](Request& r) { SetTokens(r, [](uint32_t& n) { n = ~0u; }); });
+      for (const uint8_t bucket : {16, 255}) {
+        Add("a bucket out of range", Code::kInvalid, good, [&](Request& r) {
+          std::vector<uint8_t> buckets(r.payload[0].size(), 3);
+          buckets[buckets.size() / 2] = bucket;
+          r.payload[0] = FrameOf(buckets);
+        });
+      }
+    }
   }
-  for (const Request& good : {forward, backward}) {
-    add("a dense tensor", Code::kInvalid, good, [&](Request& r) { set_tensor(r, embed.id); });
-    add("no tokens", Code::kInvalid, good,
-        [&](Request& r) { set_tokens(r, [](uint32_t& n) { n = 0; }); });
-    add("other tokens", Code::kInvalid, good,
-        [&](Request& r) { set_tokens(r, [](uint32_t& n) { --n; }); });
-    add("too many tokens", Code::kInvalid, good,
-        [&](Request& r) { set_tokens(r, [](uint32_t& n) { ++n; }); });
-    add("far too many tokens", Code::kInvalid, good,
-        [&](Request& r) { set_tokens(r, [](uint32_t& n) { n = ~0u; }); });
-    for (const uint8_t bucket : {16, 255}) {
-      add("a bucket out of range", Code::kInvalid, good, [&](Request& r) {
-        std::vector<uint8_t> buckets(r.payload[0].size(), 3);
-        buckets[buckets.size() / 2] = bucket;
-        r.payload[0] = FrameOf(buckets);
+  void AddRows() {
+    const auto with_rows = [](std::vector<uint64_t> ids) {
+      return [ids](Request& r) {
+        r.payload[0] = FrameOf(ids);
+        if (r.payload.size() == 3) r.payload[2] = FrameOf(std::vector<float>(ids.size() * 32));
+      };
+    };
+    for (const Request& good : {rows_, pull_}) {
+      Add("rows that fall", Code::kInvalid, good, with_rows({3, 2}));
+      Add("a row twice", Code::kInvalid, good, with_rows({2, 2}));
+      Add("a row beyond the last", Code::kInvalid, good, with_rows({0, 20}));
+      Add("a row far off", Code::kInvalid, good, with_rows({UINT64_MAX}));
+      Add("half a row id", Code::kInvalid, good, [](Request& r) {
+        r.payload[0] = FrameOf(std::vector<uint32_t>{0, 0, 1});
       });
     }
+    Add("hits of another size", Code::kInvalid, rows_,
+        [](Request& r) { r.payload[1] = FrameOf(std::vector<uint32_t>(50)); });
+    for (const uint64_t count : {uint64_t{1}, uint64_t{19}, uint64_t{21}, UINT64_MAX}) {
+      Add("another count of a whole push", Code::kInvalid, whole_,
+          [&](Request& r) { SetRowCount(r, count); });
+    }
+    for (const uint64_t first : {uint64_t{1}, uint64_t{20}, UINT64_MAX}) {
+      Add("a range beyond the end", Code::kInvalid, pull_,
+          [&](Request& r) { std::get<PullRequest>(r.body).first_row = first; });
+    }
+    for (const uint64_t count : {uint64_t{21}, uint64_t{1} << 61, UINT64_MAX}) {
+      Add("too many rows", Code::kInvalid, pull_, [&](Request& r) { SetRowCount(r, count); });
+    }
   }
-  const auto with_rows = [](std::vector<uint64_t> ids) {
-    return [ids](Request& r) {
-      r.payload[0] = FrameOf(ids);
-      if (r.payload.size() == 3) r.payload[2] = FrameOf(std::vector<float>(ids.size() * 32));
-    };
-  };
-  for (const Request& good : {rows, pull}) {
-    add("rows that fall", Code::kInvalid, good, with_rows({3, 2}));
-    add("a row twice", Code::kInvalid, good, with_rows({2, 2}));
-    add("a row beyond the last", Code::kInvalid, good, with_rows({0, 20}));
-    add("a row far off", Code::kInvalid, good, with_rows({UINT64_MAX}));
-    add("half a row id", Code::kInvalid, good, [](Request& r) {
-      r.payload[0] = FrameOf(std::vector<uint32_t>{0, 0, 1});
+  void AddOthers() {
+    for (const double value : {double{NAN}, kInfinity, -kInfinity, 1e300}) {
+      Add("a rate that is not finite", Code::kInvalid, apply_,
+          [&](Request& r) { std::get<ApplyRequest>(r.body).lr = value; });
+      Add("a scale that is not finite", Code::kInvalid, apply_,
+          [&](Request& r) { std::get<ApplyRequest>(r.body).scale = value; });
+    }
+    Add("a lost lease", Code::kStale, server_.Make(RenewRequest{5}), [](Request&) {});
+    Add("done without a board epoch", Code::kWrongEpoch,
+        server_.Make(MicroBatchDoneRequest{.at = server_.open()}), [](Request&) {});
+    Add("an old rollback", Code::kWrongEpoch, server_.Rollback(server_.epoch - 1, 0),
+        [](Request&) {});
+    Add("a rollback to nowhere", Code::kUnavailable, server_.Rollback(server_.epoch + 1, 5),
+        [](Request&) {});
+    const Request hello = server_.Hello();
+    Add("another protocol", Code::kInvalid, hello,
+        [](Request& r) { ++std::get<HelloRequest>(r.body).protocol; });
+    Add("another shard", Code::kInvalid, hello,
+        [](Request& r) { std::get<HelloRequest>(r.body).shard = 1; });
+    Add("another number of shards", Code::kInvalid, hello,
+        [](Request& r) { std::get<HelloRequest>(r.body).shards = 2; });
+    Add("another run", Code::kWrongRun, hello, [](Request& r) {
+      std::get<HelloRequest>(r.body).description = DescribeRun(ShardConfig(), "other data").Json();
     });
   }
-  add("hits of another size", Code::kInvalid, rows,
-      [](Request& r) { r.payload[1] = FrameOf(std::vector<uint32_t>(50)); });
-  for (const uint64_t count : {uint64_t{1}, uint64_t{19}, uint64_t{21}, UINT64_MAX}) {
-    add("another count of a whole push", Code::kInvalid, whole,
-        [&](Request& r) { set_row_count(r, count); });
-  }
-  for (const uint64_t first : {uint64_t{1}, uint64_t{20}, UINT64_MAX}) {
-    add("a range beyond the end", Code::kInvalid, pull,
-        [&](Request& r) { std::get<PullRequest>(r.body).first_row = first; });
-  }
-  for (const uint64_t count : {uint64_t{21}, uint64_t{1} << 61, UINT64_MAX}) {
-    add("too many rows", Code::kInvalid, pull, [&](Request& r) { set_row_count(r, count); });
-  }
-  for (const double value : {double{NAN}, kInfinity, -kInfinity, 1e300}) {
-    add("a rate that is not finite", Code::kInvalid, apply,
-        [&](Request& r) { std::get<ApplyRequest>(r.body).lr = value; });
-    add("a scale that is not finite", Code::kInvalid, apply,
-        [&](Request& r) { std::get<ApplyRequest>(r.body).scale = value; });
-  }
-  add("a lost lease", Code::kStale, server.Make(RenewRequest{5}), [](Request&) {});
-  add("done without a board epoch", Code::kWrongEpoch,
-      server.Make(MicroBatchDoneRequest{.at = server.open()}), [](Request&) {});
-  add("an old rollback", Code::kWrongEpoch, server.Rollback(server.epoch - 1, 0), [](Request&) {});
-  add("a rollback to nowhere", Code::kUnavailable, server.Rollback(server.epoch + 1, 5),
-      [](Request&) {});
-  const Request hello = server.Hello();
-  add("another protocol", Code::kInvalid, hello,
-      [](Request& r) { ++std::get<HelloRequest>(r.body).protocol; });
-  add("another shard", Code::kInvalid, hello,
-      [](Request& r) { std::get<HelloRequest>(r.body).shard = 1; });
-  add("another number of shards", Code::kInvalid, hello,
-      [](Request& r) { std::get<HelloRequest>(r.body).shards = 2; });
-  add("another run", Code::kWrongRun, hello, [](Request& r) {
-    std::get<HelloRequest>(r.body).description = DescribeRun(ShardConfig(), "other data").Json();
-  });
-  return all;
+
+  const ShardHarness& server_;
+  const TensorSpec& embed_ = server_.spec("embed.weight");
+  const Request forward_ = server_.Forward(server_.spec("blocks.0.qkv.tables"), 1, 1);
+  const Request backward_ = server_.Backward(server_.spec("blocks.0.qkv.tables"), 1, 1);
+  const Request rows_ = server_.Push(embed_, 1, 1);
+  const Request whole_ = server_.Push(server_.spec("head.weight"), 1, 1);
+  const Request pull_ = server_.PullAll(embed_);
+  const Request list_ =
+      server_.Make(ListRowsRequest{.at = server_.finished(), .tensor = 0, .row_count = 10});
+  const Request apply_ = server_.Make(ApplyRequest{.at = server_.open(), .lr = 1e-2, .scale = 1});
+  const Request drop_ = server_.Make(DropRequest{.at = server_.open()});
+  const Request prepare_ = server_.Make(PrepareRequest{server_.open()});
+  std::vector<Wrong> all_;
+};
+
+std::vector<Wrong> WrongRequests(const ShardHarness& server) {
+  return WrongRequestList(server).Take();
 }
 
 // Goal: every wrong request is answered with its typed error and changes nothing: not the rows, and
