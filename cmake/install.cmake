@@ -26,6 +26,8 @@ foreach(header ${MF_PUBLIC_HEADERS})
 endforeach()
 install(FILES common/memoryformer.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/memoryformer)
 
+# The same search path before and after: that of the OpenBLAS which was linked.
+set_target_properties(worker PROPERTIES BUILD_WITH_INSTALL_RPATH ON INSTALL_RPATH "${OPENBLAS_LIBRARY_DIRS}")
 install(TARGETS worker pserver RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS memoryformer EXPORT MemoryFormerTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 set(MF_PACKAGE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/MemoryFormer)
@@ -36,5 +38,7 @@ write_basic_package_version_file(${CMAKE_BINARY_DIR}/MemoryFormerConfigVersion.c
   COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/MemoryFormerConfig.cmake ${CMAKE_BINARY_DIR}/MemoryFormerConfigVersion.cmake
   DESTINATION ${MF_PACKAGE_DIR})
+# Relative, so that an installed tree may be moved.
+file(RELATIVE_PATH MF_PC_PREFIX /p/${CMAKE_INSTALL_LIBDIR}/pkgconfig /p)
 configure_file(cmake/memoryformer.pc.in ${CMAKE_BINARY_DIR}/memoryformer.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/memoryformer.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

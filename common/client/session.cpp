@@ -137,6 +137,7 @@ struct Session::Impl {
 };
 
 Result<std::unique_ptr<Session>> Session::Connect(Options options) {
+  MF_RETURN_IF_ERROR(SetUpLogging(options.log));
   MF_RETURN_IF_ERROR(options.run.Check());
   MF_RETURN_IF_ERROR(CheckShards(options.run, static_cast<int64_t>(options.addresses.size())));
   ClientKeys keys;

@@ -49,6 +49,8 @@ class Session {
     std::string keys = {};  // folder with client.key and server.pub; empty: no encryption
     RunDescription run = {};
     double deadline_seconds = 60;  // after which a call fails and names the silent servers
+    std::string log =
+        "info";  // what is logged to stderr: "debug", "info", "warn", "error" or "off"
     Callbacks callbacks = {};
   };
 

@@ -51,10 +51,11 @@ struct RunRules {
 };
 
 struct RunDescription {
-  std::vector<TensorSpec> tensors;  // in canonical order: a tensor's id is its position
-  RunRules rules;
-  std::string about;  // what is made of the tensors; if it is JSON, differences are named by key
-  std::string data;   // what it is trained on
+  std::vector<TensorSpec> tensors = {};  // in canonical order: a tensor's id is its position
+  RunRules rules = {};
+  std::string about =
+      {};  // what is made of the tensors; if it is JSON, differences are named by key
+  std::string data = {};  // what it is trained on
 
   /// Everything, as JSON with sorted keys.
   std::string Json() const;

@@ -29,8 +29,8 @@ inline constexpr std::array kExchangeModeNames = {"pushdown", "pull"};
 /// A tensor on the servers: K tables of `rows` rows of `columns` numbers. Dense tensors (gains,
 /// biases, matrices) have K = 1. Row r of table k has the global row id k * rows + r.
 struct TensorSpec {
-  uint32_t id = 0;   // position in the run's list
-  std::string name;  // as in the export
+  uint32_t id = 0;        // position in the run's list
+  std::string name = {};  // as in the export
   TensorKind kind = TensorKind::kDense;
   int64_t tables = 1;   // K
   int64_t rows = 1;     // per table; of memory tensors a power of two
