@@ -366,7 +366,7 @@ TEST(Shard, AnswersNothingBeforeRecovery) {
   for (Request request : requests) EXPECT_EQ(server.Send(request).code, Code::kNotJoined);
   EXPECT_EQ(server.Send(server.Rollback(server.epoch, 0)).code, Code::kNotJoined);
   Request hello = server.Hello();
-  for (const char* text : {"", "{", "[]", "{\"model\": {\"d\": -1}}", "{\"nonsense\": {}}"}) {
+  for (const char* text : {" ", "{", "[]", "{\"model\": {\"d\": -1}}", "{\"nonsense\": {}}"}) {
     Request bad = hello;
     std::get<HelloRequest>(bad.body).description = text;
     EXPECT_EQ(server.Send(bad).code, Code::kInvalid) << text;
