@@ -112,9 +112,11 @@ Status PublishPath(const std::string& temporary, const std::string& path) {
 }
 
 Status PublishFile(const std::string& path, std::string_view text) {
-  // Beside the final name, so that the rename stays inside one file system; the process id keeps
-  // two writers of the same file apart.
-  const std::string temporary = path + ".partial-" + std::to_string(getpid());
+  // Beside the final name, so that the rename stays inside one file system; two writers of the same
+  // file, processes or threads, do not meet.
+  static std::atomic<uint64_t> writers{0};
+  const std::string temporary =
+      path + ".partial-" + std::to_string(getpid()) + "-" + std::to_string(writers.fetch_add(1));
   Status status = WriteSynced(temporary, text);
   if (status.ok()) status = PublishPath(temporary, path);
   if (!status.ok()) unlink(temporary.c_str());
