@@ -104,7 +104,7 @@ def prose_faults(line: str) -> list[str]:
     if not fixed and len(line) > COLUMNS_MAX and " " in line.strip().lstrip("-*0123456789. "):
         faults.append(f"{len(line)} columns, at most {COLUMNS_MAX}")
     if re.search(r"\b[Cc]an not\b", line):
-        faults.append("'can not': write 'cannot'")
+        faults.append("'cannot': write 'cannot'")
     return faults
 
 

@@ -28,7 +28,7 @@ class Sha256 {
 
 std::string Sha256Hex(const void* data, size_t bytes);
 inline std::string Sha256Hex(std::string_view text) { return Sha256Hex(text.data(), text.size()); }
-/// Of a whole file; empty if it can not be read.
+/// Of a whole file; empty if it cannot be read.
 std::string Sha256HexOfFile(const std::string& path);
 
 }  // namespace mf

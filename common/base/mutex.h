@@ -40,7 +40,7 @@ class MF_THREAD_SAFETY(capability("mutex")) Mutex {
   void Unlock() MF_THREAD_SAFETY(release_capability()) { mutex_.unlock(); }
   /// Whether it was free and is now held.
   bool TryLock() MF_THREAD_SAFETY(try_acquire_capability(true)) { return mutex_.try_lock(); }
-  /// Tells the analysis that the caller holds this mutex, where it can not see it: held by contract
+  /// Tells the analysis that the caller holds this mutex, where it cannot see it: held by contract
   /// or by another name.
   void AssertHeld() const MF_THREAD_SAFETY(assert_capability(this)) {}
 

@@ -104,15 +104,15 @@ Client::Answer Client::Start(std::vector<Request> requests, size_t first_server)
     MutexLock lock(*mutex_);
     calls_.emplace(id, call);
     for (size_t i = 0; i < requests.size(); ++i) Send(first_server + i, call->messages[i]);
-    TakeInForLeader();
+    ReceiveForLeader();
   }
   return Answer(this, std::move(call));
 }
 
 void Client::Send(size_t server, const Message& message) { transport_->Send(server, message); }
 
-void Client::TakeInForLeader() {
-  if (leader_waits_ && !TakeIn(nullptr)) transport_->Wake();  // the rest is the leader's
+void Client::ReceiveForLeader() {
+  if (leader_waits_ && !ReceiveAvailable(nullptr)) transport_->Wake();  // the rest is the leader's
 }
 
 void Client::Await(OpenCall& own) {
@@ -137,7 +137,7 @@ void Client::Await(OpenCall& own) {
 void Client::Lead(OpenCall& own) {
   leader_ = &own;
   while (!own.outcome.has_value()) {
-    const bool none_left = TakeIn(&own);
+    const bool none_left = ReceiveAvailable(&own);
     if (own.outcome.has_value()) break;
     leader_waits_ = true;
     mutex_->Unlock();
@@ -148,7 +148,7 @@ void Client::Lead(OpenCall& own) {
   leader_ = nullptr;
 }
 
-bool Client::TakeIn(const OpenCall* own) {
+bool Client::ReceiveAvailable(const OpenCall* own) {
   size_t server = 0;
   Message message;
   for (int taken = 0; taken < kTakenMax; ++taken) {
@@ -173,9 +173,10 @@ void Client::WatchTime() {
   MutexLock lock(*mutex_);
   while (!closing_) {
     if (closes_.WaitFor(*mutex_, tick)) continue;
-    if (leader_ == nullptr) TakeIn(nullptr);
+    if (leader_ == nullptr) ReceiveAvailable(nullptr);
     CheckCalls();
-    TakeInForLeader();  // in any case: then news that were lost, by whatever mistake, are only late
+    ReceiveForLeader();  // in any case: then news that were lost, by whatever mistake, are only
+                         // late
   }
 }
 
@@ -217,7 +218,7 @@ void Client::CountBytes(Op op, Direction direction, uint64_t bytes) {
   if (options_.metrics != nullptr) options_.metrics->AddWireBytes(OpName(op), direction, bytes);
 }
 
-std::string Client::SilentServers(const OpenCall& call) const {
+std::string Client::UnansweredServers(const OpenCall& call) const {
   std::string silent;
   for (size_t i = 0; i < call.answered.size(); ++i) {
     if (call.answered[i]) continue;
@@ -267,7 +268,7 @@ void Client::CheckCalls() {
       const double seconds = std::chrono::duration<double>(now - call.start).count();
       Complete(call, Status::Failed("no answer to " + std::string(OpName(call.op)) + " within " +
                                     std::to_string(static_cast<int>(seconds)) + " s from server " +
-                                    SilentServers(call)));
+                                    UnansweredServers(call)));
       it = calls_.erase(it);
       continue;
     }
@@ -280,7 +281,7 @@ void Client::CheckCalls() {
     last_said_ = now;
     spdlog::warn("waiting since {:.0f} s for {} to answer {}",
                  std::chrono::duration<double>(now - oldest->start).count(),
-                 "server " + SilentServers(*oldest), OpName(oldest->op));
+                 "server " + UnansweredServers(*oldest), OpName(oldest->op));
   }
 }
 

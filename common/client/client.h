@@ -45,7 +45,7 @@ struct Traffic {
 /// A call that is under way: the client's side of an Answer.
 struct OpenCall {
   using Clock = std::chrono::steady_clock;
-  // The client's, which guards the rest. The analysis can not know that it is the same one: what
+  // The client's, which guards the rest. The analysis cannot know that it is the same one: what
   // takes a call as its argument says so instead.
   std::shared_ptr<Mutex> mutex;
   ConditionVariable changed;  // `outcome`, or nobody leads any more
@@ -99,18 +99,18 @@ class Client {
   using Clock = std::chrono::steady_clock;
   Answer Start(std::vector<Request> requests, size_t first_server);
   void CountBytes(Op op, Direction direction, uint64_t bytes);
-  std::string SilentServers(const OpenCall& call) const MF_REQUIRES(*mutex_);
+  std::string UnansweredServers(const OpenCall& call) const MF_REQUIRES(*mutex_);
 
   /// Until `own` is done: leads, or follows whoever leads. Gives up the mutex while it waits.
   void Await(OpenCall& own) MF_REQUIRES(*mutex_);
   void Lead(OpenCall& own) MF_REQUIRES(*mutex_);
   /// Takes in messages until there is none (true), `own` is done or there were very many.
-  bool TakeIn(const OpenCall* own) MF_REQUIRES(*mutex_);
+  bool ReceiveAvailable(const OpenCall* own) MF_REQUIRES(*mutex_);
   void OnMessage(size_t server, const Message& message) MF_REQUIRES(*mutex_);
-  /// A message that can not be sent now is not answered either: the call's deadline reports it.
+  /// A message that cannot be sent now is not answered either: the call's deadline reports it.
   void Send(size_t server, const Message& message) MF_REQUIRES(*mutex_);
   /// Comes after Send() and before the mutex is given up.
-  void TakeInForLeader() MF_REQUIRES(*mutex_);
+  void ReceiveForLeader() MF_REQUIRES(*mutex_);
   /// Sets the outcome and wakes who waits for it. The caller takes the call out of calls_.
   void Complete(OpenCall& call, Outcome outcome) MF_REQUIRES(*mutex_);
   /// The work of thread_.

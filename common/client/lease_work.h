@@ -1,4 +1,4 @@
-// What the holder of a lease says to the servers and to the board, and what it makes of their
+// What the holder of a lease says to the servers and to the coordinator, and what it makes of their
 // answers (DESIGN 2.6, 2.7): pure functions, so that every holder decides the same, and the same
 // code decides in workers and in the simulation. No socket, thread, clock or file inside.
 #pragma once
@@ -33,14 +33,14 @@ struct StepEnd {
   double grad_norm = 0;  // for the record
   SnapshotPlan snapshots = {};
 };
-/// A function of all servers' answers and of what the board fixed with the step's first commit
-/// lease: any other holder decides the same.
+/// A function of all servers' answers and of what the coordinator fixed with the step's first
+/// commit lease: any other holder decides the same.
 StepEnd DecideEnd(const Prepared& prepared, const LeaseReply& lease);
 /// apply or drop, the same for every server.
 RequestBody EndRequest(OpenStep at, const StepEnd& end);
 /// True if the step ended applied. kFailed if servers disagree, which must not happen.
 Result<bool> CombineEnded(OpenStep at, const std::vector<Reply>& replies);
-/// What the board is told once all servers have acknowledged the end.
+/// What the coordinator is told once all servers have acknowledged the end.
 StepEndedRequest MakeStepEnded(OpenStep at, const Prepared& prepared, const StepEnd& end,
                                bool applied);
 
@@ -48,7 +48,7 @@ StepEndedRequest MakeStepEnded(OpenStep at, const Prepared& prepared, const Step
 struct Recovery {
   RecoveryPlan plan;
   std::vector<Request> rollbacks;  // by server; plan.action == kRollback: send them, then tell
-  RecoveredRequest recovered;      // the board; kHigherEpoch: tell the board at once
+  RecoveredRequest recovered;      // the coordinator; kHigherEpoch: tell the coordinator at once
 };
 /// `states`: every server's answer to status.
 Recovery DecideRecovery(const LeaseReply& lease, const std::vector<Reply>& states);

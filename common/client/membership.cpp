@@ -18,11 +18,12 @@ std::vector<Request> Membership::Hellos() const {
 }
 
 bool Membership::Joined(const std::vector<Reply>& replies) {
-  const bool other_board = !incarnations_.empty() && incarnations_[0] != replies[0].incarnation;
-  if (other_board) records_epoch_ = records_step_ = 0;
+  const bool other_coordinator =
+      !incarnations_.empty() && incarnations_[0] != replies[0].incarnation;
+  if (other_coordinator) records_epoch_ = records_step_ = 0;
   incarnations_.clear();
   for (const Reply& reply : replies) incarnations_.push_back(reply.incarnation);
-  return other_board;
+  return other_coordinator;
 }
 
 LeaseRequest Membership::Ask() const {

@@ -21,7 +21,7 @@ class Membership {
   /// epochs may begin anew, so what was remembered by epoch is void.
   bool Joined(const std::vector<Reply>& replies);
 
-  /// A request to the board for work.
+  /// A request to the coordinator for work.
   LeaseRequest Ask() const;
   /// The records of a lease request's answer that are news, rising. After a rollback steps come
   /// again, and are then the ones that count.

@@ -59,7 +59,7 @@ class LeaseRenewer {
     }
     changed_.NotifyAll();
   }
-  void LetGo(uint64_t lease) {
+  void Release(uint64_t lease) {
     MutexLock lock(mutex_);
     leases_.erase(lease);
   }
@@ -117,7 +117,7 @@ struct Session::Impl {
 
   Status Join();
   Status SayHello() MF_REQUIRES(joining);
-  Result<LeaseReply> AskBoard();
+  Result<LeaseReply> AskCoordinator();
   /// Tells on_step what is new.
   Status TakeRecords(const LeaseReply& lease, bool* news);
 
@@ -192,16 +192,16 @@ Status Session::Impl::SayHello() {
   for (size_t server = 0; server < replies->size(); ++server) {
     client.SetSession(server, As<HelloReply>((*replies)[server]).session);
   }
-  bool new_board = false;
+  bool new_coordinator = false;
   {
     MutexLock lock(membership_mutex);
-    new_board = membership.Joined(*replies);
+    new_coordinator = membership.Joined(*replies);
   }
-  if (new_board && callbacks.on_new_board) callbacks.on_new_board();
+  if (new_coordinator && callbacks.on_new_coordinator) callbacks.on_new_coordinator();
   return Status::Ok();
 }
 
-Result<LeaseReply> Session::Impl::AskBoard() {
+Result<LeaseReply> Session::Impl::AskCoordinator() {
   Request ask;
   {
     MutexLock lock(membership_mutex);
@@ -275,7 +275,7 @@ void Session::Lane::Done(Result<double> value) {
 void Session::Lane::Impl::Take(WorkLoop::Action next, const std::optional<WorkLoop::Lease>& held) {
   action = std::move(next);
   if (loop.lease() == held) return;
-  if (held.has_value()) session.renewer.LetGo(held->id);
+  if (held.has_value()) session.renewer.Release(held->id);
   if (loop.lease().has_value()) session.renewer.Hold(*loop.lease());
 }
 
@@ -284,7 +284,7 @@ WorkLoop::Action Session::Lane::Impl::Do(WorkLoop::Ask) {
     result = Work{};
     return WorkLoop::Ask{};
   }
-  Result<LeaseReply> answer = session.AskBoard();
+  Result<LeaseReply> answer = session.AskCoordinator();
   bool news = false;
   if (answer.ok()) {
     if (Status told = session.TakeRecords(*answer, &news); !told.ok()) answer = told;

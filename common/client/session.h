@@ -41,7 +41,7 @@ class Session {
     /// rollback with those that count. An error ends the lane that was told.
     std::function<Status(const StepRecord&)> on_step = {};
     /// Server 0 is another process, whose epochs may begin anew: what was kept by epoch is void.
-    std::function<void()> on_new_board = {};
+    std::function<void()> on_new_coordinator = {};
   };
   struct Options {
     std::vector<std::string> addresses =

@@ -15,8 +15,8 @@ std::vector<uint64_t> CommonSteps(const std::vector<SnapshotState>& servers);
 /// The newest of them; 0 if there is none.
 uint64_t NewestCommonStep(const std::vector<SnapshotState>& servers);
 
-/// What servers do when a step ends, if `due` is what the board wants and `keep` common snapshots
-/// stay.
+/// What servers do when a step ends, if `due` is what the coordinator wants and `keep` common
+/// snapshots stay.
 SnapshotPlan PlanSnapshots(const std::vector<SnapshotState>& servers, SnapshotDue due,
                            uint64_t keep);
 
@@ -31,7 +31,7 @@ struct ServerState {
 struct RecoveryPlan {
   enum class Action {
     kRollback,     // all servers, to `step`
-    kHigherEpoch,  // a server is already at `epoch_seen`: the board has to issue a higher one
+    kHigherEpoch,  // a server is already at `epoch_seen`: the coordinator has to issue a higher one
     kRefuse,       // `message` says what a human has to put right
   };
   Action action = Action::kRollback;

@@ -45,7 +45,7 @@ WorkLoop::Action WorkLoop::Asked(Result<LeaseReply> answer, bool news) {
       held_ = {work_.lease, work_.lease_seconds};
       return Begin();
   }
-  return Failed{Status::Failed("the board leased an unknown kind of work")};
+  return Failed{Status::Failed("the coordinator leased an unknown kind of work")};
 }
 
 WorkLoop::Action WorkLoop::Begin() {
@@ -60,10 +60,10 @@ WorkLoop::Action WorkLoop::Begin() {
 WorkLoop::Action WorkLoop::Worked(Result<double> value) {
   if (!value.ok()) return Fail(value.status());
   if (work_.work == Work::kMicroBatch) {
-    return TellBoard(MicroBatchDoneRequest{
+    return TellCoordinator(MicroBatchDoneRequest{
         .at = work_.open(), .micro_batch = work_.micro_batch, .loss_sum = *value});
   }
-  return TellBoard(EvaluatedRequest{.at = work_.finished(), .val_loss = *value});
+  return TellCoordinator(EvaluatedRequest{.at = work_.finished(), .val_loss = *value});
 }
 
 WorkLoop::Action WorkLoop::Replied(Result<std::vector<Reply>> replies) {
@@ -74,16 +74,16 @@ WorkLoop::Action WorkLoop::Replied(Result<std::vector<Reply>> replies) {
     case Waits::kForEnd: {
       const Result<bool> applied = CombineEnded(work_.open(), *replies);
       if (!applied.ok()) return Fail(applied.status());
-      return TellBoard(MakeStepEnded(work_.open(), prepared_, end_, applied.value()));
+      return TellCoordinator(MakeStepEnded(work_.open(), prepared_, end_, applied.value()));
     }
     case Waits::kForStates:
       return Recover(*replies);
     case Waits::kForRollback: {
-      Action tell = TellBoard(recovery_.recovered);
+      Action tell = TellCoordinator(recovery_.recovered);
       std::get<Call>(tell).recovered = recovery_.plan;
       return tell;
     }
-    case Waits::kForBoard:
+    case Waits::kForCoordinator:
       held_.reset();
       return Ask{};
   }
@@ -104,7 +104,7 @@ WorkLoop::Action WorkLoop::Recover(const std::vector<Reply>& states) {
     case RecoveryPlan::Action::kRollback:
       return ToAll(Waits::kForRollback, recovery_.rollbacks);
     case RecoveryPlan::Action::kHigherEpoch:
-      return TellBoard(recovery_.recovered);
+      return TellCoordinator(recovery_.recovered);
     case RecoveryPlan::Action::kRefuse:
       break;
   }
@@ -120,8 +120,8 @@ WorkLoop::Action WorkLoop::ToAll(Waits waits, const RequestBody& body) {
   return ToAll(waits, std::vector<Request>(servers_, Request{.body = body}));
 }
 
-WorkLoop::Action WorkLoop::TellBoard(RequestBody body) {
-  waits_ = Waits::kForBoard;
+WorkLoop::Action WorkLoop::TellCoordinator(RequestBody body) {
+  waits_ = Waits::kForCoordinator;
   Call call;
   call.requests.push_back({.body = std::move(body)});
   return call;

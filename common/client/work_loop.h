@@ -1,7 +1,7 @@
-// What one lane of a worker does, as a state machine: asks the board for work, does it, hands it
-// in; gives back what cannot be done and joins again where a server was restarted (DESIGN 2.5-2.7).
-// It decides; who drives it sends, waits, computes and sleeps. No socket, thread or clock inside:
-// workers drive it with threads (session.h), the simulation with coroutines.
+// What one lane of a worker does, as a state machine: asks the coordinator for work, does it, hands
+// it in; gives back what cannot be done and joins again where a server was restarted
+// (DESIGN 2.5-2.7). It decides; who drives it sends, waits, computes and sleeps. No socket, thread
+// or clock inside: workers drive it with threads (session.h), the simulation with coroutines.
 //
 //   Action action = loop.Start();
 //   for (;;) action = <do it, then tell the loop how it went>;
@@ -20,7 +20,7 @@ namespace mf {
 
 class WorkLoop {
  public:
-  /// Ask the board (Membership::Ask), then Asked().
+  /// Ask the coordinator (Membership::Ask), then Asked().
   struct Ask {};
   /// Send requests[i] to server first_server + i, then Replied().
   struct Call {
@@ -69,7 +69,8 @@ class WorkLoop {
       : tensors_(tensors), blocks_(blocks), servers_(servers), last_step_(last_step) {}
 
   Action Start() const { return Ask{}; }
-  /// The board's answer. `news`: it brought records that were not known, so there may be more.
+  /// The coordinator's answer. `news`: it brought records that were not known, so there may be
+  /// more.
   Action Asked(Result<LeaseReply> answer, bool news);
   /// All servers' answers to a Call, or why there are none.
   Action Replied(Result<std::vector<Reply>> replies);
@@ -82,10 +83,10 @@ class WorkLoop {
   const std::optional<Lease>& lease() const { return held_; }
 
  private:
-  enum class Waits { kForPrepare, kForEnd, kForStates, kForRollback, kForBoard };
+  enum class Waits { kForPrepare, kForEnd, kForStates, kForRollback, kForCoordinator };
   Action ToAll(Waits waits, std::vector<Request> requests);
   Action ToAll(Waits waits, const RequestBody& body);
-  Action TellBoard(RequestBody body);
+  Action TellCoordinator(RequestBody body);
   Action Begin();
   Action Commit(const std::vector<Reply>& prepared);
   Action Recover(const std::vector<Reply>& states);
@@ -97,7 +98,7 @@ class WorkLoop {
   const uint64_t last_step_;
   LeaseReply work_;
   std::optional<Lease> held_;
-  Waits waits_ = Waits::kForBoard;
+  Waits waits_ = Waits::kForCoordinator;
   Prepared prepared_;  // commit
   StepEnd end_;        // commit
   Recovery recovery_;  // recover

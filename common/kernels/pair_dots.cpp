@@ -112,7 +112,7 @@ HWY_INLINE void BlockLanes(const T* const (&rows)[kCount], const T* const (&next
   }
 }
 
-/// The definition, a number at a time: for sums that the fast way can not hold.
+/// The definition, a number at a time: for sums that the fast way cannot hold.
 template <class T>
 int64_t ExactDot(const T* row, std::span<const ColumnRange> blocks, const void* dy, int exponent) {
   constexpr double kLimit = 0x1p53;

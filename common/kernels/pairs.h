@@ -54,7 +54,7 @@ inline int64_t AddDots(int64_t a, int64_t b) {
 /// The float value of a finished sum: dot * 2^(exponent - 40); NaN if not finite.
 float DotValue(int64_t dot, int8_t exponent);
 /// e = ceil(log2(sum |dy|)) raised to at least -80; kNotFinite if the sum is above 2^127 or not
-/// finite. The sum is taken in double, so that it can not overflow.
+/// finite. The sum is taken in double, so that it cannot overflow.
 int8_t DotExponent(const float* dy, size_t columns);
 
 /// The pairs of one table grouped by row: a stable counting (or radix) sort by bucket.

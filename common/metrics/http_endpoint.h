@@ -14,7 +14,7 @@ namespace mf {
 class HttpEndpoint {
  public:
   /// Answers GET `path` on "host:port" (port 0: any) with `text()` until destroyed, from threads of
-  /// its own. kInvalid, naming the address, if it can not listen there.
+  /// its own. kInvalid, naming the address, if it cannot listen there.
   static Result<std::unique_ptr<HttpEndpoint>> Serve(const std::string& address,
                                                      const std::string& path,
                                                      std::function<std::string()> text);

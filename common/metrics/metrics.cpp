@@ -76,7 +76,8 @@ constexpr std::array<Description, kMetricCount> kMetrics = {{
      "mf_step_seconds",
      {"phase"},
      "server 0",
-     "Time a step spent in a phase of the work board: micro_batches, commit, evaluate, recover"},
+     "Time a step spent in a phase of the work coordinator: micro_batches, commit, evaluate, "
+     "recover"},
     {Metric::kRequestSeconds,
      Kind::kHistogram,
      "mf_request_seconds",

@@ -75,7 +75,7 @@ class Metrics {
   /// mf_request_seconds{op}
   void ObserveRequest(std::string_view op, double seconds);
 
-  /// Serves GET /metrics on "host:port" (port 0: any) until destroyed. kInvalid if it can not
+  /// Serves GET /metrics on "host:port" (port 0: any) until destroyed. kInvalid if it cannot
   /// listen there. Call once.
   Status Serve(const std::string& address);
   /// "host:port" that Serve() listens on.

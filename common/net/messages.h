@@ -201,10 +201,10 @@ struct DropReply {
   bool operator==(const DropReply&) const = default;
 };
 
-/// What the board hands out.
+/// What the coordinator hands out.
 enum class Work : uint16_t { kWait, kMicroBatch, kCommit, kEvaluate, kRecover, kFinished, kFailed };
 
-/// Asks the work board, on server 0, for work. The records of steps after `known_step` of
+/// Asks the work coordinator, on server 0, for work. The records of steps after `known_step` of
 /// `known_epoch` come with the answer.
 struct LeaseRequest {
   uint64_t known_epoch = 0;

@@ -1,5 +1,5 @@
-// What is said of snapshots in messages: what a server has, what the board wants, what servers are
-// to do.
+// What is said of snapshots in messages: what a server has, what the coordinator wants, what
+// servers are to do.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ struct SnapshotState {
   bool operator==(const SnapshotState&) const = default;
 };
 
-/// Whether the board wants a snapshot at the end of a step.
+/// Whether the coordinator wants a snapshot at the end of a step.
 enum class SnapshotDue : uint16_t {
   kNo,
   kWhenIdle,  // now, or at a later step when no server is still writing the last one

@@ -58,7 +58,7 @@ class ClientTransport {
   virtual ~ClientTransport() = default;
   /// Never blocks; false if there is no message.
   virtual bool Receive(size_t* server, Message* message) = 0;
-  /// Never blocks. False if the message can not be queued.
+  /// Never blocks. False if the message cannot be queued.
   virtual bool Send(size_t server, const Message& message) = 0;
   /// Returns when Receive() may have something, on a Wake(), after `timeout_ms` (-1: never), or for
   /// no reason. By one thread at a time, and beside the owner: while it waits, others may send and
@@ -78,7 +78,7 @@ class ClientTransport {
 /// server, no ZeroMQ at all).
 using OnRefused = std::function<void(std::string_view reason)>;
 
-/// `address`: "tcp://host:port" (port 0: any) or "inproc://name". kFailed if it can not be bound.
+/// `address`: "tcp://host:port" (port 0: any) or "inproc://name". kFailed if it cannot be bound.
 /// With `keys`, everything is encrypted and only the clients that they list are admitted; one such
 /// server per context. kInvalid for keys that are none, kFailed where this libzmq has no CURVE.
 Result<std::unique_ptr<ServerTransport>> BindZmq(TransportContext& context,

@@ -32,7 +32,7 @@ constexpr int kEvents = ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED |
 Status NeedCurve() {
   if (zmq_has("curve") != 0) return Status::Ok();
   return Status::Failed(
-      "this libzmq was built without CURVE, so keys can not be used; install one with it (Debian's "
+      "this libzmq was built without CURVE, so keys cannot be used; install one with it (Debian's "
       "libzmq5 has it)");
 }
 
@@ -79,10 +79,12 @@ Status UseClientKeys(void* socket, const ClientKeys& keys) {
   return SetKey(socket, ZMQ_CURVE_SECRETKEY, keys.own.secret_key);
 }
 
-Result<std::unique_ptr<CurveDoor>> CurveDoor::Open(TransportContext& context, void* socket,
-                                                   const ServerKeys& keys, OnRefused on_refused) {
+Result<std::unique_ptr<ZapAuthenticator>> ZapAuthenticator::Open(TransportContext& context,
+                                                                 void* socket,
+                                                                 const ServerKeys& keys,
+                                                                 OnRefused on_refused) {
   MF_RETURN_IF_ERROR(NeedCurve());
-  std::unique_ptr<CurveDoor> door(new CurveDoor);
+  std::unique_ptr<ZapAuthenticator> door(new ZapAuthenticator);
   door->clients_file_ = keys.clients_file;
   door->on_refused_ = std::move(on_refused);
   door->stop_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -113,7 +115,7 @@ Result<std::unique_ptr<CurveDoor>> CurveDoor::Open(TransportContext& context, vo
   return door;
 }
 
-CurveDoor::~CurveDoor() {
+ZapAuthenticator::~ZapAuthenticator() {
   if (thread_.joinable()) {
     const uint64_t one = 1;
     [[maybe_unused]] const ssize_t written = write(stop_, &one, sizeof one);
@@ -125,7 +127,7 @@ CurveDoor::~CurveDoor() {
   if (stop_ >= 0) close(stop_);
 }
 
-void CurveDoor::Run() {
+void ZapAuthenticator::Run() {
   std::array<zmq_pollitem_t, 3> items = {
       {{nullptr, stop_, ZMQ_POLLIN, 0}, {zap_, 0, ZMQ_POLLIN, 0}, {events_, 0, ZMQ_POLLIN, 0}}};
   while (true) {
@@ -137,7 +139,7 @@ void CurveDoor::Run() {
 }
 
 /// One question of libzmq's: version, request id, domain, address, identity, mechanism, key.
-void CurveDoor::AnswerZap() {
+void ZapAuthenticator::AnswerZap() {
   std::vector<std::string> question;
   if (!ReceiveAll(zap_, &question)) return;
   const bool sound = question.size() == 7 && question[0] == "1.0" && question[2] == kZapDomain &&
@@ -151,7 +153,7 @@ void CurveDoor::AnswerZap() {
   }
 }
 
-const char* CurveDoor::Judge(std::string_view raw_key) {
+const char* ZapAuthenticator::Judge(std::string_view raw_key) {
   if (raw_key.size() != kRawKeyBytes) return kRefuse;
   std::array<char, kZ85KeyBytes> key;
   zmq_z85_encode(key.data(), reinterpret_cast<const uint8_t*>(raw_key.data()), kRawKeyBytes);
@@ -169,7 +171,7 @@ const char* CurveDoor::Judge(std::string_view raw_key) {
   return clients.ok() ? kRefuse : kTryAgain;
 }
 
-void CurveDoor::TakeEvents() {
+void ZapAuthenticator::TakeEvents() {
   std::vector<std::string> frames;  // what happened (u16) and to which descriptor (u32); an address
   while (ReceiveAll(events_, &frames)) {
     uint16_t event = 0;
@@ -185,7 +187,7 @@ void CurveDoor::TakeEvents() {
 /// was admitted counts as refused. The events of a handshake do not say whose it was: the newest
 /// connection's, as an honest one takes milliseconds. Should two of them overlap, it is counted
 /// when the other one ends.
-void CurveDoor::TakeEvent(uint16_t event, uint32_t descriptor) {
+void ZapAuthenticator::TakeEvent(uint16_t event, uint32_t descriptor) {
   if (event == ZMQ_EVENT_ACCEPTED) {
     waiting_.push_back(descriptor);
   } else if (event == ZMQ_EVENT_DISCONNECTED) {

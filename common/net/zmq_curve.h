@@ -15,17 +15,18 @@
 
 namespace mf {
 
-class CurveDoor {
+class ZapAuthenticator {
  public:
   /// Prepares `socket` of `context`, before it is bound, to admit the listed clients only. One per
   /// context. kInvalid for keys that are none, kFailed where this libzmq has no CURVE.
-  static Result<std::unique_ptr<CurveDoor>> Open(TransportContext& context, void* socket,
-                                                 const ServerKeys& keys, OnRefused on_refused);
+  static Result<std::unique_ptr<ZapAuthenticator>> Open(TransportContext& context, void* socket,
+                                                        const ServerKeys& keys,
+                                                        OnRefused on_refused);
   /// After `socket` was closed.
-  ~CurveDoor();
+  ~ZapAuthenticator();
 
  private:
-  CurveDoor() = default;
+  ZapAuthenticator() = default;
   void Run();
   void AnswerZap();
   void TakeEvents();

@@ -226,8 +226,8 @@ class ZmqServer final : public ServerTransport {
               OnRefused on_refused) {
     MF_RETURN_IF_ERROR(socket_.Open(context, ZMQ_ROUTER));
     if (keys != nullptr) {
-      MF_ASSIGN_OR_RETURN(door_,
-                          CurveDoor::Open(context, socket_.handle(), *keys, std::move(on_refused)));
+      MF_ASSIGN_OR_RETURN(
+          door_, ZapAuthenticator::Open(context, socket_.handle(), *keys, std::move(on_refused)));
     }
     if (zmq_bind(socket_.handle(), address.c_str()) != 0)
       return ZmqError("cannot listen on " + address);
@@ -259,7 +259,7 @@ class ZmqServer final : public ServerTransport {
     return true;
   }
 
-  std::unique_ptr<CurveDoor> door_;  // with keys
+  std::unique_ptr<ZapAuthenticator> door_;  // with keys
   Socket socket_;
   WakeSignal wake_;
   std::vector<pollfd> polls_;  // of socket_ and wake_

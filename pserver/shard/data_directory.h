@@ -14,7 +14,7 @@ namespace mf {
 class DataDirectory {
  public:
   /// Makes the folder if it is missing, locks it and counts the opening. kInvalid, naming the
-  /// folder, if it can not be written; kFailed if another server holds it.
+  /// folder, if it cannot be written; kFailed if another server holds it.
   static Result<std::unique_ptr<DataDirectory>> Open(const std::string& dir, uint32_t shard,
                                                      uint32_t shards);
   static std::string PathOf(const std::string& dir, uint32_t shard, uint32_t shards);

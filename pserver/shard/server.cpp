@@ -106,7 +106,7 @@ void Server::SendReply(const std::string& peer, const Reply& reply) {
   }
   if (metrics_ == nullptr) return;
   metrics_->AddWireBytes(OpName(reply.op), Direction::kSent, BytesOf(message));
-  // Not of a request for work that was parked: that one waited for work, not for the server.
+  // Not of a request for work that was waiting: that one waited for work, not for the server.
   if (handled_ != nullptr && handled_->request.id == reply.id && handled_->peer == peer) {
     metrics_->ObserveRequest(OpName(reply.op), Now() - handled_->at);
   }

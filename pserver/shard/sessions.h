@@ -1,4 +1,4 @@
-// Who has said hello: numbers that can not be guessed, of which the oldest are forgotten when there
+// Who has said hello: numbers that cannot be guessed, of which the oldest are forgotten when there
 // are too many (their owners say hello again).
 #pragma once
 

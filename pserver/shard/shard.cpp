@@ -142,18 +142,19 @@ Status Shard::OpenRun(RunDescription run) {
     options_.metrics->Set(Metric::kServers, static_cast<double>(options_.shards));
   }
   if (options_.shard != 0) return Status::Ok();
-  desk_ = std::make_unique<BoardDesk>(run_->rules, options_.boot_count, options_.metrics,
-                                      [this](const std::string& peer, Reply answer) {
-                                        answer.incarnation = options_.incarnation;
-                                        send_(peer, std::move(answer));
-                                      });
+  service_ =
+      std::make_unique<CoordinatorService>(run_->rules, options_.boot_count, options_.metrics,
+                                           [this](const std::string& peer, Reply answer) {
+                                             answer.incarnation = options_.incarnation;
+                                             send_(peer, std::move(answer));
+                                           });
   return Status::Ok();
 }
 
 bool Shard::finished() const {
   return run_ != nullptr && commit_.recovered() &&
          commit_.finished() == static_cast<uint64_t>(run_->rules.steps) &&
-         (desk_ == nullptr || desk_->board().finished());
+         (service_ == nullptr || service_->coordinator().finished());
 }
 
 const std::string& Shard::run_id() const {
@@ -209,14 +210,14 @@ Status Shard::Do(const RollbackRequest& rollback, Call& call) {
 }
 
 Status Shard::Restore(uint64_t step) {
-  if (snapshots_ != nullptr) snapshots_->GiveUp();  // it reads the tables
+  if (snapshots_ != nullptr) snapshots_->AbandonCurrent();  // it reads the tables
   BuildTables();
   if (snapshots_ == nullptr) return Status::Ok();
   if (step == 0) return snapshots_->Clear(run_->clock);
   std::vector<StepRecord> records;
   MF_RETURN_IF_ERROR(
       snapshots_->Load(step, run_->id, run_->tensors, run_->history, run_->clock, &records));
-  if (desk_ != nullptr) desk_->Restore(step, records);
+  if (service_ != nullptr) service_->Restore(step, records);
   return Status::Ok();
 }
 
@@ -300,7 +301,7 @@ Result<bool> Shard::EndStep(OpenStep at, Ended how, const SnapshotPlan& snapshot
     update();
   } catch (const std::bad_alloc&) {
     // Half a step is in the tables: they are no state that anybody may read or save.
-    if (snapshots_ != nullptr) snapshots_->GiveUp();
+    if (snapshots_ != nullptr) snapshots_->AbandonCurrent();
     run_->DropTensors();
     commit_.RollbackFailed();
     return Status(Code::kUnavailable, "not enough memory to apply a step; it has to be recovered");
@@ -345,11 +346,11 @@ Status Shard::Do(const DropRequest& drop, Call& call) {
 
 void Shard::TakeSnapshot(OpenStep after, bool applied, double grad_norm, double now) {
   std::vector<StepRecord> records;
-  if (desk_ != nullptr) {
-    records = desk_->board().records();
-    // The board hears of the step's end later.
-    if (desk_->board().step() == after.step) {
-      records.push_back(desk_->board().RecordIfEnded(applied, grad_norm));
+  if (service_ != nullptr) {
+    records = service_->coordinator().records();
+    // The coordinator hears of the step's end later.
+    if (service_->coordinator().step() == after.step) {
+      records.push_back(service_->coordinator().RecordIfEnded(applied, grad_norm));
     }
   }
   const SnapshotInfo info{.step = commit_.finished(),
@@ -361,9 +362,9 @@ void Shard::TakeSnapshot(OpenStep after, bool applied, double grad_norm, double 
   snapshots_->Begin(info, run_->tensors, run_->history, records, run_->clock, now);
 }
 
-Status Shard::CheckBoard() const {
-  if (desk_ != nullptr) return Status::Ok();
-  return Bad("the work board is on shard 0, this is shard " + std::to_string(options_.shard));
+Status Shard::CheckCoordinator() const {
+  if (service_ != nullptr) return Status::Ok();
+  return Bad("the work coordinator is on shard 0, this is shard " + std::to_string(options_.shard));
 }
 
 // Those are answered by the host (run_host.h), which knows more runs than this one.
@@ -371,55 +372,55 @@ Status Shard::Do(const ListRunsRequest&, Call&) { return Bad("not a request to o
 Status Shard::Do(const DeleteRunRequest&, Call&) { return Bad("not a request to one run"); }
 
 Status Shard::Do(const LeaseRequest& ask, Call& call) {
-  MF_RETURN_IF_ERROR(CheckBoard());
-  MF_RETURN_IF_ERROR(desk_->Lease(call.peer, call.request, ask, call.now));
+  MF_RETURN_IF_ERROR(CheckCoordinator());
+  MF_RETURN_IF_ERROR(service_->Lease(call.peer, call.request, ask, call.now));
   call.answered = true;
   return Status::Ok();
 }
 
 Status Shard::Do(const RenewRequest& renew, Call& call) {
-  MF_RETURN_IF_ERROR(CheckBoard());
+  MF_RETURN_IF_ERROR(CheckCoordinator());
   call.reply.body = RenewReply{};
-  return desk_->Report(call.request.session, renew, call.now);
+  return service_->Report(call.request.session, renew, call.now);
 }
 
 Status Shard::Do(const GiveBackRequest& give_back, Call& call) {
-  MF_RETURN_IF_ERROR(CheckBoard());
+  MF_RETURN_IF_ERROR(CheckCoordinator());
   call.reply.body = GiveBackReply{};
-  return desk_->Report(call.request.session, give_back, call.now);
+  return service_->Report(call.request.session, give_back, call.now);
 }
 
 Status Shard::Do(const MicroBatchDoneRequest& done, Call& call) {
-  MF_RETURN_IF_ERROR(CheckBoard());
+  MF_RETURN_IF_ERROR(CheckCoordinator());
   call.reply.body = MicroBatchDoneReply{};
-  return desk_->Report(call.request.session, done, call.now);
+  return service_->Report(call.request.session, done, call.now);
 }
 
 Status Shard::Do(const StepEndedRequest& ended, Call& call) {
-  MF_RETURN_IF_ERROR(CheckBoard());
+  MF_RETURN_IF_ERROR(CheckCoordinator());
   call.reply.body = StepEndedReply{};
-  return desk_->Report(call.request.session, ended, call.now);
+  return service_->Report(call.request.session, ended, call.now);
 }
 
 Status Shard::Do(const EvaluatedRequest& evaluated, Call& call) {
-  MF_RETURN_IF_ERROR(CheckBoard());
+  MF_RETURN_IF_ERROR(CheckCoordinator());
   call.reply.body = EvaluatedReply{};
-  return desk_->Report(call.request.session, evaluated, call.now);
+  return service_->Report(call.request.session, evaluated, call.now);
 }
 
 Status Shard::Do(const RecoveredRequest& recovered, Call& call) {
-  MF_RETURN_IF_ERROR(CheckBoard());
+  MF_RETURN_IF_ERROR(CheckCoordinator());
   call.reply.body = RecoveredReply{};
-  return desk_->Report(call.request.session, recovered, call.now);
+  return service_->Report(call.request.session, recovered, call.now);
 }
 
 void Shard::Tick(double now) {
-  if (desk_ != nullptr) desk_->Tick(now);
+  if (service_ != nullptr) service_->Tick(now);
   if (run_ != nullptr) monitor_.Tick(run_->tensors, commit_.open().step, now);
-  if (run_ != nullptr && snapshots_ != nullptr) snapshots_->TellAge(now);
-  if (options_.metrics != nullptr && options_.folder != nullptr && now >= look_at_disk_) {
+  if (run_ != nullptr && snapshots_ != nullptr) snapshots_->UpdateAgeMetric(now);
+  if (options_.metrics != nullptr && options_.folder != nullptr && now >= next_disk_sample_) {
     constexpr double kBetweenLooks = 5;  // seconds; the disk may be far away
-    look_at_disk_ = now + kBetweenLooks;
+    next_disk_sample_ = now + kBetweenLooks;
     const DataDirectory::Space disk = options_.folder->DiskSpace();
     if (disk.size > 0) {  // else it did not answer, and is neither empty nor full
       options_.metrics->Set(Metric::kDataFree, static_cast<double>(disk.free));

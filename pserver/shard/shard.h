@@ -1,7 +1,7 @@
 // One parameter server without its socket: requests in, replies out (DESIGN 2.6, 5). Joins the
-// state machines (commit, contribution order, board) to the tables. Everything a request says is
-// checked here before it touches anything; a bad request is answered with a typed error and changes
-// nothing.
+// state machines (commit, contribution order, coordinator) to the tables. Everything a request says
+// is checked here before it touches anything; a bad request is answered with a typed error and
+// changes nothing.
 //
 // Single-threaded: one thread calls Handle and Tick; kernels run on the pool inside those calls.
 #pragma once
@@ -16,7 +16,7 @@
 #include "common/metrics/metrics.h"
 #include "common/net/messages.h"
 #include "common/run/run_description.h"
-#include "pserver/board/board_desk.h"
+#include "pserver/coordinator/coordinator_service.h"
 #include "pserver/shard/commit.h"
 #include "pserver/shard/data_directory.h"
 #include "pserver/shard/sessions.h"
@@ -64,7 +64,9 @@ class Shard {
   /// Who asks is one of the run's workers.
   bool IsWorker(uint64_t session) const { return workers_.contains(session); }
 
-  const Board* board() const { return desk_ == nullptr ? nullptr : &desk_->board(); }
+  const Coordinator* coordinator() const {
+    return service_ == nullptr ? nullptr : &service_->coordinator();
+  }
   const CommitState& commit() const { return commit_; }
 
  private:
@@ -75,7 +77,7 @@ class Shard {
     const Request& request;
     double now;
     Reply reply = {};
-    bool answered = false;  // the reply was sent, or the work board will send it
+    bool answered = false;  // the reply was sent, or the work coordinator will send it
   };
 
   Status Dispatch(Call& call);
@@ -105,7 +107,7 @@ class Shard {
 
   Status OpenRun(RunDescription run);
   RunState State() const;
-  Status CheckBoard() const;
+  Status CheckCoordinator() const;
   /// Brings back the state after `step` finished steps.
   Status Restore(uint64_t step);
   /// Ends the step; `update` is called for every tensor if that was not done before.
@@ -127,9 +129,9 @@ class Shard {
   CommitState commit_;
   std::unique_ptr<Run> run_;
   std::unique_ptr<Snapshots> snapshots_;
-  std::unique_ptr<BoardDesk> desk_;  // shard 0 only
+  std::unique_ptr<CoordinatorService> service_;  // shard 0 only
   TableMonitor monitor_;
-  double look_at_disk_ = 0;
+  double next_disk_sample_ = 0;
   Sessions workers_;
   Sessions observers_;
 };

@@ -91,8 +91,8 @@ Status Shard::ReadBuckets(const Frames& payload, uint32_t tokens, const TensorSh
   return Status::Ok();
 }
 
-/// Contributions that wait for earlier ones are bounded by the window, as the board bounds its
-/// leases.
+/// Contributions that wait for earlier ones are bounded by the window, as the coordinator bounds
+/// its leases.
 Status Shard::CheckMicroBatch(uint32_t micro_batch, const TensorShard& tensor) const {
   if (micro_batch >= run_->micro_batches()) {
     return Bad("micro-batch " + std::to_string(micro_batch) + " of " +
@@ -148,7 +148,7 @@ Status Shard::Do(const BackwardRequest& backward, Call& call) {
   call.reply.payload = {Frame(dots)};
   // The worker goes on with dL/dp while the row gradients are summed.
   Answer(call, Status::Ok());
-  if (!tensor->Wants(backward.micro_batch)) return Status::Ok();
+  if (!tensor->Accepts(backward.micro_batch)) return Status::Ok();
   c.finite =
       AllFinite(c.weights.data(), buckets.size()) && AllFinite(c.dy.data(), count) &&
       std::find(exponents, exponents + backward.tokens, kNotFinite) == exponents + backward.tokens;
@@ -182,7 +182,7 @@ Status Shard::Do(const PushRequest& push, Call& call) {
   const size_t count = rows * tensor->layout().width();
   MF_RETURN_IF_ERROR(CheckFrame(payload, 2, count * sizeof(float), "value"));
   Answer(call, Status::Ok());
-  if (!tensor->Wants(push.micro_batch)) return Status::Ok();
+  if (!tensor->Accepts(push.micro_batch)) return Status::Ok();
   c.hits = payload[1];
   c.values = payload[2];
   c.finite = AllFinite(c.values.data(), count);

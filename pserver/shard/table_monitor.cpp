@@ -49,7 +49,7 @@ void TableMonitor::Tick(const std::vector<std::unique_ptr<TensorShard>>& tensors
   }
   not_before_ = now + kSecondsPerRow * static_cast<double>(rows);
   if (tensor.counts_hits() && looked_.size() < tables) return;
-  LookAtTensor(tensor);
+  SampleTensor(tensor);
   if (tensor.counts_hits()) TellBuckets(spec.layer(), looked_, next_);
   looked_.clear();
   if (++next_ < tensors.size()) return;
@@ -59,7 +59,7 @@ void TableMonitor::Tick(const std::vector<std::unique_ptr<TensorShard>>& tensors
                 {"dense"});
 }
 
-void TableMonitor::LookAtTensor(const TensorShard& tensor) {
+void TableMonitor::SampleTensor(const TensorShard& tensor) {
   const TensorSpec& spec = tensor.layout().spec;
   if (spec.kind == TensorKind::kDense) {
     dense_rows_ += tensor.updated_count();

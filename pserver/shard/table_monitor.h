@@ -25,7 +25,7 @@ class TableMonitor {
   void Tick(const std::vector<std::unique_ptr<TensorShard>>& tensors, uint64_t step, double now);
 
  private:
-  void LookAtTensor(const TensorShard& tensor);
+  void SampleTensor(const TensorShard& tensor);
   void TellBuckets(const std::string& layer, const std::vector<TableBuckets>& tables, size_t i);
 
   Metrics* const metrics_;

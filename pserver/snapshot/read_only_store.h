@@ -32,7 +32,7 @@ class ReadOnlyStore final : public SnapshotStore {
   // Newer ones stay where they are, and damaged ones are named by Read().
   Status Delete(uint64_t) override { return Status::Ok(); }
   Status Reset(uint64_t) override { return Status::Ok(); }
-  Status SetAside(uint64_t) override { return ReadOnly(); }
+  Status Quarantine(uint64_t) override { return ReadOnly(); }
   PublishStats last_publish() const override { return {}; }
   void WaitForMerge() override {}
 

@@ -18,16 +18,16 @@ namespace mf {
 LiveDatabase::LiveDatabase(std::string folder)
     : folder_(std::move(folder)), statistics_(rocksdb::CreateDBStatistics()) {}
 
-LiveDatabase::~LiveDatabase() { Distrust(); }
+LiveDatabase::~LiveDatabase() { Invalidate(); }
 
-void LiveDatabase::Distrust() {
+void LiveDatabase::Invalidate() {
   StopMerge();
   db_.reset();
   merge_failed_ = false;
 }
 
 Status LiveDatabase::Remove() {
-  Distrust();
+  Invalidate();
   return RemoveTree(folder_);
 }
 
@@ -47,7 +47,7 @@ Status LiveDatabase::Rebuild(const std::string& from) {
 }
 
 Status LiveDatabase::Reopen() {
-  Distrust();
+  Invalidate();
   return OpenDatabase();
 }
 

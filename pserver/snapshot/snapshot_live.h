@@ -35,7 +35,7 @@ class LiveDatabase {
   /// Open, and nothing has failed since.
   bool usable() const { return db_ != nullptr && !merge_failed_; }
   /// Closes it; the next use needs Rebuild() or Reopen().
-  void Distrust();
+  void Invalidate();
   Status Remove();
   /// Becomes the database of the snapshot in `from`; empty: an empty one.
   Status Rebuild(const std::string& from);

@@ -21,7 +21,7 @@ Status Unreadable(const std::string& folder, const rocksdb::Status& status) {
   std::replace(text.begin(), text.end(), '\n', ' ');
   // A disk or a process that is short of something now says nothing about what was written.
   return status.IsIOError() || status.IsBusy() || status.IsMemoryLimit()
-             ? Status::Failed(folder + ": can not be read now: " + text)
+             ? Status::Failed(folder + ": cannot be read now: " + text)
              : Damaged(folder, text);
 }
 

@@ -57,7 +57,7 @@ class RocksSnapshots : public SnapshotStore {
 
   Status Delete(uint64_t step) override;
   Status Reset(uint64_t step) override;
-  Status SetAside(uint64_t step) override;
+  Status Quarantine(uint64_t step) override;
   PublishStats last_publish() const override {
     MutexLock lock(mutex_);
     return stats_;
@@ -245,11 +245,11 @@ Status RocksSnapshots::Publish(const SnapshotInfo& info) {
   MF_RETURN_IF_ERROR(failed_);
   if (info.step == 0 || IsPublished(info.step) || FileExists(StepPath(folder_, info.step))) {
     return failed_ = Status::Failed(StepPath(folder_, info.step) +
-                                    ": can not be published again; delete it first");
+                                    ": cannot be published again; delete it first");
   }
   failed_ = PublishIncrement(info);
   if (!failed_.ok()) {
-    live_.Distrust();
+    live_.Invalidate();
     // What a failed attempt left would only fill the disk; the next attempt removes it again.
     for (const std::string& name : FileNames(folder_)) {
       if (name.starts_with("tmp-step-") && !RemoveTree(folder_ + "/" + name).ok()) break;
@@ -309,7 +309,7 @@ Status RocksSnapshots::PublishIncrement(const SnapshotInfo& info) {
   MF_RETURN_IF_ERROR(SyncPath(temporary));
   MF_RETURN_IF_ERROR(RenamePath(temporary, path));
   if (const Status synced = SyncPath(folder_); !synced.ok()) {
-    // Nobody knows whether the name would survive a crash: it must not be counted on. If it can not
+    // Nobody knows whether the name would survive a crash: it must not be counted on. If it cannot
     // be taken back either, it is a stray one: complete and right, but not on the list.
     (void)RenamePath(path, temporary);
     return synced;
@@ -369,7 +369,7 @@ Status RocksSnapshots::Delete(uint64_t step) {
   return Status::Ok();
 }
 
-Status RocksSnapshots::SetAside(uint64_t step) {
+Status RocksSnapshots::Quarantine(uint64_t step) {
   std::string name = "damaged-step-" + std::to_string(step);
   while (FileExists(folder_ + "/" + name)) name += "-again";
   MF_RETURN_IF_ERROR(TakeAway(step, name));
@@ -380,7 +380,7 @@ Status RocksSnapshots::Reset(uint64_t step) {
   Abandon();
   if (step != 0 && !IsPublished(step))
     return Status::Failed(StepPath(folder_, step) + ": no such snapshot; list the folder");
-  live_.Distrust();
+  live_.Invalidate();
   base_ = step;
   keys_.Clear();
   keys_known_ = step == 0;
@@ -391,7 +391,7 @@ Status RocksSnapshots::Reset(uint64_t step) {
   read_keys_.Clear();
   read_step_ = 0;
   // Going back must not fail for want of a few bytes on a full disk: Begin() tries again.
-  if (!RemoveStrays().ok() || !EnsureLive().ok()) live_.Distrust();
+  if (!RemoveStrays().ok() || !EnsureLive().ok()) live_.Invalidate();
   return Status::Ok();
 }
 

@@ -22,7 +22,7 @@ struct RocksSnapshotOptions {
 
 /// `folder` is a server's own, DIR/shard-<i>-of-<S>, locked by the caller; it is made if it is
 /// missing. Leftovers of a process that died are removed; the live database is empty until
-/// Reset(). kInvalid, naming it, if it can not be written.
+/// Reset(). kInvalid, naming it, if it cannot be written.
 Result<std::unique_ptr<SnapshotStore>> OpenRocksSnapshots(const std::string& folder,
                                                           const RocksSnapshotOptions& options = {});
 

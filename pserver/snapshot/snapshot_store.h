@@ -108,7 +108,7 @@ class SnapshotStore : public SnapshotReader {
   /// the disk does not let it now.
   virtual Status Reset(uint64_t step) = 0;
   /// A damaged one: renamed to damaged-step-<n>, for a human to look at.
-  virtual Status SetAside(uint64_t step) = 0;
+  virtual Status Quarantine(uint64_t step) = 0;
 
   /// Of the last successful Publish().
   virtual PublishStats last_publish() const = 0;

@@ -35,7 +35,7 @@ Snapshots::Snapshots(SnapshotStore& store, SnapshotWriter& writer, Metrics* metr
   if (metrics != nullptr) metrics->Count(Metric::kSnapshotFailures, {}, 0);
 }
 
-Snapshots::~Snapshots() { GiveUp(); }
+Snapshots::~Snapshots() { AbandonCurrent(); }
 
 uint64_t Snapshots::writing() const { return writing_ == nullptr ? 0 : writing_->info.step; }
 
@@ -58,7 +58,7 @@ void Snapshots::Begin(const SnapshotInfo& info, const Tensors& tensors,
     return;
   }
   const std::vector<uint64_t> published = store_.Published();
-  if (sick_ && !std::binary_search(published.begin(), published.end(), last_step_)) {
+  if (failing_ && !std::binary_search(published.begin(), published.end(), last_step_)) {
     // What the failed one left may stand on a snapshot that is deleted: all is written anew.
     last_step_ = last_applied_ = 0;
     last_clock_ = kNothing;
@@ -88,7 +88,7 @@ void Snapshots::Begin(const SnapshotInfo& info, const Tensors& tensors,
 
 void Snapshots::Failed(uint64_t step, const Status& status) {
   // Said once: a full disk stays full for many snapshots.
-  if (!std::exchange(sick_, true)) {
+  if (!std::exchange(failing_, true)) {
     spdlog::error("snapshot of step {}: {}; the run goes on, later snapshots are tried", step,
                   status.message());
   }
@@ -152,7 +152,7 @@ void Snapshots::Finish(const SnapshotWriter::Outcome& outcome, double now) {
   const std::unique_ptr<Writing> done = std::move(writing_);
   const uint64_t step = done->info.step;
   if (!outcome.status.ok()) return Failed(step, outcome.status);
-  if (std::exchange(sick_, false)) spdlog::info("snapshot of step {}: they work again", step);
+  if (std::exchange(failing_, false)) spdlog::info("snapshot of step {}: they work again", step);
   last_step_ = step;
   last_applied_ = done->info.applied;
   last_clock_ = done->clock;
@@ -165,13 +165,13 @@ void Snapshots::Finish(const SnapshotWriter::Outcome& outcome, double now) {
   metrics_->Set(Metric::kSnapshotLastStep, static_cast<double>(step));
 }
 
-void Snapshots::TellAge(double now) {
+void Snapshots::UpdateAgeMetric(double now) {
   if (metrics_ == nullptr) return;
   if (!saved_at_.has_value()) saved_at_ = now;
   metrics_->Set(Metric::kSnapshotAge, now - *saved_at_);
 }
 
-void Snapshots::GiveUp() {
+void Snapshots::AbandonCurrent() {
   next_ = nullptr;
   if (writing_ == nullptr) return;
   writer_.Abandon();
@@ -199,7 +199,7 @@ Status Snapshots::DeleteNewer(uint64_t step) {
 }
 
 Status Snapshots::Clear(ChangeClock& clock) {
-  GiveUp();
+  AbandonCurrent();
   MF_RETURN_IF_ERROR(DeleteNewer(0));
   MF_RETURN_IF_ERROR(store_.Reset(0));
   clock = {};
@@ -211,12 +211,12 @@ Status Snapshots::Clear(ChangeClock& clock) {
 Status Snapshots::Load(uint64_t step, const std::string& run_id, const Tensors& tensors,
                        UpdateHistory& history, ChangeClock& clock,
                        std::vector<StepRecord>* records) {
-  GiveUp();
+  AbandonCurrent();
   MF_RETURN_IF_ERROR(DeleteNewer(step));
   if (const Status read = Read(step, run_id, tensors, history, records); !read.ok()) {
     std::string what = "snapshot of step " + std::to_string(step) + ": " + read.message();
     if (read.code() == Code::kDamaged) {
-      const Status aside = store_.SetAside(step);
+      const Status aside = store_.Quarantine(step);
       what += aside.ok() ? "; it was set aside" : "; " + aside.message();
     }
     spdlog::error("{}", what);

@@ -46,14 +46,14 @@ class Snapshots {
   uint64_t writing() const;
 
   /// Tells the metrics how old what was last saved is.
-  void TellAge(double now);
+  void UpdateAgeMetric(double now);
 
   /// Forgets the one that is being written.
-  void GiveUp();
+  void AbandonCurrent();
   void Discard(const std::vector<uint64_t>& steps);
   /// Goes back: gives up what is being written, deletes all newer than `step` and fills the
   /// tensors, which are as made from the seed, from the snapshot of `step` (not 0). kUnavailable if
-  /// it can not be read, naming the file; a damaged one is set aside.
+  /// it cannot be read, naming the file; a damaged one is set aside.
   Status Load(uint64_t step, const std::string& run_id, const Tensors& tensors,
               UpdateHistory& history, ChangeClock& clock, std::vector<StepRecord>* records);
   /// The same for step 0.
@@ -78,7 +78,7 @@ class Snapshots {
   uint64_t last_applied_ = 0;
   int64_t last_clock_ = kNothing;  // rows changed later are not in it
   static constexpr int64_t kNothing = -1;
-  bool sick_ = false;               // the last one failed
+  bool failing_ = false;            // the last one failed
   std::optional<double> saved_at_;  // when the state was last as on disk
 };
 

@@ -23,13 +23,13 @@ class ContributionOrder {
   size_t waiting() const { return waiting_.size(); }
 
   /// True if micro-batch `number` is neither added nor waiting.
-  bool Wants(uint64_t number) const { return number >= watermark_ && !waiting_.contains(number); }
+  bool Accepts(uint64_t number) const { return number >= watermark_ && !waiting_.contains(number); }
 
   /// Takes the contribution of micro-batch `number`; returns those to be added now, in order (none
   /// if it waits or was seen before).
   Ready Offer(uint64_t number, Contribution contribution) {
     Ready ready;
-    if (!Wants(number)) return ready;
+    if (!Accepts(number)) return ready;
     waiting_.emplace(number, std::move(contribution));
     for (auto next = waiting_.find(watermark_); next != waiting_.end();
          next = waiting_.find(watermark_)) {

@@ -29,7 +29,7 @@ class Optimizer {
     if (from != to && exact()) rule_.catch_up({settings_, history, from, to}, row, columns);
   }
   /// The factor of a row that was never updated.
-  double UntouchedFactor(const TensorHistory& history) const {
+  double NeverUpdatedFactor(const TensorHistory& history) const {
     return exact() ? history.Decay(0, history.count()) : 1.0;
   }
   /// The next applied step, at rate `lr` of the schedule, on a row that is up to date.

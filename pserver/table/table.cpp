@@ -119,7 +119,7 @@ const void* Table::VisibleAt(size_t slot) const { return weights_.at<void>(slot)
 
 void Table::ReadMany(std::span<const uint32_t> rows, bool training, const TensorHistory& history,
                      ReadScratch& scratch, const void** out) {
-  const double untouched = Untouched(history);
+  const double untouched = NeverUpdated(history);
   if (storage_ == Storage::kSparse) {
     for (size_t i = 0; i < rows.size(); ++i) {
       if (i + kPrefetchAhead < rows.size()) index_.Prefetch(rows[i + kPrefetchAhead]);
@@ -146,11 +146,11 @@ const void* Table::ReadAt(uint64_t row, bool training, const TensorHistory& hist
   if (at == kNeverUpdated) {
     if (untouched == 1.0 && slot != RowIndex::kNone) return VisibleAt(slot);
     if (const void* made = scratch.Find(row); made != nullptr) return made;
-    return MakeUntouched(row, slot, untouched, scratch);
+    return MakeNeverUpdated(row, slot, untouched, scratch);
   }
   if (!optimizer_.exact()) return VisibleAt(slot);
   if (training) {
-    WillWrite(slot);
+    BeforeWrite(slot);
     optimizer_.CatchUp(history, at, count, StateAt(slot), layout_.stride);
     updated_at_[slot] = static_cast<uint32_t>(count);
     return VisibleAt(slot);
@@ -160,8 +160,8 @@ const void* Table::ReadAt(uint64_t row, bool training, const TensorHistory& hist
 }
 
 /// Generated first and scaled second, so that direct and sparse tables round the same way.
-const void* Table::MakeUntouched(uint64_t row, uint32_t slot, double factor,
-                                 ReadScratch& scratch) const {
+const void* Table::MakeNeverUpdated(uint64_t row, uint32_t slot, double factor,
+                                    ReadScratch& scratch) const {
   const size_t stride = layout_.stride;
   const float scale = static_cast<float>(factor);
   if (!split()) {
@@ -227,12 +227,12 @@ void Table::Materialise(const std::vector<Gradients::Hit>& hits) {
 void Table::Update(const Gradients& gradients, size_t begin, size_t end,
                    const TensorHistory& history, double lr, float gradient_scale) {
   const uint64_t count = history.count();
-  const double untouched = optimizer_.UntouchedFactor(history);
+  const double untouched = optimizer_.NeverUpdatedFactor(history);
   uint64_t fresh = 0;
   for (size_t i = begin; i < end; ++i) {
     const Gradients::Hit& hit = gradients.hits()[i];
     const uint32_t slot = storage_ == Storage::kDirect ? hit.row : step_slots_[i];
-    WillWrite(slot);
+    BeforeWrite(slot);
     const RowState state = StateAt(slot);
     if (updated_at_[slot] == kNeverUpdated) {
       ++fresh;
@@ -259,8 +259,8 @@ void Table::EncodeSlot(uint32_t slot, std::byte* out) const {
   if (split()) JoinRow(WeightsAt(slot), PlaneIn(out, 0, layout_.width()), layout_.width());
 }
 
-void Table::SaveForCut(uint32_t slot) {
-  if (std::byte* place = cut_->PlaceToSave(slot); place != nullptr) EncodeSlot(slot, place);
+void Table::CopyForSnapshot(uint32_t slot) {
+  if (std::byte* place = cut_->CopyPlace(slot); place != nullptr) EncodeSlot(slot, place);
 }
 
 size_t Table::BeginCut(int64_t since) {

@@ -69,7 +69,7 @@ class Table {
   /// leave no trace and see a scratch copy. Its numbers are of layout.spec.row_type.
   const void* Read(uint64_t row, bool training, const TensorHistory& history,
                    ReadScratch& scratch) {
-    return ReadAt(row, training, history, Untouched(history), scratch);
+    return ReadAt(row, training, history, NeverUpdated(history), scratch);
   }
   /// The same for all `rows`: out[i] is rows[i].
   void ReadMany(std::span<const uint32_t> rows, bool training, const TensorHistory& history,
@@ -96,7 +96,7 @@ class Table {
   /// the end.
   bool NextCutRow(uint64_t* row, std::byte* out);
   void EndCut() { cut_.reset(); }
-  /// The other way: `row`'s state from a snapshot. kFailed if it can not be one of this table.
+  /// The other way: `row`'s state from a snapshot. kFailed if it cannot be one of this table.
   Status Restore(uint64_t row, const std::byte* data, size_t bytes);
 
   /// Bytes of the full state of `rows` rows held directly.
@@ -113,21 +113,22 @@ class Table {
   const void* VisibleAt(size_t slot) const;
   void ReserveSlots(size_t count);
   /// The factor of rows that were never updated.
-  double Untouched(const TensorHistory& history) const {
-    return optimizer_.UntouchedFactor(history);
+  double NeverUpdated(const TensorHistory& history) const {
+    return optimizer_.NeverUpdatedFactor(history);
   }
   const void* ReadAt(uint64_t row, bool training, const TensorHistory& history, double untouched,
                      ReadScratch& scratch);
-  const void* MakeUntouched(uint64_t row, uint32_t slot, double factor, ReadScratch& scratch) const;
+  const void* MakeNeverUpdated(uint64_t row, uint32_t slot, double factor,
+                               ReadScratch& scratch) const;
   const void* MakeCaughtUp(uint64_t row, uint32_t slot, const TensorHistory& history,
                            ReadScratch& scratch) const;
   /// Before every write of a slot's state. Rows of a direct table may be written by several
   /// threads, each row by one.
-  void WillWrite(uint32_t slot) {
-    if (cut_ != nullptr) SaveForCut(slot);
+  void BeforeWrite(uint32_t slot) {
+    if (cut_ != nullptr) CopyForSnapshot(slot);
     changed_at_[slot] = clock_.now;
   }
-  void SaveForCut(uint32_t slot);
+  void CopyForSnapshot(uint32_t slot);
   /// Where a slot's planes are, in the order of a snapshot.
   std::array<float*, 1 + kMomentsMax> PlanesAt(uint32_t slot) const;
   void EncodeSlot(uint32_t slot, std::byte* out) const;

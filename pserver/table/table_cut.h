@@ -33,7 +33,7 @@ class TableCut {
 
   size_t size() const { return rows_.size(); }
   /// Where the state of `slot` has to be saved before it is written; nullptr if it need not be.
-  std::byte* PlaceToSave(uint32_t slot) {
+  std::byte* CopyPlace(uint32_t slot) {
     const uint32_t i = slot < position_.size() ? position_[slot] : kNone;
     if (i == kNone || i < next_ || saved_[i] != 0) return nullptr;
     saved_[i] = 1;

@@ -78,7 +78,7 @@ class TensorShard {
 
   /// Adds what is due, in micro-batch order. A contribution that is not finite changes no row.
   void Contribute(uint64_t micro_batch, Contribution contribution);
-  bool Wants(uint64_t micro_batch) const { return order_.Wants(micro_batch); }
+  bool Accepts(uint64_t micro_batch) const { return order_.Accepts(micro_batch); }
   uint64_t watermark() const { return order_.watermark(); }
   bool finite() const { return finite_; }
 

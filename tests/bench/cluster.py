@@ -39,7 +39,7 @@ class Observed:
     worker: float    # seconds of a processor, of the worker's threads but those that move messages
     messages: float  # of those
     servers: float   # of all servers, with everything
-    commit: float    # seconds of the board's phase
+    commit: float    # seconds of the coordinator's phase
     up: float        # bytes of the worker's requests to all servers
     down: float      # bytes of their replies
 

@@ -5,11 +5,11 @@
 # of single operations, runs them again under compute-sanitizer (memcheck and racecheck, as far as they get in
 # their time), and times every kernel beside a copy and a matrix product.
 # With a worker built for CUDA, too: tests of the whole model, then training of `tiny` with memory layers beside the dense
-# baseline, and beside PyTorch if python3 has one that sees the GPU. What can not run is named in one line.
+# baseline, and beside PyTorch if python3 has one that sees the GPU. What cannot run is named in one line.
 #   --bin DIR   the programs in DIR/bin and their libraries in DIR/lib, or DIR.tar.gz of both; default: build/cuda
 #   --quick     2 minutes: without compute-sanitizer and PyTorch; small kernels, whose times say nothing
 #   --out FILE  the results also go there
-# On a machine that built the whole project (cmake --preset cuda), to take programs to one that can not:
+# On a machine that built the whole project (cmake --preset cuda), to take programs to one that cannot:
 #   tests/bench/gpu.sh --pack DIR [--with-cuda]     makes what --bin takes; DIR may end in .tar.gz
 #   --with-cuda cuBLAS as well, half a GB, for machines without the CUDA toolkit
 # Exit codes: 0 all that ran holds, 1 something does not, 2 bad usage, 77 no GPU here.

@@ -132,7 +132,7 @@ class ScriptsTest(unittest.TestCase):
                                                            "ratios": {"other": 0.5}})
 
     def test_training_on_a_gpu_is_told_in_a_table(self) -> None:
-        """With what can be had without one: a worker's steps, and one that can not run."""
+        """With what can be had without one: a worker's steps, and one that cannot run."""
         with tempfile.TemporaryDirectory() as folder:
             config, data = os.path.join(folder, "run.toml"), os.path.join(folder, "tokens.bin")
             with open(config, "wb") as file:

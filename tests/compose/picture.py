@@ -89,7 +89,7 @@ def shorten(file: str) -> None:
 
 
 def draw(cluster, folder: str, layer: str) -> None:
-    """`cluster` answers as watch.Prometheus does. One SVG a board, from the first sample until now."""
+    """`cluster` answers as watch.Prometheus does. One SVG a coordinator, from the first sample until now."""
     os.makedirs(folder, exist_ok=True)
     plt.rcParams.update({"axes.prop_cycle": plt.cycler(color=plt.get_cmap("tab20").colors[::2] +
                                                        plt.get_cmap("tab20").colors[1::2]),

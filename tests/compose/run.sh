@@ -34,7 +34,7 @@ skip() {
 [ "$(id -u)" -eq 0 ] || docker info > /dev/null 2>&1 || skip "no Docker engine answers, and only root can start one"
 # An engine that is there stays as it is: Debian's would replace Docker's own.
 command -v docker > /dev/null || ./deploy/install_packages.sh engine || skip "no Docker engine can be installed"
-./deploy/install_packages.sh compose || skip "promtool and debootstrap can not be installed"
+./deploy/install_packages.sh compose || skip "promtool and debootstrap cannot be installed"
 [ -z "$picture" ] || ./deploy/install_packages.sh picture quickstart
 promtool check config deploy/prometheus/prometheus.yml
 promtool test rules tests/compose/alerts_test.yml
@@ -102,7 +102,7 @@ if ! docker info > /dev/null 2>&1; then
 fi
 
 if ! docker image inspect "$base" > /dev/null 2>&1 && ! timeout 60 docker pull -q "$base" > /dev/null 2>&1; then
-  echo "$base can not be pulled: making one with debootstrap"
+  echo "$base cannot be pulled: making one with debootstrap"
   make_debian_root bookworm "$work/root" > "$work/debootstrap.log" 2>&1 ||
     skip "no base image: $(tail -n 1 "$work/debootstrap.log")"
   base=$project-base

@@ -8,7 +8,7 @@
 namespace mf::emulated_gpu {
 
 /// Runs `body(argument)` again and again, each time that it is asked to start. The stack is kept
-/// between runs and ends in a page that can not be touched. Used by one host thread at a time.
+/// between runs and ends in a page that cannot be touched. Used by one host thread at a time.
 class Fiber {
  public:
   using Body = void (*)(void* argument);

@@ -75,7 +75,7 @@ class HostilePeer {
   Request WrongPairs(size_t server, bool backward);
   Request WrongPush(size_t server);
   Request WrongPull();
-  Request WrongBoard();
+  Request WrongCoordinator();
   OpenStep open() const { return state_.next(); }
   const TensorSpec& Draw(TensorKind kind);
   size_t Width(const TensorSpec& tensor, size_t server) const;
@@ -314,7 +314,7 @@ Request HostilePeer::WrongPull() {
   return request;
 }
 
-Request HostilePeer::WrongBoard() {
+Request HostilePeer::WrongCoordinator() {
   const double number = Below(2) == 0 ? std::numeric_limits<double>::quiet_NaN() : 1e300;
   const double infinite = std::numeric_limits<double>::infinity();
   const std::string text(Below(1000), '\xFF');
@@ -363,7 +363,7 @@ Request HostilePeer::Wrong(size_t server) {
     case 3:
       return WrongPull();
     default:
-      return WrongBoard();
+      return WrongCoordinator();
   }
 }
 

@@ -202,7 +202,7 @@ class Security(ClusterCase):
         with open(clients, "w", encoding="ascii") as file:
             file.write(good[:-20])
         process = self.train("run", [address], "--keys", os.path.join(self.keys, "client"))
-        self.wait_for("the list can not be read", lambda: self.refused("handshake") + self.refused("unknown_key") > 0)
+        self.wait_for("the list cannot be read", lambda: self.refused("handshake") + self.refused("unknown_key") > 0)
         self.assertEqual(self.delivered(), 0)
         with open(clients, "w", encoding="ascii") as file:
             file.write("#client taken off the list\n" + good)
@@ -223,7 +223,7 @@ class Security(ClusterCase):
         self.assert_refused("--keys requires --pservers", *command, "--keys", self.keys)
 
     def test_libzmq_without_curve(self) -> None:
-        """Keys that can not be used are refused, and nothing is left behind."""
+        """Keys that cannot be used are refused, and nothing is left behind."""
         environment = {**os.environ, "LD_PRELOAD": os.environ["MF_NO_CURVE"]}
         server, client = os.path.join(self.keys, "server"), os.path.join(self.keys, "client")
         serve = [self.PSERVER, "serve", "--shard", "0/1", "--data", os.path.join(self.folder, "state"), "--listen"]

@@ -22,7 +22,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # Machines whose tests need no library: their folders in pserver/ and tests/unit/.
-FOLDERS = {"board": "board", "commit": "shard"}
+FOLDERS = {"coordinator": "coordinator", "commit": "shard"}
 
 # name, machine, the text that is replaced, what replaces it
 MUTATIONS = [
@@ -34,15 +34,15 @@ MUTATIONS = [
      "  if (!all_in) {\n", "  if (false) {\n"),
     ("CommitState::Finish takes unprepared steps", "commit",
      "  if (!prepared_) {\n", "  if (false) {\n"),
-    ("Board::CheckStep takes any epoch", "board",
+    ("Coordinator::CheckStep takes any epoch", "coordinator",
      "  if (epoch != epoch_) {\n", "  if (false) {\n"),
-    ("Board::Recovered takes any epoch", "board",
+    ("Coordinator::Recovered takes any epoch", "coordinator",
      "  if (epoch != epoch_ || phase_ != Phase::kRecover) {\n",
      "  if (phase_ != Phase::kRecover) {\n"),
-    ("Board counts a micro-batch twice", "board",
+    ("Coordinator counts a micro-batch twice", "coordinator",
      "  if (!micro_batch.done) {\n", "  {\n"),
-    ("Board leases commit to two", "board",
-     "  if (single_.has_value()) return false;\n", ""),
+    ("Coordinator leases commit to two", "coordinator",
+     "  if (exclusive_lease_.has_value()) return false;\n", ""),
 ]
 
 # The programs that must notice.
@@ -81,17 +81,17 @@ SYSTEM_MUTATIONS = [
      "  plan.step = NewestCommonStep(snapshots);\n", "  plan.step = snapshots[0].published.empty() ? 0 : snapshots[0].published.back();\n"),
     ("gradients that are not finite are applied", (SIMULATION,), "common/client/lease_work.cpp",
      "end.apply = prepared.not_finite.empty() && std::isfinite(end.norm);", "end.apply = true;"),
-    ("the board believes late ends of steps", (ZOMBIE,), "pserver/board/board.cpp",
+    ("the coordinator believes late ends of steps", (ZOMBIE,), "pserver/coordinator/coordinator.cpp",
      "  if (epoch != epoch_) {\n", "  if (false) {\n"),
-    ("the board does not mind new servers", (ZOMBIE, SIMULATION), "pserver/board/board.cpp",
+    ("the coordinator does not mind new servers", (ZOMBIE, SIMULATION), "pserver/coordinator/coordinator.cpp",
      "return behind ? Incarnations::kWorkerIsBehind : Incarnations::kNewServer;", "return Incarnations::kKnown;"),
-    ("any restart of server 0 issues the same epochs", (SIMULATION,), "pserver/board/board.cpp",
+    ("any restart of server 0 issues the same epochs", (SIMULATION,), "pserver/coordinator/coordinator.cpp",
      "epoch_ = boot_count_ << 32 | ++epoch_counter_;", "epoch_ = uint64_t{1} << 32 | ++epoch_counter_;"),
     ("a lane does not join again", (WORK_LOOP, SIMULATION), "common/client/work_loop.cpp",
      ".join = status.code() == Code::kNotJoined};", ".join = false};"),
     ("a worker keeps the incarnations of its first hello", (WORK_LOOP, SIMULATION),
      "common/client/membership.cpp",
-     "  incarnations_.clear();\n", "  if (!incarnations_.empty()) return other_board;\n"),
+     "  incarnations_.clear();\n", "  if (!incarnations_.empty()) return other_coordinator;\n"),
     ("a lane forgets to give back", (WORK_LOOP,), "common/client/work_loop.cpp",
      "  if (held.has_value()) retry.give_back", "  if (false) retry.give_back"),
     ("a lane hands in another step", (WORK_LOOP, SIMULATION), "common/client/work_loop.cpp",
@@ -182,15 +182,11 @@ class SystemBuilder:
         compiled = INCLUDED_BY.get(source, source)
         compile_command = shlex.split(self.compiled_by[str(ROOT / compiled)])
         compile_command[compile_command.index("-o") + 1] = str(target)
-<<<<<<< HEAD
         if compiled == source:
             compile_command[compile_command.index("-c") + 1] = str(mutated)
         else:
             first = next(i for i, word in enumerate(compile_command) if word.startswith("-I"))
             compile_command.insert(first, f"-I{folder}")  # found before the real one
-=======
-        compile_command[compile_command.index("-c") + 1] = str(mutated)
->>>>>>> f97cf60 (WIP part A)
         if "-include" in compile_command:  # headers compiled in advance serve no other -O
             at = compile_command.index("-include")
             del compile_command[at:at + 2]
@@ -238,13 +234,13 @@ def test_systems(build, pool):
 
 def main():
     compiler = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("CXX", "c++")
-    cases = [(f"{machine} as it is", machine, None, None) for machine in ("board", "commit")]
+    cases = [(f"{machine} as it is", machine, None, None) for machine in ("coordinator", "commit")]
     cases += MUTATIONS
     faults = 0
     with tempfile.TemporaryDirectory(prefix="mf_mutation_") as folder, \
             concurrent.futures.ThreadPoolExecutor(2) as pool:
         builder = Builder(compiler, pathlib.Path(folder))
-        list(pool.map(builder.compile_test, ("board", "commit")))
+        list(pool.map(builder.compile_test, ("coordinator", "commit")))
         outcomes = list(pool.map(lambda i: builder.test(i, *cases[i][1:]), range(len(cases))))
         if len(sys.argv) > 2:
             faults += test_systems(sys.argv[2], pool)

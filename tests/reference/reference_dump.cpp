@@ -309,7 +309,7 @@ Status DumpSteps(Config config, const Options& options) {
     return Status::Ok();
   };
   watch.wrap_exchange = [&](Exchange& inner, OpenStep at, uint32_t number) {
-    // Step 1 can not end before this micro-batch is in, so the state is still the initial one.
+    // Step 1 cannot end before this micro-batch is in, so the state is still the initial one.
     if (at.step == 1 && number == 0) {
       exported = system->ExportAt(at.before(), options.File("init.safetensors"));
     }

@@ -2,7 +2,7 @@
 """Tests the PyTorch reference itself: its mathematics against the formulas written out and against finite
 differences, its file format, and that the comparisons pass on right dumps and fail on wrong ones.
 
-No test looks at the C++ program. A comparison that can not fail proves nothing, so every kind of tensor is
+No test looks at the C++ program. A comparison that cannot fail proves nothing, so every kind of tensor is
 spoilt once, by 1e-3 of its largest number in a single place.
 """
 

@@ -90,7 +90,7 @@ void Checker::After(size_t server, const Request& request, const CommitState& co
       fail_(where + "answered as if asked something else");
     }
   }
-  if (own == nullptr) return;  // parked
+  if (own == nullptr) return;  // waiting
   CountRefusals(request, *own);
   const bool ok = own->code == Code::kOk;
   if (op == Op::kRollback) {

@@ -64,7 +64,7 @@ class Checker {
   std::map<std::tuple<uint64_t, uint64_t, size_t>, Reply> prepared_;  // (epoch, step, server)
   std::map<uint64_t, uint64_t> evaluations_;         // epoch in which one was first leased, by step
   std::set<std::pair<size_t, uint64_t>> set_aside_;  // (server, step) found damaged
-  uint64_t finished_epoch_ = 0;  // of which the board has said that the run is finished
+  uint64_t finished_epoch_ = 0;  // of which the coordinator has said that the run is finished
 };
 
 }  // namespace mf::simulation

@@ -91,7 +91,7 @@ Status SimulatedStore::Reset(uint64_t step) {
   return Status::Ok();
 }
 
-Status SimulatedStore::SetAside(uint64_t step) { return Delete(step); }
+Status SimulatedStore::Quarantine(uint64_t step) { return Delete(step); }
 
 void SimulatedWriter::Begin() {
   MF_CHECK(!open_ && !outcome_.has_value());

@@ -49,7 +49,7 @@ class SimulatedStore final : public SnapshotStore {
   void Abandon() override { increment_.clear(); }
   Status Delete(uint64_t step) override;
   Status Reset(uint64_t step) override;
-  Status SetAside(uint64_t step) override;
+  Status Quarantine(uint64_t step) override;
   PublishStats last_publish() const override { return {}; }
   void WaitForMerge() override {}
 

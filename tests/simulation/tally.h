@@ -100,7 +100,7 @@ inline constexpr std::array<const char*, static_cast<size_t>(Seen::kCount)> kSee
     "prepares refused",
     "contributions fenced by the epoch",
     "contributions after the step's end",
-    "ends of steps that the board did not want",
+    "ends of steps that the coordinator did not want",
     "evaluations",
     "evaluations leased again after a recovery",
     "snapshots published",

@@ -155,9 +155,9 @@ std::string World::Run() {
       MaybeFault();
     } else if (now_ > faults_ended_at_ + kFinishSecondsMax) {
       Fail("the run is not finished " + std::to_string(kFinishSecondsMax) +
-           " s after the last fault; the board is at step " +
-           std::to_string(servers_[0].shard->board()->step()) + ", phase " +
-           servers_[0].shard->board()->phase());
+           " s after the last fault; the coordinator is at step " +
+           std::to_string(servers_[0].shard->coordinator()->step()) + ", phase " +
+           servers_[0].shard->coordinator()->phase());
     }
     if (events_.size() > kEventsWaitingMax) Fail("messages pile up");
   }
@@ -502,8 +502,8 @@ void World::EndFaults() {
 // The end.
 
 void World::CountExpired() {
-  const Board* board = servers_[0].shard->board();
-  for (uint64_t i = board == nullptr ? 0 : board->leases_expired(); i > 0; --i) {
+  const Coordinator* coordinator = servers_[0].shard->coordinator();
+  for (uint64_t i = coordinator == nullptr ? 0 : coordinator->leases_expired(); i > 0; --i) {
     Count(Seen::kLeaseExpired);
   }
 }
@@ -511,10 +511,10 @@ void World::CountExpired() {
 void World::CheckTheEnd() {
   CountExpired();
   const uint64_t steps = static_cast<uint64_t>(profile_.config.train.steps);
-  const Board& board = *servers_[0].shard->board();
-  if (!board.finished() || board.records().size() != steps) {
-    return Fail("the board has " + std::to_string(board.records().size()) + " of " +
-                std::to_string(steps) + " records and is in phase " + board.phase());
+  const Coordinator& coordinator = *servers_[0].shard->coordinator();
+  if (!coordinator.finished() || coordinator.records().size() != steps) {
+    return Fail("the coordinator has " + std::to_string(coordinator.records().size()) + " of " +
+                std::to_string(steps) + " records and is in phase " + coordinator.phase());
   }
   for (const Process& process : workers_) {
     if (process.worker->records().size() == steps) continue;
@@ -524,7 +524,7 @@ void World::CheckTheEnd() {
   for (size_t index = 0; index < servers_.size(); ++index) {
     Shard& shard = *servers_[index].shard;
     const std::string where = "at the end server " + std::to_string(index);
-    if (shard.commit().epoch() != board.epoch() || shard.commit().finished() != steps) {
+    if (shard.commit().epoch() != coordinator.epoch() || shard.commit().finished() != steps) {
       return Fail(where + " is at step " + std::to_string(shard.commit().finished()));
     }
     const auto ask = [&](Request request) {
@@ -536,7 +536,7 @@ void World::CheckTheEnd() {
     const uint64_t session = As<HelloReply>(ask(membership.Hellos()[index])).session;
     for (const TensorSpec& tensor : model_.tensors()) {
       const Reply values = ask({.session = session,
-                                .body = PullRequest{.at = FinishedStep{board.epoch(), steps},
+                                .body = PullRequest{.at = FinishedStep{coordinator.epoch(), steps},
                                                     .tensor = tensor.id,
                                                     .row_count = tensor.total_rows()},
                                 .payload = {Frame()}});

@@ -1,6 +1,6 @@
 // Parameter servers in the test's own process with a client that has joined them: the real protocol
-// and the real transport, but steps are driven by hand, without work board and trainer. Failures
-// abort the test program.
+// and the real transport, but steps are driven by hand, without work coordinator and trainer.
+// Failures abort the test program.
 #pragma once
 
 #include <cstdint>

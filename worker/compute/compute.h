@@ -58,7 +58,7 @@ class Compute {
 enum class Backend { kAuto, kCpu, kCuda };
 
 /// The backend asked for; kAuto is the GPU if this build has that backend and a GPU is there.
-/// kFailed, saying why, if it can not be had. All arguments outlive it.
+/// kFailed, saying why, if it cannot be had. All arguments outlive it.
 Result<std::unique_ptr<Compute>> MakeCompute(Backend backend, const Config& config,
                                              const std::vector<TensorSpec>& tensors,
                                              ThreadPool& pool);

@@ -52,7 +52,7 @@ Status ReadFile(const std::string& path, Config& config) {
   std::ostringstream text;
   if (in) text << in.rdbuf();
   if (!in || !std::filesystem::is_regular_file(path, error)) {
-    return Status::Invalid(path + ": can not read this configuration file; give an existing file");
+    return Status::Invalid(path + ": cannot read this configuration file; give an existing file");
   }
   MF_ASSIGN_OR_RETURN(const toml::table root, ParseToml(text.str(), path));
   for (const auto& [section, node] : root) {

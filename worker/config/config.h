@@ -104,7 +104,8 @@ std::string ModelJson(const Config& config);
 /// errors, absent ones have their defaults.
 Result<Config> ConfigFromJson(const std::string& json);
 
-/// One row per key: name, default, allowed values, meaning; the README's table is made from this.
+/// One row per key: name, default, allowed values, meaning; the table of docs/OPTIONS.md is made
+/// from this.
 std::string ConfigTableMarkdown();
 
 }  // namespace mf

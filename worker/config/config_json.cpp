@@ -1,4 +1,4 @@
-// The configuration as JSON (run identity, safetensors files) and as the README's table.
+// The configuration as JSON (run identity, safetensors files) and as the table of docs/OPTIONS.md.
 #include <nlohmann/json.hpp>
 
 #include "worker/config/config.h"

@@ -165,7 +165,7 @@ class Table {
   }
 
   /// The key added last says how a run is carried out, not what comes out of it.
-  void HowOnly() { keys_.back().decides_result = false; }
+  void DoesNotDecideResult() { keys_.back().decides_result = false; }
 
   std::vector<ConfigKey> Take() { return std::move(keys_); }
 
@@ -231,9 +231,9 @@ void AddTrainKeys(Table& t) {
   t.Integer(MF_FIELD(train.batch), {1, 65536}, "sequences per micro-batch");
   t.Integer(MF_FIELD(train.window), {1, 1024},
             "micro-batches leased ahead of the lowest unfinished one");
-  t.HowOnly();
+  t.DoesNotDecideResult();
   t.Real(MF_FIELD(train.lease_seconds), {0.01, 86400}, "a lease not renewed for so long is over");
-  t.HowOnly();
+  t.DoesNotDecideResult();
   t.Real(MF_FIELD(train.lr), {0, 100}, "peak learning rate");
   t.Real(MF_FIELD(train.warmup_ratio), {0, 1}, "share of the steps with rising learning rate");
   t.Real(MF_FIELD(train.min_lr_ratio), {0, 1}, "last learning rate over the peak");
@@ -256,12 +256,12 @@ void AddTrainKeys(Table& t) {
 void AddOtherKeys(Table& t) {
   t.Integer(MF_FIELD(snapshot.every_steps), {0, 1e9},
             "steps between snapshots, and one after the last step; 0: not by steps");
-  t.HowOnly();
+  t.DoesNotDecideResult();
   t.Real(MF_FIELD(snapshot.every_minutes), {0, 1e6},
          "minutes between snapshots; 0: not by time, both 0: no snapshots");
-  t.HowOnly();
+  t.DoesNotDecideResult();
   t.Integer(MF_FIELD(snapshot.keep), {1, 1e6}, "newest common snapshots that are kept");
-  t.HowOnly();
+  t.DoesNotDecideResult();
   t.Real(MF_FIELD(data.validation_ratio), {0, 0.9},
          "last share of the tokens, held out unless --val is given");
   t.OptionalEnum(MF_FIELD(exchange.mode), "auto", WordsOf(kExchangeModeNames),
@@ -274,10 +274,10 @@ void AddOtherKeys(Table& t) {
             "GPU memory for copies of tables that placement auto may fill");
   t.Enum(MF_FIELD(exchange.wire), WordsOf(kWireNames), "type of vectors between the machines");
   t.Integer(MF_FIELD(exchange.in_flight), {1, 64}, "micro-batches a worker works on at once");
-  t.HowOnly();
+  t.DoesNotDecideResult();
   t.Real(MF_FIELD(exchange.deadline_seconds), {0.01, 86400},
          "how long a worker waits for an answer");
-  t.HowOnly();
+  t.DoesNotDecideResult();
 }
 
 #undef MF_FIELD

@@ -1,6 +1,6 @@
-// The table of all configuration keys. Parsing, checking, JSON and the README's table are all made
-// from it, so that a key is written once. TOML and JSON are turned into KeyValue first: neither
-// format's library is seen here.
+// The table of all configuration keys. Parsing, checking, JSON and the table of docs/OPTIONS.md are
+// all made from it, so that a key is written once. TOML and JSON are turned into KeyValue first:
+// neither format's library is seen here.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,7 @@ struct ConfigKey {
   std::string full_name() const { return section + "." + name; }
 };
 
-/// All keys in the order of the README's table: by section, then as in the struct.
+/// All keys in the order of the table of docs/OPTIONS.md: by section, then as in the struct.
 const std::vector<ConfigKey>& ConfigKeys();
 
 bool IsConfigSection(std::string_view section);

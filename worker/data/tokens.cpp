@@ -69,7 +69,7 @@ Result<std::string> ReadTextFile(const std::string& path) {
     text.assign(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
   }
   if (!in || fs::is_directory(path, error)) {
-    return Status::Invalid(path + ": can not be read as a text file");
+    return Status::Invalid(path + ": cannot be read as a text file");
   }
   if (const size_t at = BinaryAt(text); at != std::string::npos) {
     return Status::Invalid(path + ": binary data where text is needed (byte " + std::to_string(at) +
@@ -126,7 +126,7 @@ Status Tokens::ReadFolder(const std::string& path) {
     }
     if (it->is_regular_file(error)) files.push_back(it->path().string());
   }
-  if (error) return Status::Invalid(path + ": can not be read: " + error.message());
+  if (error) return Status::Invalid(path + ": cannot be read: " + error.message());
   std::sort(files.begin(), files.end());
   for (const std::string& file : files) {
     if (file.ends_with(".bin")) {
@@ -153,7 +153,7 @@ Status Tokens::MapBin(const std::string& path) {
   struct stat info;
   if (fd < 0 || fstat(fd, &info) != 0) {
     if (fd >= 0) close(fd);
-    return Status::Invalid(path + ": can not open it: " + std::strerror(errno));
+    return Status::Invalid(path + ": cannot open it: " + std::strerror(errno));
   }
   map_bytes_ = static_cast<size_t>(info.st_size);
   if (map_bytes_ % id_bytes_ != 0) {
@@ -166,7 +166,7 @@ Status Tokens::MapBin(const std::string& path) {
     void* map = mmap(nullptr, map_bytes_, PROT_READ, MAP_SHARED, fd, 0);
     if (map == MAP_FAILED) {
       close(fd);
-      return Status::Failed(path + ": can not map it: " + std::strerror(errno));
+      return Status::Failed(path + ": cannot map it: " + std::strerror(errno));
     }
     map_ = static_cast<const std::byte*>(map);
   }

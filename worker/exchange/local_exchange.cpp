@@ -82,7 +82,7 @@ Status LocalExchange::Forward(const TensorSpec& tensor, const Hashes& hashes, fl
 }
 
 Status LocalExchange::Backward(const TensorSpec& tensor, const Hashes&, const Buffer&, float*) {
-  return Status::Failed("tensor " + tensor.name + ": a loaded file can not be trained");
+  return Status::Failed("tensor " + tensor.name + ": a loaded file cannot be trained");
 }
 
 }  // namespace mf

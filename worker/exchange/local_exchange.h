@@ -14,7 +14,7 @@ class LocalExchange : public Exchange {
 
   /// Parallel over ranges of tokens; every output has one writer, so the threads do not matter.
   Status Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) override;
-  /// kFailed: a file can not be trained.
+  /// kFailed: a file cannot be trained.
   Status Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
                   float* dweights) override;
 

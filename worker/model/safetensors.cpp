@@ -75,7 +75,7 @@ Result<std::shared_ptr<const SafetensorsReader>> SafetensorsReader::Open(const s
 
 Status SafetensorsReader::Map() {
   const int fd = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return Invalid(std::string("can not open this model file: ") + std::strerror(errno));
+  if (fd < 0) return Invalid(std::string("cannot open this model file: ") + std::strerror(errno));
   struct stat info;
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
     close(fd);
@@ -91,7 +91,7 @@ Status SafetensorsReader::Map() {
   const int error = errno;
   close(fd);
   if (map == MAP_FAILED) {
-    return Status::Failed(path_ + ": can not map it: " + std::strerror(error));
+    return Status::Failed(path_ + ": cannot map it: " + std::strerror(error));
   }
   map_ = map;
   return Status::Ok();

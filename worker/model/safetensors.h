@@ -30,7 +30,7 @@ std::vector<TensorEntry> EntriesOf(const std::vector<TensorSpec>& tensors);
 /// alone: no time, no padding left over, tensors in the order given.
 class SafetensorsWriter {
  public:
-  /// `config_json` becomes `__metadata__.config`. kInvalid if the place can not be written.
+  /// `config_json` becomes `__metadata__.config`. kInvalid if the place cannot be written.
   static Result<std::unique_ptr<SafetensorsWriter>> Create(const std::string& path,
                                                            const std::vector<TensorEntry>& tensors,
                                                            const std::string& config_json);

@@ -55,7 +55,7 @@ std::string Fixed(double value, int digits) {
 }
 
 Status CanNotWrite(const std::string& path) {
-  return Status::Invalid(path + ": can not write here: " + std::strerror(errno) +
+  return Status::Invalid(path + ": cannot write here: " + std::strerror(errno) +
                          "; give another --out");
 }
 
@@ -118,7 +118,7 @@ Result<std::unique_ptr<RunReport>> RunReport::Open(const Options& options) {
   std::error_code error;
   fs::create_directories(options.out, error);
   if (error) {
-    return Status::Invalid(options.out + ": can not make this folder: " + error.message() +
+    return Status::Invalid(options.out + ": cannot make this folder: " + error.message() +
                            "; give another --out");
   }
   const std::string path = options.out + "/metrics.jsonl";
@@ -146,7 +146,7 @@ Status RunReport::Step(const StepReport& report) {
   const std::string line = JsonLine(report) + "\n";
   if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0) {
     return Status::Failed(options_.out +
-                          "/metrics.jsonl: can not write it: " + std::strerror(errno));
+                          "/metrics.jsonl: cannot write it: " + std::strerror(errno));
   }
   if (report.val_loss.has_value()) last_val_loss_ = report.val_loss;
   if (options_.progress != nullptr) ShowProgress(report);

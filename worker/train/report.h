@@ -43,7 +43,7 @@ class RunReport {
     int64_t steps = 0;              // of the whole run
     std::FILE* progress = nullptr;  // nullptr: none
   };
-  /// kInvalid if the folder can not be written. An existing metrics.jsonl is continued.
+  /// kInvalid if the folder cannot be written. An existing metrics.jsonl is continued.
   static Result<std::unique_ptr<RunReport>> Open(const Options& options);
   ~RunReport();
   RunReport(const RunReport&) = delete;

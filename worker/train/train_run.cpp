@@ -29,7 +29,7 @@ namespace {
 std::atomic<bool> g_stop{false};
 
 /// --out can be written, and holds no run if it must not.
-Status CheckOut(const TrainOptions& options) {
+Status CheckOutputFolder(const TrainOptions& options) {
   const std::filesystem::path out = options.out;
   std::error_code error;
   if (options.fresh) {
@@ -41,13 +41,13 @@ Status CheckOut(const TrainOptions& options) {
   }
   std::filesystem::create_directories(out, error);
   if (!error && access(out.c_str(), W_OK) == 0) return Status::Ok();
-  return Status::Invalid(options.out + ": can not make or write this folder" +
+  return Status::Invalid(options.out + ": cannot make or write this folder" +
                          (error ? ": " + error.message() : "") + "; give another --out");
 }
 
 /// Once the servers have agreed to the run: what an earlier start left in --out is gone on with if
 /// it is of the same run.
-Status TakeOverOut(const TrainOptions& options, const std::string& run_id) {
+Status AdoptOutputFolder(const TrainOptions& options, const std::string& run_id) {
   const std::filesystem::path out = options.out;
   std::string held;
   std::ifstream(out / "run") >> held;
@@ -80,9 +80,9 @@ void LogRowGaps(const RunDescription& run) {
 }
 
 /// Ends the trainer when a signal asked for it.
-class StopWatch {
+class SignalWatcher {
  public:
-  explicit StopWatch(Trainer& trainer)
+  explicit SignalWatcher(Trainer& trainer)
       : thread_([this, &trainer] {
           MutexLock lock(mutex_);
           while (!done_) {
@@ -90,7 +90,7 @@ class StopWatch {
             if (g_stop.load()) trainer.Stop();
           }
         }) {}
-  ~StopWatch() {
+  ~SignalWatcher() {
     {
       MutexLock lock(mutex_);
       done_ = true;
@@ -213,7 +213,7 @@ Status CheckPlaces(const TrainOptions& options, Metrics& metrics) {
   if (!options.export_path.empty()) {
     MF_RETURN_IF_ERROR(CheckExportPlace("--export", options.export_path));
   }
-  return CheckOut(options);
+  return CheckOutputFolder(options);
 }
 
 /// From the first piece of work to the last.
@@ -222,7 +222,7 @@ Status TrainAndReport(Trainer& trainer, const Client& client, RunReport& report,
   const auto start = std::chrono::steady_clock::now();
   Status status;
   {
-    StopWatch watch(trainer);
+    SignalWatcher watch(trainer);
     status = trainer.Run();
   }
   if (!status.ok()) {
@@ -274,7 +274,7 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   Trainer trainer(config, run, *data, *servers.client, *compute, pool,
                   {.on_step = [&](const StepRecord& record) { return observer.Observe(record); }});
   MF_RETURN_IF_ERROR(trainer.Join());
-  MF_RETURN_IF_ERROR(TakeOverOut(options, run.RunId()));
+  MF_RETURN_IF_ERROR(AdoptOutputFolder(options, run.RunId()));
   MF_ASSIGN_OR_RETURN(
       const std::unique_ptr<RunReport> report,
       RunReport::Open(

@@ -23,8 +23,9 @@ Trainer::Trainer(const Config& config, const RunDescription& run, const BatchSou
       options_(std::move(options)),
       compute_(compute),
       pool_(pool),
-      session_(client, run,
-               {.on_step = options_.on_step, .on_new_board = [this] { ForgetParameters(); }}) {}
+      session_(client, run, {.on_step = options_.on_step, .on_new_coordinator = [this] {
+                               ForgetParameters();
+                             }}) {}
 
 Trainer::~Trainer() = default;
 

@@ -1,6 +1,6 @@
 // The training loop of one worker: computes what its session (common/client/session.h) hands out.
-// Nothing here decides what happens next; the board does, and any worker could do any piece of
-// work.
+// Nothing here decides what happens next; the coordinator does, and any worker could do any piece
+// of work.
 //
 // Threads: `exchange.in_flight` lanes, each with one piece of work at a time. Where lanes share the
 // cores one computes while the others wait for servers (ComputeGate); a GPU takes them side by

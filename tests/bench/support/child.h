@@ -12,7 +12,7 @@ namespace mf {
 
 class Child {
  public:
-  /// Starts argv[0], found in PATH. A program that can not be started answers no line.
+  /// Starts argv[0], found in PATH. A program that cannot be started answers no line.
   explicit Child(const std::vector<std::string>& argv);
   /// Ends it (SIGTERM) and waits for it.
   ~Child();

@@ -18,7 +18,7 @@ struct Flag {
 /// and exit code 2 at a flag that is not in the list, a flag without a value or a value that is not
 /// a whole number where one is wanted (bool: 0 or 1).
 void ParseFlags(int argc, char** argv, const std::string& usage, const std::vector<Flag>& flags);
-/// The same end for values that can not be.
+/// The same end for values that cannot be.
 [[noreturn]] void EndWithUsage(const std::string& usage);
 
 }  // namespace mf

@@ -9,7 +9,7 @@ Report::Report(const std::string& json_path) {
   if (json_path.empty()) return;
   json_ = std::fopen(json_path.c_str(), "a");
   if (json_ == nullptr) {
-    std::fprintf(stderr, "%s can not be written\n", json_path.c_str());
+    std::fprintf(stderr, "%s cannot be written\n", json_path.c_str());
     std::exit(1);
   }
 }

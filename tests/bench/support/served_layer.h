@@ -71,7 +71,7 @@ class ServedLayer {
   std::unique_ptr<TableClient> tables_;
 };
 
-/// Ends the program: a benchmark that can not run has no other result.
+/// Ends the program: a benchmark that cannot run has no other result.
 void MustBeOk(const Status& status);
 template <class T>
 T Must(Result<T> result) {

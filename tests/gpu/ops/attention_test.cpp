@@ -228,7 +228,7 @@ GPU_TEST(AttentionTooWide) {
   Expect(thrown, "a head_dim without a kernel is no error");
 }
 
-/// Rows that can not be read by 16 bytes, though the shape would allow it.
+/// Rows that cannot be read by 16 bytes, though the shape would allow it.
 GPU_TEST(AttentionUnaligned) {
   const Inputs in({2, 37, 2, 24});
   const Outputs aligned = Run(in);

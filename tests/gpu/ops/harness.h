@@ -84,7 +84,7 @@ double Error(const std::vector<float>& got, const std::vector<double>& expected,
              double size = 1e-30);
 
 /// How many of Error()'s epsilons a product on tensor cores may be off: their inputs are rounded to
-/// 11 bits (TF32). The emulated GPU does not round, so that mistakes can not hide behind it.
+/// 11 bits (TF32). The emulated GPU does not round, so that mistakes cannot hide behind it.
 bool RoundsToTf32();
 
 }  // namespace mf::gpu_test

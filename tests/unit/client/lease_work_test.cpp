@@ -34,7 +34,7 @@ TEST(Membership, TakesTheRecordsThatAreNews) {
   EXPECT_EQ(StepsOf(cursor.TakeRecords(Told(6, {3}))), std::vector<uint64_t>({3}));
 }
 
-// The board's word counts, not the holder's configuration.
+// The coordinator's word counts, not the holder's configuration.
 TEST(DecideEnd, KeepsAsManyAsTheBoardSays) {
   Prepared prepared;
   prepared.squares = 4;

@@ -45,7 +45,7 @@ class WorkLoopTest : public testing::Test {
   }
   /// The only request of a call to server 0.
   template <class Body>
-  Body ToBoard(const WorkLoop::Action& action) {
+  Body ToCoordinator(const WorkLoop::Action& action) {
     const auto& call = std::get<WorkLoop::Call>(action);
     EXPECT_EQ(call.first_server, 0u);
     EXPECT_EQ(call.requests.size(), 1u);
@@ -78,8 +78,9 @@ TEST_F(WorkLoopTest, MicroBatch) {
   EXPECT_EQ(train.at, (OpenStep{kEpoch, kStep}));
   EXPECT_EQ(train.micro_batch, 3u);
   const WorkLoop::Action told = loop_.Worked(2.5);
-  EXPECT_EQ(ToBoard<MicroBatchDoneRequest>(told), (MicroBatchDoneRequest{{kEpoch, kStep}, 3, 2.5}));
-  EXPECT_TRUE(loop_.lease().has_value()) << "until the board has heard of it";
+  EXPECT_EQ(ToCoordinator<MicroBatchDoneRequest>(told),
+            (MicroBatchDoneRequest{{kEpoch, kStep}, 3, 2.5}));
+  EXPECT_TRUE(loop_.lease().has_value()) << "until the coordinator has heard of it";
   ExpectAsksAgain(loop_.Replied(Replies({MicroBatchDoneReply{}}, Op::kMicroBatchDone)));
 }
 
@@ -87,7 +88,7 @@ TEST_F(WorkLoopTest, Evaluation) {
   const auto evaluate = std::get<WorkLoop::Evaluate>(Get(Work::kEvaluate));
   EXPECT_EQ(evaluate.at, (FinishedStep{kEpoch, kStep}));
   const WorkLoop::Action told = loop_.Worked(1.5);
-  EXPECT_EQ(ToBoard<EvaluatedRequest>(told), (EvaluatedRequest{{kEpoch, kStep}, 1.5}));
+  EXPECT_EQ(ToCoordinator<EvaluatedRequest>(told), (EvaluatedRequest{{kEpoch, kStep}, 1.5}));
   ExpectAsksAgain(loop_.Replied(Replies({EvaluatedReply{}}, Op::kEvaluated)));
 }
 
@@ -101,7 +102,7 @@ TEST_F(WorkLoopTest, Commit) {
   EXPECT_EQ(apply.at, (OpenStep{kEpoch, kStep}));
   EXPECT_EQ(apply.lr, 0.5);
   action = loop_.Replied(All(ApplyReply{true}, Op::kApply));
-  EXPECT_EQ(ToBoard<StepEndedRequest>(action),
+  EXPECT_EQ(ToCoordinator<StepEndedRequest>(action),
             (StepEndedRequest{.at = {kEpoch, kStep}, .applied = true}));
   ExpectAsksAgain(loop_.Replied(Replies({StepEndedReply{}}, Op::kStepEnded)));
 }
@@ -137,18 +138,18 @@ TEST_F(WorkLoopTest, Recovery) {
         << "of the process that was looked at";
   }
   action = loop_.Replied(All(RollbackReply{}, Op::kRollback));
-  EXPECT_EQ(ToBoard<RecoveredRequest>(action),
+  EXPECT_EQ(ToCoordinator<RecoveredRequest>(action),
             (RecoveredRequest{{kEpoch, 2}, true, 0, {100, 101}}));
   EXPECT_EQ(std::get<WorkLoop::Call>(action).recovered.value().step, 2u);
   ExpectAsksAgain(loop_.Replied(Replies({RecoveredReply{}}, Op::kRecovered)));
 }
 
-// Goal: a server that has seen a higher epoch is not rolled back: the board hears of it.
+// Goal: a server that has seen a higher epoch is not rolled back: the coordinator hears of it.
 TEST_F(WorkLoopTest, RecoveryNeedsAHigherEpoch) {
   Get(Work::kRecover);
   const WorkLoop::Action action =
       loop_.Replied(Replies({StateOf(kEpoch + 2, {}), StateOf(0, {})}, Op::kStatus));
-  const auto told = ToBoard<RecoveredRequest>(action);
+  const auto told = ToCoordinator<RecoveredRequest>(action);
   EXPECT_FALSE(told.recovered);
   EXPECT_EQ(told.epoch_seen, kEpoch + 2);
 }
@@ -162,8 +163,8 @@ TEST_F(WorkLoopTest, RecoveryIsRefused) {
   EXPECT_NE(std::get<WorkLoop::Failed>(action).status.message().find("500"), std::string::npos);
 }
 
-// Goal: whatever a lane holds when servers went on without it goes back to the board; it says hello
-// again where a server does not know it, and nowhere else.
+// Goal: whatever a lane holds when servers went on without it goes back to the coordinator; it says
+// hello again where a server does not know it, and nowhere else.
 TEST_F(WorkLoopTest, SupersededWorkIsGivenBack) {
   for (const Code code :
        {Code::kStale, Code::kNotYet, Code::kWrongEpoch, Code::kUnavailable, Code::kNotJoined}) {
@@ -213,7 +214,7 @@ TEST_F(WorkLoopTest, WaitsFinishesAndFails) {
   EXPECT_EQ(std::get<WorkLoop::Failed>(loop_.Asked(lease, false)).status.message(), "ten drops");
 }
 
-// Goal: the board is asked with the incarnations of the last hello; where server 0 is another
+// Goal: the coordinator is asked with the incarnations of the last hello; where server 0 is another
 // process the records are told from the first on.
 TEST(MembershipTest, KnowsTheServersOfTheLastHello) {
   Membership membership("what it is", kServers);

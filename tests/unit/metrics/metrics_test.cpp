@@ -99,7 +99,8 @@ TEST(Metrics, OfAServer) {
   EXPECT_EQ(metrics.Value(Metric::kStep), 1);
 }
 
-// Goal: the board's metrics: who is alive, whose lease ended, how long the phases of a step last.
+// Goal: the coordinator's metrics: who is alive, whose lease ended, how long the phases of a step
+// last.
 TEST(Metrics, OfTheBoard) {
   ShardHarness server(ShardConfig(), {.recover = false});
   server.session = As<HelloReply>(server.Send(server.Hello())).session;

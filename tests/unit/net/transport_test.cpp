@@ -116,7 +116,7 @@ TEST_P(TransportTest, UnknownPeersAndWaking) {
 INSTANTIATE_TEST_SUITE_P(Addresses, TransportTest,
                          ::testing::Values("inproc://one", "tcp://127.0.0.1:0"));
 
-// Goal: an address that can not be used is an error that names it.
+// Goal: an address that cannot be used is an error that names it.
 TEST(Transport, BadAddressesAreErrors) {
   TransportContext context;
   for (const char* address : {"", "nonsense", "tcp://"}) {

@@ -26,7 +26,7 @@ TEST(ContributionOrder, HandsOutInOrderOnce) {
     std::vector<bool> seen(count);
     uint64_t next = 0;
     for (const uint64_t number : offers) {
-      ASSERT_EQ(order.Wants(number), !seen[number]);
+      ASSERT_EQ(order.Accepts(number), !seen[number]);
       // A repeat brings another value: the first one counts.
       const auto ready = order.Offer(number, seen[number] ? 9999 : number);
       seen[number] = true;
@@ -38,7 +38,7 @@ TEST(ContributionOrder, HandsOutInOrderOnce) {
     ASSERT_EQ(order.waiting(), 0u);
     order.Reset();
     ASSERT_EQ(order.watermark(), 0u);
-    ASSERT_TRUE(order.Wants(0));
+    ASSERT_TRUE(order.Accepts(0));
   }
 }
 

@@ -1,9 +1,9 @@
 // Goal: a server that is warm takes no memory for the requests of training, forward to apply: every
-// `operator new` in its thread is counted, kernels, metrics and the ticks of board and monitor
-// included, and there is none; a client takes the same few small pieces a call, however many tokens
-// it is about. Not in it, because it is what there is to keep: rows and hits never met before, and
-// lists with an entry for every finished step, which double at powers of two. Not counted: what
-// ZeroMQ takes from malloc for the messages that arrive, which malloc keeps
+// `operator new` in its thread is counted, kernels, metrics and the ticks of coordinator and
+// monitor included, and there is none; a client takes the same few small pieces a call, however
+// many tokens it is about. Not in it, because it is what there is to keep: rows and hits never met
+// before, and lists with an entry for every finished step, which double at powers of two. Not
+// counted: what ZeroMQ takes from malloc for the messages that arrive, which malloc keeps
 // (common/net/zmq_transport.cpp).
 #include <gtest/gtest.h>
 

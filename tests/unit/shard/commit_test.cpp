@@ -47,7 +47,8 @@ TEST(Commit, UnavailableBeforeRecovery) {
       EXPECT_EQ(state.Finish({epoch, step}, Ended::kApplied).status().code(), Code::kUnavailable);
     }
   }
-  EXPECT_EQ(state.Rollback({0, 0}).status().code(), Code::kWrongEpoch);  // no board issues epoch 0
+  EXPECT_EQ(state.Rollback({0, 0}).status().code(),
+            Code::kWrongEpoch);  // no coordinator issues epoch 0
   EXPECT_FALSE(state.recovered());
 }
 

@@ -279,7 +279,7 @@ class WrongRequestList {
           [&](Request& r) { std::get<ApplyRequest>(r.body).scale = value; });
     }
     Add("a lost lease", Code::kStale, server_.Make(RenewRequest{5}), [](Request&) {});
-    Add("done without a board epoch", Code::kWrongEpoch,
+    Add("done without a coordinator epoch", Code::kWrongEpoch,
         server_.Make(MicroBatchDoneRequest{.at = server_.open()}), [](Request&) {});
     Add("an old rollback", Code::kWrongEpoch, server_.Rollback(server_.epoch - 1, 0),
         [](Request&) {});
@@ -430,9 +430,9 @@ TEST(Shard, RollbackRestoresTheStart) {
   EXPECT_EQ(server.State(), fresh.State());
 }
 
-// Goal: the board of server 0 is asked through messages; an ask that is parked is answered later,
-// to the peer who asked.
-TEST(Shard, BoardAnswersThroughMessages) {
+// Goal: the coordinator of server 0 is asked through messages; an ask that is waiting is answered
+// later, to the peer who asked.
+TEST(Shard, CoordinatorAnswersThroughMessages) {
   ShardHarness server(ShardConfig());
   Request ask = server.Make(LeaseRequest{});
   const LeaseReply recover = As<LeaseReply>(server.Send(ask));
@@ -442,9 +442,9 @@ TEST(Shard, BoardAnswersThroughMessages) {
   ask.id = 4711;
   server.shard().Handle("another peer", ask, 0.1);
   EXPECT_EQ(server.sent().size(), before);
-  server.shard().Tick(Board::kParkSeconds / 2);
+  server.shard().Tick(Coordinator::kWaitSecondsMax / 2);
   EXPECT_EQ(server.sent().size(), before);
-  server.shard().Tick(Board::kParkSeconds + 0.2);
+  server.shard().Tick(Coordinator::kWaitSecondsMax + 0.2);
   ASSERT_EQ(server.sent().size(), before + 1);
   EXPECT_EQ(server.sent().back().first, "another peer");
   EXPECT_EQ(server.sent().back().second.id, 4711u);

@@ -74,7 +74,7 @@ class Zombie : public testing::Test {
     });
   }
 
-  /// The answer; of a parked request for work: what it gets when time passes.
+  /// The answer; of a waiting request for work: what it gets when time passes.
   Reply Send(size_t server, const Joined& worker, Request request) {
     request.id = ++ids_;
     if (!worker.sessions.empty()) request.session = worker.sessions[server];
@@ -116,7 +116,7 @@ class Zombie : public testing::Test {
     return joined;
   }
 
-  /// Asks the board until it gets something to do.
+  /// Asks the coordinator until it gets something to do.
   LeaseReply Ask(const Joined& worker) {
     for (int i = 0; i < 10; ++i) {
       const Reply reply = Send(0, worker, LeaseRequest{.incarnations = worker.incarnations});
@@ -251,7 +251,7 @@ TEST_F(Zombie, LateApply) {
   const Decided decided = PrepareAll(worker, lease);
   ASSERT_TRUE(old.end.apply);
   ExpectNothing(0, zombie, old.request, Code::kWrongEpoch);
-  // Nor does its holder get the board to believe in it.
+  // Nor does its holder get the coordinator to believe in it.
   const StepEndedRequest ended = MakeStepEnded(old_lease.open(), old.prepared, old.end, true);
   EXPECT_EQ(Send(0, zombie, ended).code, Code::kWrongEpoch);
   EndAll(worker, lease, decided);
@@ -368,7 +368,7 @@ TEST_F(Zombie, RollbackToAStepThatAnOlderHolderDeleted) {
   Joined worker = Join();
   Recover(worker);
   RunTo(worker, 2);
-  Restart(0);  // the board is lost, too
+  Restart(0);  // the coordinator is lost, too
   const Joined first = Join();
   const Joined second = Join();
   const LeaseReply first_lease = Ask(first, Work::kRecover);

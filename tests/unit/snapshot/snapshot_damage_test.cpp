@@ -150,7 +150,7 @@ TEST_F(SnapshotDamageTest, ADamagedOneCarriesNoIncrement) {
   Save(path, bytes.substr(0, bytes.size() / 2));
   EXPECT_TRUE(store->Reset(2).ok());
   EXPECT_FALSE(store->Begin().ok());
-  ASSERT_TRUE(store->SetAside(2).ok());
+  ASSERT_TRUE(store->Quarantine(2).ok());
   ASSERT_TRUE(store->Reset(0).ok());
   ASSERT_TRUE(PublishEntries(*store, 2, state_).ok());
   Entries found;

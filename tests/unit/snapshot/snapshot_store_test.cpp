@@ -198,12 +198,12 @@ TEST_F(SnapshotStoreTest, AFolderThatCanNotBeWritten) {
   EXPECT_NE(opened.status().message().find("/proc/shard-0-of-1"), std::string::npos);
 }
 
-TEST_F(SnapshotStoreTest, SetAside) {
+TEST_F(SnapshotStoreTest, Quarantine) {
   Open();
   Publish(1, RowEntries({.rows = 10, .version = 1}));
   Publish(2, RowEntries({.rows = 10, .version = 2}));
-  ASSERT_TRUE(store_->SetAside(2).ok());
-  EXPECT_FALSE(store_->SetAside(2).ok());
+  ASSERT_TRUE(store_->Quarantine(2).ok());
+  EXPECT_FALSE(store_->Quarantine(2).ok());
   steps_.erase(2);
   CheckAll();
   EXPECT_TRUE(fs::exists(folder_.path() + "/damaged-step-2"));

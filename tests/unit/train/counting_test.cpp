@@ -120,8 +120,8 @@ class Counting {
   const std::vector<TensorSpec>& tensors = run.tensors;
 };
 
-/// A worker that knows the board's messages and contributes Counting's gradients. Dies now and
-/// then: Live() is called again until the run is finished.
+/// A worker that knows the coordinator's messages and contributes Counting's gradients. Dies now
+/// and then: Live() is called again until the run is finished.
 class CountingWorker {
  public:
   CountingWorker(const Counting& counting, const std::vector<std::string>& addresses, uint64_t seed,

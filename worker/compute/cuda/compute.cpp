@@ -133,7 +133,7 @@ Status CheckDevice(const Config& config, const std::vector<TensorSpec>& tensors)
     return Status::Failed("there is no GPU here that this process can use");
   }
   if (found != cudaSuccess) {
-    return Status::Failed(std::string("the GPU can not be used: ") + cudaGetErrorString(found));
+    return Status::Failed(std::string("the GPU cannot be used: ") + cudaGetErrorString(found));
   }
   if (static_cast<size_t>(config.model.head_dim()) > kMaxHeadDim) {
     return Status::Invalid("model.heads: heads of " + std::to_string(config.model.head_dim()) +

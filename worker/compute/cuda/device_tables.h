@@ -38,7 +38,7 @@ class DeviceTables {
 
   /// The copy as it is, for the backward pass of a micro-batch that has refreshed it. Not locked:
   /// only a lane of another state can write to these rows meanwhile, and then this lane's step has
-  /// ended and servers and board refuse what it computes.
+  /// ended and servers and coordinator refuse what it computes.
   const float* rows(const TensorSpec& tensor) const;
 
  private:

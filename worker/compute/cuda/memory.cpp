@@ -66,7 +66,7 @@ Buffer PinnedPool::Take(size_t bytes) {
       static_cast<void>(cudaGetLastError());
       throw CudaError("pinned memory of the host: " + Gib(size) + " beside the " +
                       Gib(bytes_made()) +
-                      " of this lane can not be had; lower train.batch or exchange.in_flight");
+                      " of this lane cannot be had; lower train.batch or exchange.in_flight");
     }
     free_->made += size;
     block = static_cast<std::byte*>(made);

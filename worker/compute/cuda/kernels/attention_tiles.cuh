@@ -244,7 +244,7 @@ __device__ void AddNotFinite(const float* left, unsigned left_stride, const floa
 
 /// AddProduct for a `left` on the diagonal, one half of which is zero. Zero times NaN is NaN, so
 /// numbers of `right` that are not finite are taken out of the product and go only where they
-/// belong: what a query does not see can not reach it, not even as a NaN. `scratch`
+/// belong: what a query does not see cannot reach it, not even as a NaN. `scratch`
 /// [16][kNarrowStride] is the warp's own.
 template <Triangle kCounts, unsigned kCount>
 __device__ void AddTriangle(const float* left, unsigned left_stride, const float* right,

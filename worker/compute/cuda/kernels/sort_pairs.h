@@ -1,5 +1,5 @@
 // A stable sort of (key, value) by key on the GPU: the one thing that CUB is used for. Including
-// CUB costs a minute of compilation and an emulated GPU can not run it, so it is included by
+// CUB costs a minute of compilation and an emulated GPU cannot run it, so it is included by
 // sort_pairs.cu only.
 #pragma once
 

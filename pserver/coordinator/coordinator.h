@@ -1,4 +1,4 @@
-// The work board of server 0 (DESIGN 2.5-2.7): leases micro-batches, commit, evaluation and
+// The work coordinator of server 0 (DESIGN 2.5-2.7): leases micro-batches, commit, evaluation and
 // recovery to whichever worker asks, one phase after the other. A state machine: (message, now) ->
 // grants. No socket, thread, clock or file inside; all times are seconds on the caller's clock.
 #pragma once
@@ -21,17 +21,17 @@ struct Grant : LeaseReply {
   uint64_t ticket = 0;  // the ask that this answers
 };
 
-class Board {
+class Coordinator {
  public:
   /// `boot_count` of this server, made durable before it listens: epochs are boot_count << 32 |
   /// counter.
-  Board(const RunRules& rules, uint64_t boot_count);
+  Coordinator(const RunRules& rules, uint64_t boot_count);
 
   using Grants = std::vector<Grant>;
 
-  /// `session` asks for work; the ask is parked until there is some, but at most kParkSeconds (then
-  /// kWait). Of those that are parked the session with the fewest leases is served first, then the
-  /// lowest ticket; tickets rise. `known_step`: the last step whose record the asker has.
+  /// `session` asks for work; the ask is waiting until there is some, but at most kWaitSecondsMax
+  /// (then kWait). Of those that are waiting the session with the fewest leases is served first,
+  /// then the lowest ticket; tickets rise. `known_step`: the last step whose record the asker has.
   Grants Ask(uint64_t ticket, uint64_t session, uint64_t known_step, double now);
   /// Extends a lease; kStale if it is not held any more.
   Status Renew(uint64_t lease, double now);
@@ -44,16 +44,16 @@ class Board {
   Status Evaluated(const EvaluatedRequest& evaluated, double now, Grants* grants);
   Status Recovered(const RecoveredRequest& recovered, double now, Grants* grants);
 
-  /// What the board makes of `incarnations`, the servers' as a worker knows them.
+  /// What the coordinator makes of `incarnations`, the servers' as a worker knows them.
   enum class Incarnations {
     kKnown,           // those of the last recovery, or nothing is known yet
     kWorkerIsBehind,  // a server has been recovered since in a newer incarnation: say hello again
-    kNewServer,       // a server was restarted and has lost its state: NeedRecovery()
+    kNewServer,       // a server was restarted and has lost its state: StartRecovery()
   };
   Incarnations Compare(const std::vector<uint64_t>& incarnations) const;
   /// A server has an unknown incarnation, or was lost: recovery is leased.
-  Grants NeedRecovery(double now);
-  /// Time has passed: leases end, parked asks are answered.
+  Grants StartRecovery(double now);
+  /// Time has passed: leases end, waiting asks are answered.
   Grants Tick(double now);
 
   /// What is being worked on: recover, micro_batches, commit, evaluate, finished or failed.
@@ -68,12 +68,12 @@ class Board {
   bool finished() const { return phase_ == Phase::kFinished; }
   const std::vector<StepRecord>& records() const { return records_; }
 
-  static constexpr double kParkSeconds = 1.0;
+  static constexpr double kWaitSecondsMax = 1.0;
   static constexpr int kDropsInARowMax = 10;
 
  private:
   enum class Phase { kRecover, kMicroBatches, kCommit, kEvaluate, kFinished, kFailed };
-  struct Parked {
+  struct Waiting {
     uint64_t ticket, session, known_step;
     double until;
     size_t held = 0;  // leases of the session, while asks are served
@@ -93,10 +93,10 @@ class Board {
 
   Grants Serve(double now);
   bool ServeNext(double now, Grants* grants);
-  bool Serve(const Parked& parked, double now, Grant* grant);
-  void Answer(const Parked& parked, Grant grant, Grants* grants) const;
-  bool GrantMicroBatch(const Parked& parked, double now, Grant* grant);
-  bool GrantSingle(const Parked& parked, Work work, double now, Grant* grant);
+  bool Serve(const Waiting& waiting, double now, Grant* grant);
+  void Answer(const Waiting& waiting, Grant grant, Grants* grants) const;
+  bool GrantMicroBatch(const Waiting& waiting, double now, Grant* grant);
+  bool GrantExclusive(const Waiting& waiting, Work work, double now, Grant* grant);
   /// Of micro-batches.
   size_t LeasesOf(uint64_t session) const;
   Lease NewLease(uint64_t session, double now);
@@ -104,13 +104,13 @@ class Board {
   void Expire(double now);
   void OpenStep(uint64_t step);
   void EnterPhase(Phase phase);
-  void FailOfDrops(const std::string& not_finite, uint64_t step);
+  void FailAfterDrops(const std::string& not_finite, uint64_t step);
   SnapshotDue DueAfter(uint64_t step, double now) const;
   double MedianSeconds() const;
   /// `step` is one after which there is an evaluation.
   bool EvaluationFollows(uint64_t step) const;
   /// The last record waits for its evaluation.
-  bool LastRecordWaits() const;
+  bool LastRecordIsIncomplete() const;
   std::vector<StepRecord> RecordsAfter(uint64_t step) const;
 
   const RunRules rules_;
@@ -120,9 +120,9 @@ class Board {
   uint64_t epoch_ = 0;  // of the last recovery leased
   uint64_t step_ = 0;   // the open step
   uint64_t next_lease_ = 1;
-  std::vector<Parked> parked_;
+  std::vector<Waiting> waiting_;
   std::vector<MicroBatch> micro_batches_;
-  std::optional<Lease> single_;  // commit, evaluate, recover: one holder at a time
+  std::optional<Lease> exclusive_lease_;  // commit, evaluate, recover: one holder at a time
   double step_lr_ = 0;
   std::optional<SnapshotDue> step_due_;  // once commit was leased
   uint64_t snapshot_step_ = 0;           // of the last snapshot begun, or rolled back to

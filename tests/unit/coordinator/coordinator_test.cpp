@@ -1,6 +1,6 @@
-// Goal: the work board gives every micro-batch of every step to be counted exactly once, in order,
-// whoever dies, comes late or repeats himself (DESIGN 2.5-2.7).
-#include "pserver/board/board.h"
+// Goal: the work coordinator gives every micro-batch of every step to be counted exactly once, in
+// order, whoever dies, comes late or repeats himself (DESIGN 2.5-2.7).
+#include "pserver/coordinator/coordinator.h"
 
 #include <gtest/gtest.h>
 
@@ -25,16 +25,18 @@ RunRules SmallRun(int64_t steps = 20, int64_t micro_batches = 4) {
 
 constexpr uint64_t Epoch(uint64_t boot, uint64_t counter) { return boot << 32 | counter; }
 
-/// A board with a clock. Asks carry rising tickets; answers to earlier, parked asks are kept apart.
+/// A coordinator with a clock. Asks carry rising tickets; answers to earlier, waiting asks are kept
+/// apart.
 class Desk {
  public:
-  explicit Desk(const RunRules& rules, uint64_t boot = 1) : rules_(rules), board(rules, boot) {}
+  explicit Desk(const RunRules& rules, uint64_t boot = 1)
+      : rules_(rules), coordinator(rules, boot) {}
 
   /// Asks; the ticket's grant if it was answered at once.
   std::optional<Grant> TryAsk(uint64_t session, uint64_t known_step = 0) {
     const uint64_t ticket = ++tickets_;
     std::optional<Grant> own;
-    for (Grant& grant : board.Ask(ticket, session, known_step, now)) {
+    for (Grant& grant : coordinator.Ask(ticket, session, known_step, now)) {
       if (grant.ticket == ticket) {
         own = std::move(grant);
       } else {
@@ -45,7 +47,7 @@ class Desk {
   }
   Grant Ask(uint64_t session, uint64_t known_step = 0) {
     const std::optional<Grant> grant = TryAsk(session, known_step);
-    EXPECT_TRUE(grant.has_value()) << "the ask was parked";
+    EXPECT_TRUE(grant.has_value()) << "the ask was waiting";
     return grant.value_or(Grant());
   }
   Grant AskFor(Work work, uint64_t session = 1) {
@@ -55,33 +57,35 @@ class Desk {
   }
 
   Code Done(uint32_t number, double loss = 1) {
-    return Done(board.epoch(), board.step(), number, loss);
+    return Done(coordinator.epoch(), coordinator.step(), number, loss);
   }
   Code Done(uint64_t epoch, uint64_t step, uint32_t number, double loss = 1) {
     return Keep([&](auto* g) {
-      return board.MicroBatchDone({{epoch, step}, number, loss}, now, g);
+      return coordinator.MicroBatchDone({{epoch, step}, number, loss}, now, g);
     });
   }
   Code End(bool applied = true, const std::string& name = "") {
-    return End(board.epoch(), board.step(), applied, name);
+    return End(coordinator.epoch(), coordinator.step(), applied, name);
   }
   Code End(uint64_t epoch, uint64_t step, bool applied = true, const std::string& name = "") {
     return Keep([&](auto* g) {
-      return board.StepEnded({{epoch, step}, applied, 0.5, name, false}, now, g);
+      return coordinator.StepEnded({{epoch, step}, applied, 0.5, name, false}, now, g);
     });
   }
   Code Evaluated(uint64_t epoch, uint64_t step, double loss) {
-    return Keep([&](auto* g) { return board.Evaluated({{epoch, step}, loss}, now, g); });
+    return Keep([&](auto* g) { return coordinator.Evaluated({{epoch, step}, loss}, now, g); });
   }
   Code Recovered(uint64_t epoch, uint64_t step, bool ok = true, uint64_t seen = 0) {
-    return Keep([&](auto* g) { return board.Recovered({{epoch, step}, ok, seen, {}}, now, g); });
+    return Keep([&](auto* g) {
+      return coordinator.Recovered({{epoch, step}, ok, seen, {}}, now, g);
+    });
   }
-  void NeedRecovery() {
-    for (Grant& grant : board.NeedRecovery(now)) late.push_back(std::move(grant));
+  void StartRecovery() {
+    for (Grant& grant : coordinator.StartRecovery(now)) late.push_back(std::move(grant));
   }
   void Tick(double seconds) {
     now += seconds;
-    for (Grant& grant : board.Tick(now)) late.push_back(std::move(grant));
+    for (Grant& grant : coordinator.Tick(now)) late.push_back(std::move(grant));
   }
 
   /// Session 1 leads the run through recovery to the state after `step` steps.
@@ -101,7 +105,7 @@ class Desk {
  private:
   template <class Call>
   Code Keep(Call call) {
-    Board::Grants grants;
+    Coordinator::Grants grants;
     const Status status = call(&grants);
     for (Grant& grant : grants) late.push_back(std::move(grant));
     return status.code();
@@ -111,9 +115,9 @@ class Desk {
   uint64_t tickets_ = 0;
 
  public:
-  Board board;
+  Coordinator coordinator;
   double now = 100;
-  Board::Grants late;  // answers to parked asks
+  Coordinator::Grants late;  // answers to waiting asks
 };
 
 // Goal: nothing but recovery is leased before a run has been recovered, and to one session only.
@@ -124,7 +128,7 @@ TEST(BoardRecovery, StartsWithRecovery) {
   EXPECT_EQ(desk.Done(grant.epoch, 0, 0), Code::kStale);
   EXPECT_FALSE(desk.TryAsk(2).has_value());
   EXPECT_EQ(desk.Recovered(grant.epoch, 0), Code::kOk);
-  ASSERT_EQ(desk.late.size(), 1u);  // the parked session is served at once
+  ASSERT_EQ(desk.late.size(), 1u);  // the waiting session is served at once
   EXPECT_EQ(desk.late[0].work, Work::kMicroBatch);
   EXPECT_EQ(desk.late[0].step, 1u);
   EXPECT_EQ(desk.late[0].epoch, Epoch(1, 1));
@@ -156,12 +160,12 @@ TEST(BoardRecovery, LateRecoveredOfAnOlderEpochIsRefused) {
   desk.Tick(kLease);
   const Grant young = desk.AskFor(Work::kRecover, 2);
   EXPECT_GT(young.epoch, old.epoch);
-  EXPECT_EQ(desk.board.leases_expired(), 1u);
+  EXPECT_EQ(desk.coordinator.leases_expired(), 1u);
   EXPECT_EQ(desk.Recovered(old.epoch, 5), Code::kWrongEpoch);
   EXPECT_EQ(desk.Recovered(old.epoch, 5, false, Epoch(9, 9)), Code::kWrongEpoch);
-  EXPECT_EQ(desk.board.step(), 0u);
+  EXPECT_EQ(desk.coordinator.step(), 0u);
   EXPECT_EQ(desk.Recovered(young.epoch, 0), Code::kOk);
-  EXPECT_EQ(desk.board.step(), 1u);
+  EXPECT_EQ(desk.coordinator.step(), 1u);
   // Said twice, or by the old one again: the run goes on undisturbed.
   EXPECT_EQ(desk.Recovered(young.epoch, 0), Code::kWrongEpoch);
   EXPECT_EQ(desk.Recovered(old.epoch, 0), Code::kWrongEpoch);
@@ -176,20 +180,20 @@ TEST(BoardRecovery, RollsBackRecordsAndFencesOldWork) {
   for (int i = 0; i < 5; ++i) desk.RunStep();
   const Grant work = desk.AskFor(Work::kMicroBatch);
   EXPECT_EQ(work.step, 6u);
-  desk.NeedRecovery();
+  desk.StartRecovery();
   EXPECT_EQ(desk.Done(work.epoch, 6, 0), Code::kStale);  // recovery is due, nobody leads it yet
   const Grant recover = desk.AskFor(Work::kRecover, 2);
-  desk.NeedRecovery();  // known already
+  desk.StartRecovery();  // known already
   EXPECT_EQ(desk.Done(work.epoch, 6, 0), Code::kWrongEpoch);
   EXPECT_EQ(desk.Recovered(recover.epoch, 3), Code::kOk);
-  EXPECT_EQ(desk.board.step(), 4u);
-  ASSERT_EQ(desk.board.records().size(), 3u);
-  EXPECT_EQ(desk.board.records().back().step, 3u);
+  EXPECT_EQ(desk.coordinator.step(), 4u);
+  ASSERT_EQ(desk.coordinator.records().size(), 3u);
+  EXPECT_EQ(desk.coordinator.records().back().step, 3u);
   // The old holder finishes what is open now under the same numbers, but in another epoch.
   EXPECT_EQ(desk.Done(work.epoch, 4, 0, 1e9), Code::kWrongEpoch);
   EXPECT_EQ(desk.End(work.epoch, 4), Code::kWrongEpoch);
   desk.RunStep();
-  EXPECT_EQ(desk.board.records().back().loss, 4.0 / kTokens);
+  EXPECT_EQ(desk.coordinator.records().back().loss, 4.0 / kTokens);
 }
 
 // Goal: micro-batches go out in order, no further than the window beyond the lowest unfinished one.
@@ -218,19 +222,19 @@ TEST(BoardLeases, ExpiredLeasesGoToSomeoneElse) {
   const Grant lost = desk.AskFor(Work::kMicroBatch, 2);
   EXPECT_EQ(lost.lease_seconds, kLease);
   desk.Tick(kLease / 2);
-  EXPECT_TRUE(desk.board.Renew(kept.lease, desk.now).ok());
+  EXPECT_TRUE(desk.coordinator.Renew(kept.lease, desk.now).ok());
   desk.Tick(kLease / 2);
-  EXPECT_EQ(desk.board.leases_expired(), 1u);
-  EXPECT_EQ(desk.board.Renew(lost.lease, desk.now).code(), Code::kStale);
-  EXPECT_EQ(desk.board.Renew(12345, desk.now).code(), Code::kStale);
-  EXPECT_TRUE(desk.board.Renew(kept.lease, desk.now).ok());
+  EXPECT_EQ(desk.coordinator.leases_expired(), 1u);
+  EXPECT_EQ(desk.coordinator.Renew(lost.lease, desk.now).code(), Code::kStale);
+  EXPECT_EQ(desk.coordinator.Renew(12345, desk.now).code(), Code::kStale);
+  EXPECT_TRUE(desk.coordinator.Renew(kept.lease, desk.now).ok());
   const Grant again = desk.AskFor(Work::kMicroBatch, 3);
   EXPECT_EQ(again.micro_batch, lost.micro_batch);
   EXPECT_NE(again.lease, lost.lease);
   // Both finish; the later one is harmless.
   EXPECT_EQ(desk.Done(lost.micro_batch, 2), Code::kOk);
   EXPECT_EQ(desk.Done(again.micro_batch, 3), Code::kOk);
-  EXPECT_EQ(desk.board.Renew(again.lease, desk.now).code(), Code::kStale);
+  EXPECT_EQ(desk.coordinator.Renew(again.lease, desk.now).code(), Code::kStale);
 }
 
 // Goal: when all are leased, the oldest unfinished micro-batch goes out a second time: to another
@@ -289,7 +293,7 @@ TEST(BoardStep, DoneTwiceCountsOnceAndLossIsSummedInOrder) {
   EXPECT_EQ(desk.Done(1, losses[1]), Code::kStale);  // all are in, commit is due
   desk.AskFor(Work::kCommit);
   EXPECT_EQ(desk.End(), Code::kOk);
-  EXPECT_EQ(desk.board.records().back().loss, expected / kTokens);
+  EXPECT_EQ(desk.coordinator.records().back().loss, expected / kTokens);
 }
 
 // Goal: late results of earlier holders are told apart from current ones and change nothing.
@@ -297,7 +301,7 @@ TEST(BoardStep, StaleAndWrongEpochResultsAreHarmless) {
   Desk desk(SmallRun());
   desk.Recover();
   desk.RunStep();
-  const uint64_t epoch = desk.board.epoch();
+  const uint64_t epoch = desk.coordinator.epoch();
   EXPECT_EQ(desk.Done(epoch, 1, 0, 1e9), Code::kStale);
   EXPECT_EQ(desk.Done(epoch, 3, 0, 1e9), Code::kNotYet);
   EXPECT_EQ(desk.Done(epoch - 1, 2, 0, 1e9), Code::kWrongEpoch);
@@ -310,7 +314,7 @@ TEST(BoardStep, StaleAndWrongEpochResultsAreHarmless) {
   EXPECT_EQ(desk.End(epoch - 1, 2), Code::kWrongEpoch);
   EXPECT_EQ(desk.End(epoch + 1, 2), Code::kWrongEpoch);
   EXPECT_EQ(desk.End(epoch, 2), Code::kOk);
-  EXPECT_EQ(desk.board.records().back().loss, 4.0 / kTokens);
+  EXPECT_EQ(desk.coordinator.records().back().loss, 4.0 / kTokens);
 }
 
 // Goal: commit has one holder; who takes over a lost lease gets the same rate and limit; the
@@ -327,14 +331,14 @@ TEST(BoardStep, CommitIsLeasedToOneAndRepeatedToTheNext) {
   ASSERT_EQ(desk.late.size(), 1u);
   const Grant second = desk.late[0];
   EXPECT_EQ(second.work, Work::kCommit);
-  EXPECT_EQ(desk.board.leases_expired(), 1u);
+  EXPECT_EQ(desk.coordinator.leases_expired(), 1u);
   EXPECT_EQ(second.step, first.step);
   EXPECT_EQ(second.lr, first.lr);
   EXPECT_EQ(second.clip, first.clip);
   EXPECT_EQ(desk.End(first.epoch, first.step), Code::kOk);
   EXPECT_EQ(desk.End(second.epoch, second.step), Code::kStale);
-  EXPECT_EQ(desk.board.records().size(), 1u);
-  EXPECT_EQ(desk.board.step(), 2u);
+  EXPECT_EQ(desk.coordinator.records().size(), 1u);
+  EXPECT_EQ(desk.coordinator.step(), 2u);
 }
 
 // Goal: a dropped step advances step number and schedule, and is told in its record.
@@ -348,8 +352,8 @@ TEST(BoardStep, DroppedStepsAdvanceStepAndSchedule) {
     EXPECT_EQ(commit.step, step);
     EXPECT_EQ(commit.lr, LearningRate(rules, step));
     EXPECT_EQ(desk.End(step % 2 == 0), Code::kOk);
-    EXPECT_EQ(desk.board.records().back().dropped, step % 2 == 1);
-    EXPECT_EQ(desk.board.records().back().lr, LearningRate(rules, step));
+    EXPECT_EQ(desk.coordinator.records().back().dropped, step % 2 == 1);
+    EXPECT_EQ(desk.coordinator.records().back().lr, LearningRate(rules, step));
   }
 }
 
@@ -369,7 +373,7 @@ TEST(BoardStep, TenDropsInARowFailTheRun) {
   ASSERT_EQ(failed.records.size(), 1u);  // the last line is told, too
   EXPECT_EQ(failed.records[0].step, 20u);
   // Nothing wakes a failed run.
-  desk.NeedRecovery();
+  desk.StartRecovery();
   EXPECT_EQ(desk.Done(0), Code::kStale);
   EXPECT_EQ(desk.AskFor(Work::kFailed).work, Work::kFailed);
 }
@@ -380,7 +384,7 @@ TEST(BoardStep, DropsInARowAreCountedAcrossARecovery) {
   desk.Recover();
   desk.RunStep();
   for (int i = 0; i < 9; ++i) desk.RunStep(false, "head.weight");  // steps 2 to 10
-  desk.NeedRecovery();
+  desk.StartRecovery();
   desk.Recover(8);
   desk.RunStep(false, "head.weight");
   desk.RunStep(false, "head.weight");
@@ -409,17 +413,17 @@ TEST(BoardEvaluation, ComesWhenDueAndAfterTheLastStep) {
   EXPECT_EQ(desk.Evaluated(evaluate.epoch, 2, 3.5), Code::kOk);
   EXPECT_EQ(desk.Evaluated(evaluate.epoch, 2, 4.5), Code::kStale);
   EXPECT_EQ(desk.late.back().work, Work::kMicroBatch);
-  EXPECT_EQ(desk.board.records().back().val_loss, 3.5);
-  EXPECT_TRUE(desk.board.records().back().has_val_loss);
-  EXPECT_FALSE(desk.board.records().front().has_val_loss);
+  EXPECT_EQ(desk.coordinator.records().back().val_loss, 3.5);
+  EXPECT_TRUE(desk.coordinator.records().back().has_val_loss);
+  EXPECT_FALSE(desk.coordinator.records().front().has_val_loss);
 
   desk.RunStep();
-  EXPECT_FALSE(desk.board.finished());
+  EXPECT_FALSE(desk.coordinator.finished());
   const Grant last = desk.AskFor(Work::kEvaluate);
   desk.Tick(kLease);  // its holder dies
   EXPECT_EQ(desk.AskFor(Work::kEvaluate, 2).step, 3u);
   EXPECT_EQ(desk.Evaluated(last.epoch, 3, 2.5), Code::kOk);
-  EXPECT_TRUE(desk.board.finished());
+  EXPECT_TRUE(desk.coordinator.finished());
   const Grant finished = desk.Ask(1, 2);
   EXPECT_EQ(finished.work, Work::kFinished);
   ASSERT_EQ(finished.records.size(), 1u);
@@ -435,33 +439,33 @@ TEST(BoardEvaluation, IsRepeatedAfterARecoveryToItsStep) {
   desk.RunStep();
   desk.RunStep();
   const Grant lost = desk.AskFor(Work::kEvaluate);
-  desk.NeedRecovery();
+  desk.StartRecovery();
   const Grant recover = desk.Ask(1, 0);
   EXPECT_EQ(recover.work, Work::kRecover);
   ASSERT_EQ(recover.records.size(), 1u);
   EXPECT_EQ(recover.records[0].step, 1u);
   EXPECT_EQ(desk.Recovered(recover.epoch, 2), Code::kOk);
-  EXPECT_FALSE(desk.board.finished());
+  EXPECT_FALSE(desk.coordinator.finished());
   const Grant again = desk.AskFor(Work::kEvaluate);
   EXPECT_EQ(again.step, 2u);
   EXPECT_EQ(desk.Evaluated(lost.epoch, 2, 9), Code::kWrongEpoch);
   EXPECT_EQ(desk.Evaluated(again.epoch, 2, 1.5), Code::kOk);
-  EXPECT_TRUE(desk.board.finished());
-  EXPECT_EQ(desk.board.records().back().val_loss, 1.5);
+  EXPECT_TRUE(desk.coordinator.finished());
+  EXPECT_EQ(desk.coordinator.records().back().val_loss, 1.5);
 }
 
-// Goal: an ask waits for work at most kParkSeconds, then is told to wait, once.
+// Goal: an ask waits for work at most kWaitSecondsMax, then is told to wait, once.
 TEST(BoardAsk, ParkedAsksAreAnsweredInTime) {
   Desk desk(SmallRun(20, 1));
   desk.Recover();
   desk.AskFor(Work::kMicroBatch, 1);
   EXPECT_FALSE(desk.TryAsk(2).has_value());
-  desk.Tick(Board::kParkSeconds * 0.99);
+  desk.Tick(Coordinator::kWaitSecondsMax * 0.99);
   EXPECT_TRUE(desk.late.empty());
-  desk.Tick(Board::kParkSeconds * 0.02);
+  desk.Tick(Coordinator::kWaitSecondsMax * 0.02);
   ASSERT_EQ(desk.late.size(), 1u);
   EXPECT_EQ(desk.late[0].work, Work::kWait);
-  desk.Tick(Board::kParkSeconds * 3);
+  desk.Tick(Coordinator::kWaitSecondsMax * 3);
   EXPECT_EQ(desk.late.size(), 1u);
 }
 
@@ -487,16 +491,16 @@ TEST(BoardAsk, RecordsAreHandedOutOncePerKnownStep) {
 TEST(BoardSnapshots, TenDropsInARowEndAResumedRun) {
   const RunRules rules{.steps = 100};
   for (const uint64_t drops : {9u, 10u}) {
-    Board board(rules, /*boot_count=*/2);
+    Coordinator coordinator(rules, /*boot_count=*/2);
     std::vector<StepRecord> records;
     for (uint64_t step = 1; step <= 13; ++step) {
       records.push_back({.step = step, .dropped = step > 13 - drops});
     }
-    Board::Grants grants = board.Ask(1, 1, 0, 0);
+    Coordinator::Grants grants = coordinator.Ask(1, 1, 0, 0);
     ASSERT_EQ(grants.size(), 1u);
-    board.Restore(13, records);
-    ASSERT_TRUE(board.Recovered({{grants[0].epoch, 13}, true, 0, {}}, 0, &grants).ok());
-    EXPECT_STREQ(board.phase(), drops < 10 ? "micro_batches" : "failed");
+    coordinator.Restore(13, records);
+    ASSERT_TRUE(coordinator.Recovered({{grants[0].epoch, 13}, true, 0, {}}, 0, &grants).ok());
+    EXPECT_STREQ(coordinator.phase(), drops < 10 ? "micro_batches" : "failed");
   }
 }
 
@@ -507,27 +511,28 @@ TEST(BoardSnapshots, Due) {
                        .lease_seconds = 1,
                        .eval_every = 0,
                        .snapshots = {.every_steps = 2, .every_minutes = 0, .keep = 7}};
-  Board board(rules, 1);
+  Coordinator coordinator(rules, 1);
   double now = 0;
-  Board::Grants grants = board.Ask(1, 1, 0, now);
+  Coordinator::Grants grants = coordinator.Ask(1, 1, 0, now);
   const uint64_t epoch = grants.at(0).epoch;
-  ASSERT_TRUE(board.Recovered({{epoch, 0}, true, 0, {}}, now, &grants).ok());
+  ASSERT_TRUE(coordinator.Recovered({{epoch, 0}, true, 0, {}}, now, &grants).ok());
   using enum SnapshotDue;
   // One that could not be taken when it was due is due at the next step.
   const std::vector<SnapshotDue> due = {kNo, kWhenIdle, kWhenIdle, kWhenIdle, kNo, kNow};
   const std::vector<bool> taken = {false, false, true, true, false, true};
   for (uint64_t step = 1; step <= 6; ++step) {
-    ASSERT_EQ(board.Ask(10 * step, 1, step, now).size(), 1u);
-    ASSERT_TRUE(board.MicroBatchDone({{epoch, step}, 0, 1}, now, &grants).ok());
+    ASSERT_EQ(coordinator.Ask(10 * step, 1, step, now).size(), 1u);
+    ASSERT_TRUE(coordinator.MicroBatchDone({{epoch, step}, 0, 1}, now, &grants).ok());
     for (int holder = 0; holder < 2; ++holder) {
       now += 2;  // the lease of the first one ends
-      grants = board.Ask(10 * step + 1 + static_cast<uint64_t>(holder), 1, step, now);
+      grants = coordinator.Ask(10 * step + 1 + static_cast<uint64_t>(holder), 1, step, now);
       ASSERT_EQ(grants.size(), 1u);
       EXPECT_EQ(grants[0].work, Work::kCommit);
       EXPECT_EQ(grants[0].snapshot_due, due[step - 1]) << step;
       EXPECT_EQ(grants[0].snapshot_keep, 7u);
     }
-    ASSERT_TRUE(board.StepEnded({{epoch, step}, true, 1, "", taken[step - 1]}, now, &grants).ok());
+    ASSERT_TRUE(
+        coordinator.StepEnded({{epoch, step}, true, 1, "", taken[step - 1]}, now, &grants).ok());
   }
 }
 

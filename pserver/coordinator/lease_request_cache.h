@@ -14,7 +14,7 @@
 
 namespace mf {
 
-class AskLog {
+class LeaseRequestCache {
  public:
   struct Ask {
     uint64_t session = 0;
@@ -23,12 +23,12 @@ class AskLog {
     std::optional<Reply> answer;  // once granted
   };
 
-  /// The ask of this session and request id if it is known: with its answer, or still parked.
+  /// The ask of this session and request id if it is known: with its answer, or still waiting.
   Ask* Find(uint64_t session, uint64_t request_id) {
     const auto found = tickets_.find({session, request_id});
     return found == tickets_.end() ? nullptr : &asks_.at(found->second);
   }
-  /// A new ask; its ticket goes to the board.
+  /// A new ask; its ticket goes to the coordinator.
   uint64_t Add(uint64_t session, uint64_t request_id, const std::string& peer) {
     const uint64_t ticket = next_ticket_++;
     asks_[ticket] = {session, request_id, peer, {}};

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "common/run/schedule.h"
-#include "pserver/board/board.h"
+#include "pserver/coordinator/coordinator.h"
 
 namespace mf {
 namespace {
@@ -31,24 +31,25 @@ double StepLoss(uint64_t step, int64_t micro_batches) {
 
 bool Dropped(uint64_t step) { return step % 5 == 3; }
 
-/// One run: workers with random speeds, a model of the servers' state, and the board between them.
+/// One run: workers with random speeds, a model of the servers' state, and the coordinator between
+/// them.
 class Schedule {
  public:
-  explicit Schedule(uint64_t seed) : random_(seed), rules_(RandomRules()), board_(rules_, 1) {
+  explicit Schedule(uint64_t seed) : random_(seed), rules_(RandomRules()), coordinator_(rules_, 1) {
     workers_.resize(1 + Below(6));
     for (Worker& worker : workers_) worker.session = ++sessions_;
   }
 
   void Run() {
-    for (int event = 0; event < 20'000 && !board_.finished(); ++event) {
+    for (int event = 0; event < 20'000 && !coordinator_.finished(); ++event) {
       now_ += 0.001 * static_cast<double>(Below(400));
-      Take(board_.Tick(now_));
-      if (Below(60) == 0) Take(board_.NeedRecovery(now_));
+      Take(coordinator_.Tick(now_));
+      if (Below(60) == 0) Take(coordinator_.StartRecovery(now_));
       Act(workers_[Below(workers_.size())]);
       if (::testing::Test::HasFatalFailure()) return;
     }
-    ASSERT_TRUE(board_.finished());
-    const auto& records = board_.records();
+    ASSERT_TRUE(coordinator_.finished());
+    const auto& records = coordinator_.records();
     ASSERT_EQ(records.size(), static_cast<size_t>(rules_.steps));
     for (uint64_t step = 1; step <= records.size(); ++step) {
       const StepRecord& record = records[step - 1];
@@ -94,7 +95,7 @@ class Schedule {
       Report(worker.done[Below(worker.done.size())]);
     } else if (choice == 2 && !worker.work.empty()) {
       // Refused where the lease has ended: the work goes on all the same and is reported late.
-      (void)board_.Renew(worker.work.back().lease, now_);
+      (void)coordinator_.Renew(worker.work.back().lease, now_);
     } else if (choice < 12 && !worker.work.empty()) {
       const Grant grant = worker.work.back();
       worker.work.pop_back();
@@ -102,11 +103,11 @@ class Schedule {
       Report(grant);
     } else if (worker.ticket == 0 && worker.work.size() < 2) {
       worker.ticket = ++tickets_;
-      Take(board_.Ask(worker.ticket, worker.session, 0, now_));
+      Take(coordinator_.Ask(worker.ticket, worker.session, 0, now_));
     }
   }
 
-  void Take(const Board::Grants& grants) {
+  void Take(const Coordinator::Grants& grants) {
     for (const Grant& grant : grants) {
       CheckGrant(grant);
       const auto worker = std::find_if(workers_.begin(), workers_.end(),
@@ -142,7 +143,7 @@ class Schedule {
   /// What the holder of `grant` says when the work is done; the servers' state moves where they
   /// accept.
   void Report(const Grant& grant) {
-    Board::Grants grants;
+    Coordinator::Grants grants;
     const bool fresh = grant.epoch == epoch_;
     switch (grant.work) {
       case Work::kMicroBatch: {
@@ -150,7 +151,7 @@ class Schedule {
         const bool counts = fresh && !counted_.contains(grant.micro_batch);
         const double loss = counts ? Loss(grant.step, grant.micro_batch) : 1e6;
         const Status status =
-            board_.MicroBatchDone({grant.open(), grant.micro_batch, loss}, now_, &grants);
+            coordinator_.MicroBatchDone({grant.open(), grant.micro_batch, loss}, now_, &grants);
         if (status.ok()) {
           ASSERT_TRUE(fresh);
           ASSERT_EQ(grant.step, finished_ + 1);
@@ -159,8 +160,8 @@ class Schedule {
         break;
       }
       case Work::kCommit: {
-        const Status status =
-            board_.StepEnded({grant.open(), !Dropped(grant.step), 1.0, "", false}, now_, &grants);
+        const Status status = coordinator_.StepEnded(
+            {grant.open(), !Dropped(grant.step), 1.0, "", false}, now_, &grants);
         if (status.ok()) {
           ASSERT_EQ(grant.step, finished_ + 1);
           ASSERT_EQ(counted_.size(), static_cast<size_t>(rules_.micro_batches));
@@ -170,13 +171,15 @@ class Schedule {
         break;
       }
       case Work::kEvaluate:
-        (void)board_.Evaluated({grant.finished(), static_cast<double>(grant.step)}, now_, &grants);
+        (void)coordinator_.Evaluated({grant.finished(), static_cast<double>(grant.step)}, now_,
+                                     &grants);
         break;
       case Work::kRecover: {
         const bool ok = Below(4) != 0;
         const uint64_t snapshot =
             Below(3) == 0 ? finished_ : finished_ / kSnapshotEvery * kSnapshotEvery;
-        if (board_.Recovered({{grant.epoch, snapshot}, ok, epoch_ + Below(2), {}}, now_, &grants)
+        if (coordinator_
+                .Recovered({{grant.epoch, snapshot}, ok, epoch_ + Below(2), {}}, now_, &grants)
                 .ok() &&
             ok) {
           ASSERT_TRUE(fresh);
@@ -193,7 +196,7 @@ class Schedule {
 
   std::mt19937_64 random_;
   const RunRules rules_;
-  Board board_;
+  Coordinator coordinator_;
   std::vector<Worker> workers_;
   uint64_t sessions_ = 0, tickets_ = 0;
   double now_ = 0;

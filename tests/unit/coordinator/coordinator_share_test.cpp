@@ -5,7 +5,7 @@
 #include <map>
 #include <vector>
 
-#include "pserver/board/board.h"
+#include "pserver/coordinator/coordinator.h"
 
 namespace mf {
 namespace {
@@ -13,53 +13,58 @@ namespace {
 using Sessions = std::vector<uint64_t>;
 using Shares = std::map<uint64_t, size_t>;  // micro-batches by session
 
-/// A board in the first step of a run, and who got what of it.
+/// A coordinator in the first step of a run, and who got what of it.
 class Desk {
  public:
   static constexpr double kLease = 10;
 
   explicit Desk(int64_t micro_batches, int64_t window = 64)
-      : micro_batches_(micro_batches), board_(Rules(micro_batches, window), 1) {
+      : micro_batches_(micro_batches), coordinator_(Rules(micro_batches, window), 1) {
     Ask({1});
-    Board::Grants grants;
+    Coordinator::Grants grants;
     EXPECT_TRUE(
-        board_.Recovered({.to = {board_.epoch(), 0}, .recovered = true}, now_, &grants).ok());
+        coordinator_.Recovered({.to = {coordinator_.epoch(), 0}, .recovered = true}, now_, &grants)
+            .ok());
   }
 
   void Ask(const Sessions& sessions) {
     for (const uint64_t session : sessions) {
       session_of_.push_back(session);
-      Take(board_.Ask(session_of_.size() - 1, session, 0, now_));
+      Take(coordinator_.Ask(session_of_.size() - 1, session, 0, now_));
     }
   }
   void Done(uint32_t number) {
-    Board::Grants grants;
+    Coordinator::Grants grants;
     EXPECT_TRUE(
-        board_.MicroBatchDone({{board_.epoch(), board_.step()}, number, 1}, now_, &grants).ok());
+        coordinator_
+            .MicroBatchDone({{coordinator_.epoch(), coordinator_.step()}, number, 1}, now_, &grants)
+            .ok());
     Take(grants);
   }
   /// The open step's work is done and `asks` come while it is committed.
   void NextStep(const Sessions& asks) {
     for (uint32_t i = 0; i < micro_batches_; ++i) Done(i);
     Ask({1});
-    EXPECT_STREQ(board_.phase(), "commit");
+    EXPECT_STREQ(coordinator_.phase(), "commit");
     shares.clear();
     Ask(asks);
     EXPECT_TRUE(shares.empty());
-    Board::Grants grants;
-    EXPECT_TRUE(
-        board_
-            .StepEnded({.at = {board_.epoch(), board_.step()}, .applied = true, .grad_norm = 1},
-                       now_, &grants)
-            .ok());
+    Coordinator::Grants grants;
+    EXPECT_TRUE(coordinator_
+                    .StepEnded({.at = {coordinator_.epoch(), coordinator_.step()},
+                                .applied = true,
+                                .grad_norm = 1},
+                               now_, &grants)
+                    .ok());
     Take(grants);
   }
   void Renew(uint64_t session) {
-    for (const uint64_t lease : leases_[session]) (void)board_.Renew(lease, now_);  // some are over
+    for (const uint64_t lease : leases_[session])
+      (void)coordinator_.Renew(lease, now_);  // some are over
   }
   void Tick(double seconds) {
     now_ += seconds;
-    Take(board_.Tick(now_));
+    Take(coordinator_.Tick(now_));
   }
 
   Shares shares;
@@ -72,7 +77,7 @@ class Desk {
             .lease_seconds = kLease,
             .eval_every = 0};
   }
-  void Take(const Board::Grants& grants) {
+  void Take(const Coordinator::Grants& grants) {
     for (const Grant& grant : grants) {
       if (grant.work != Work::kMicroBatch) continue;
       const uint64_t session = session_of_[grant.ticket];
@@ -85,7 +90,7 @@ class Desk {
   Sessions session_of_;                               // by ticket
   std::map<uint64_t, std::vector<uint64_t>> leases_;  // by session
   double now_ = 0;
-  Board board_;
+  Coordinator coordinator_;
 };
 
 // Goal: whoever asked first and whatever lanes there are, nobody who waits ends with two fewer than
@@ -108,7 +113,7 @@ TEST(BoardShare, AStepIsSharedByThoseWhoWait) {
     for (int step = 0; step < 3; ++step) {
       desk.NextStep(c.asks);
       EXPECT_EQ(desk.shares, c.shares) << "step " << step;
-      desk.Tick(2 * Board::kParkSeconds);  // asks that are left are answered
+      desk.Tick(2 * Coordinator::kWaitSecondsMax);  // asks that are left are answered
     }
   }
 }

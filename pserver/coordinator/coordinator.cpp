@@ -1,4 +1,4 @@
-#include "pserver/board/board.h"
+#include "pserver/coordinator/coordinator.h"
 
 #include <algorithm>
 
@@ -11,9 +11,10 @@ constexpr size_t kRecordsPerGrant = 10'000;
 constexpr double kSecondLeaseAfterMedians = 2;
 }  // namespace
 
-Board::Board(const RunRules& rules, uint64_t boot_count) : rules_(rules), boot_count_(boot_count) {}
+Coordinator::Coordinator(const RunRules& rules, uint64_t boot_count)
+    : rules_(rules), boot_count_(boot_count) {}
 
-const char* Board::phase() const {
+const char* Coordinator::phase() const {
   switch (phase_) {
     case Phase::kRecover:
       return "recover";
@@ -31,55 +32,56 @@ const char* Board::phase() const {
   return "failed";
 }
 
-Board::Grants Board::Ask(uint64_t ticket, uint64_t session, uint64_t known_step, double now) {
-  parked_.push_back({ticket, session, known_step, now + kParkSeconds});
+Coordinator::Grants Coordinator::Ask(uint64_t ticket, uint64_t session, uint64_t known_step,
+                                     double now) {
+  waiting_.push_back({ticket, session, known_step, now + kWaitSecondsMax});
   return Tick(now);
 }
 
-Board::Grants Board::Tick(double now) {
+Coordinator::Grants Coordinator::Tick(double now) {
   Expire(now);
   return Serve(now);
 }
 
-Board::Grants Board::Serve(double now) {
+Coordinator::Grants Coordinator::Serve(double now) {
   Grants grants;
-  for (Parked& parked : parked_) parked.held = LeasesOf(parked.session);
+  for (Waiting& waiting : waiting_) waiting.held = LeasesOf(waiting.session);
   while (ServeNext(now, &grants)) {
   }
-  std::erase_if(parked_, [&](const Parked& parked) {
-    if (parked.until > now) return false;
-    Answer(parked, {}, &grants);
+  std::erase_if(waiting_, [&](const Waiting& waiting) {
+    if (waiting.until > now) return false;
+    Answer(waiting, {}, &grants);
     return true;
   });
   return grants;
 }
 
-/// Serves one of the parked asks, if there is something for any. Fewest leases first: the lanes of
+/// Serves one of the waiting asks, if there is something for any. Fewest leases first: the lanes of
 /// a worker all ask when a step opens, and must not take it from a worker that asked after them.
-bool Board::ServeNext(double now, Grants* grants) {
-  std::sort(parked_.begin(), parked_.end(), [](const Parked& a, const Parked& b) {
+bool Coordinator::ServeNext(double now, Grants* grants) {
+  std::sort(waiting_.begin(), waiting_.end(), [](const Waiting& a, const Waiting& b) {
     return std::pair(a.held, a.ticket) < std::pair(b.held, b.ticket);
   });
-  for (auto parked = parked_.begin(); parked != parked_.end(); ++parked) {
+  for (auto waiting = waiting_.begin(); waiting != waiting_.end(); ++waiting) {
     Grant grant;
-    if (!Serve(*parked, now, &grant)) continue;
-    Answer(*parked, std::move(grant), grants);
-    for (Parked& other : parked_) other.held += other.session == parked->session ? 1 : 0;
-    parked_.erase(parked);
+    if (!Serve(*waiting, now, &grant)) continue;
+    Answer(*waiting, std::move(grant), grants);
+    for (Waiting& other : waiting_) other.held += other.session == waiting->session ? 1 : 0;
+    waiting_.erase(waiting);
     return true;
   }
   return false;
 }
 
-void Board::Answer(const Parked& parked, Grant grant, Grants* grants) const {
-  grant.ticket = parked.ticket;
+void Coordinator::Answer(const Waiting& waiting, Grant grant, Grants* grants) const {
+  grant.ticket = waiting.ticket;
   grant.epoch = epoch_;
   grant.step = step_;
-  grant.records = RecordsAfter(parked.known_step);
+  grant.records = RecordsAfter(waiting.known_step);
   grants->push_back(std::move(grant));
 }
 
-size_t Board::LeasesOf(uint64_t session) const {
+size_t Coordinator::LeasesOf(uint64_t session) const {
   size_t count = 0;
   for (const MicroBatch& micro_batch : micro_batches_) {
     count += static_cast<size_t>(
@@ -89,16 +91,16 @@ size_t Board::LeasesOf(uint64_t session) const {
   return count;
 }
 
-bool Board::Serve(const Parked& parked, double now, Grant* grant) {
+bool Coordinator::Serve(const Waiting& waiting, double now, Grant* grant) {
   switch (phase_) {
     case Phase::kRecover:
-      return GrantSingle(parked, Work::kRecover, now, grant);
+      return GrantExclusive(waiting, Work::kRecover, now, grant);
     case Phase::kMicroBatches:
-      return GrantMicroBatch(parked, now, grant);
+      return GrantMicroBatch(waiting, now, grant);
     case Phase::kCommit:
-      return GrantSingle(parked, Work::kCommit, now, grant);
+      return GrantExclusive(waiting, Work::kCommit, now, grant);
     case Phase::kEvaluate:
-      return GrantSingle(parked, Work::kEvaluate, now, grant);
+      return GrantExclusive(waiting, Work::kEvaluate, now, grant);
     case Phase::kFinished:
       grant->work = Work::kFinished;
       return true;
@@ -110,19 +112,19 @@ bool Board::Serve(const Parked& parked, double now, Grant* grant) {
   return false;
 }
 
-Board::Lease Board::NewLease(uint64_t session, double now) {
+Coordinator::Lease Coordinator::NewLease(uint64_t session, double now) {
   return {next_lease_++, session, now + rules_.lease_seconds, now};
 }
 
-bool Board::GrantSingle(const Parked& parked, Work work, double now, Grant* grant) {
-  if (single_.has_value()) return false;
+bool Coordinator::GrantExclusive(const Waiting& waiting, Work work, double now, Grant* grant) {
+  if (exclusive_lease_.has_value()) return false;
   if (work == Work::kRecover) {
     // Every recovery has an epoch of its own, so that a holder whose lease ended is fenced off.
     epoch_ = boot_count_ << 32 | ++epoch_counter_;
   }
-  single_ = NewLease(parked.session, now);
+  exclusive_lease_ = NewLease(waiting.session, now);
   grant->work = work;
-  grant->lease = single_->id;
+  grant->lease = exclusive_lease_->id;
   grant->lease_seconds = rules_.lease_seconds;
   grant->lr = step_lr_;
   grant->clip = rules_.clip;
@@ -134,7 +136,7 @@ bool Board::GrantSingle(const Parked& parked, Work work, double now, Grant* gran
   return true;
 }
 
-SnapshotDue Board::DueAfter(uint64_t step, double now) const {
+SnapshotDue Coordinator::DueAfter(uint64_t step, double now) const {
   if (rules_.snapshots.every_steps == 0 && rules_.snapshots.every_minutes == 0)
     return SnapshotDue::kNo;
   if (step == static_cast<uint64_t>(rules_.steps)) return SnapshotDue::kNow;
@@ -145,7 +147,7 @@ SnapshotDue Board::DueAfter(uint64_t step, double now) const {
   return by_steps || by_time ? SnapshotDue::kWhenIdle : SnapshotDue::kNo;
 }
 
-bool Board::GrantMicroBatch(const Parked& parked, double now, Grant* grant) {
+bool Coordinator::GrantMicroBatch(const Waiting& waiting, double now, Grant* grant) {
   const auto lowest = std::find_if(micro_batches_.begin(), micro_batches_.end(),
                                    [](const MicroBatch& m) { return !m.done; });
   const size_t first = static_cast<size_t>(lowest - micro_batches_.begin());
@@ -159,12 +161,12 @@ bool Board::GrantMicroBatch(const Parked& parked, double now, Grant* grant) {
     MicroBatch& oldest = micro_batches_[first];
     const bool late = !durations_.empty() &&
                       now - oldest.leases[0].since > kSecondLeaseAfterMedians * MedianSeconds();
-    if (oldest.second_given || !late || oldest.leases[0].session == parked.session) return false;
+    if (oldest.second_given || !late || oldest.leases[0].session == waiting.session) return false;
     oldest.second_given = true;
     chosen = first;
   }
   MicroBatch& micro_batch = micro_batches_[chosen];
-  micro_batch.leases.push_back(NewLease(parked.session, now));
+  micro_batch.leases.push_back(NewLease(waiting.session, now));
   grant->work = Work::kMicroBatch;
   grant->micro_batch = static_cast<uint32_t>(chosen);
   grant->lease = micro_batch.leases.back().id;
@@ -172,10 +174,10 @@ bool Board::GrantMicroBatch(const Parked& parked, double now, Grant* grant) {
   return true;
 }
 
-Status Board::Renew(uint64_t lease, double now) {
+Status Coordinator::Renew(uint64_t lease, double now) {
   // No Expire() first: a renewal that waited while the server was busy was in time.
-  if (single_.has_value() && single_->id == lease) {
-    single_->until = now + rules_.lease_seconds;
+  if (exclusive_lease_.has_value() && exclusive_lease_->id == lease) {
+    exclusive_lease_->until = now + rules_.lease_seconds;
     return Status::Ok();
   }
   for (MicroBatch& micro_batch : micro_batches_) {
@@ -188,10 +190,10 @@ Status Board::Renew(uint64_t lease, double now) {
   return {Code::kStale, "lease " + std::to_string(lease) + " is not held any more"};
 }
 
-Status Board::CheckStep(uint64_t epoch, uint64_t step, Phase phase) const {
+Status Coordinator::CheckStep(uint64_t epoch, uint64_t step, Phase phase) const {
   if (epoch != epoch_) {
     return {Code::kWrongEpoch,
-            "epoch " + std::to_string(epoch) + ", the board is at " + std::to_string(epoch_)};
+            "epoch " + std::to_string(epoch) + ", the coordinator is at " + std::to_string(epoch_)};
   }
   if (step < step_) return {Code::kStale, "step " + std::to_string(step) + " has ended"};
   if (step > step_) return {Code::kNotYet, "step " + std::to_string(step) + " is not open"};
@@ -199,7 +201,7 @@ Status Board::CheckStep(uint64_t epoch, uint64_t step, Phase phase) const {
   return Status::Ok();
 }
 
-Status Board::MicroBatchDone(const MicroBatchDoneRequest& done, double now, Grants* grants) {
+Status Coordinator::MicroBatchDone(const MicroBatchDoneRequest& done, double now, Grants* grants) {
   MF_RETURN_IF_ERROR(CheckStep(done.at.epoch, done.at.step, Phase::kMicroBatches));
   if (done.micro_batch >= micro_batches_.size()) {
     return Status::Invalid("micro-batch " + std::to_string(done.micro_batch) + " of " +
@@ -221,14 +223,14 @@ Status Board::MicroBatchDone(const MicroBatchDoneRequest& done, double now, Gran
   return Status::Ok();
 }
 
-void Board::FailOfDrops(const std::string& not_finite, uint64_t step) {
+void Coordinator::FailAfterDrops(const std::string& not_finite, uint64_t step) {
   failure_ = "the gradient of " + (not_finite.empty() ? "the model" : not_finite) +
              " was not finite in " + std::to_string(kDropsInARowMax) +
              " steps in a row; lower train.lr or look at the data of step " + std::to_string(step);
   EnterPhase(Phase::kFailed);
 }
 
-StepRecord Board::RecordIfEnded(bool applied, double grad_norm) const {
+StepRecord Coordinator::RecordIfEnded(bool applied, double grad_norm) const {
   StepRecord record;
   record.step = step_;
   record.lr = step_lr_;
@@ -239,13 +241,13 @@ StepRecord Board::RecordIfEnded(bool applied, double grad_norm) const {
   return record;
 }
 
-void Board::Restore(uint64_t step, const std::vector<StepRecord>& records) {
+void Coordinator::Restore(uint64_t step, const std::vector<StepRecord>& records) {
   // What was lived through here goes further than what was saved: evaluations are in it.
   if (!records_.empty() && records_.back().step >= step) return;
   records_ = records;
 }
 
-Status Board::StepEnded(const StepEndedRequest& ended, double now, Grants* grants) {
+Status Coordinator::StepEnded(const StepEndedRequest& ended, double now, Grants* grants) {
   const uint64_t step = ended.at.step;
   MF_RETURN_IF_ERROR(CheckStep(ended.at.epoch, step, Phase::kCommit));
   records_.push_back(RecordIfEnded(ended.applied, ended.grad_norm));
@@ -255,7 +257,7 @@ Status Board::StepEnded(const StepEndedRequest& ended, double now, Grants* grant
   }
   drops_in_a_row_ = ended.applied ? 0 : drops_in_a_row_ + 1;
   if (drops_in_a_row_ >= kDropsInARowMax) {
-    FailOfDrops(ended.not_finite, step);
+    FailAfterDrops(ended.not_finite, step);
   } else if (EvaluationFollows(step)) {
     EnterPhase(Phase::kEvaluate);
   } else {
@@ -265,7 +267,7 @@ Status Board::StepEnded(const StepEndedRequest& ended, double now, Grants* grant
   return Status::Ok();
 }
 
-Status Board::Evaluated(const EvaluatedRequest& evaluated, double now, Grants* grants) {
+Status Coordinator::Evaluated(const EvaluatedRequest& evaluated, double now, Grants* grants) {
   MF_RETURN_IF_ERROR(CheckStep(evaluated.at.epoch, evaluated.at.step, Phase::kEvaluate));
   records_.back().val_loss = evaluated.val_loss;
   records_.back().has_val_loss = true;
@@ -274,7 +276,7 @@ Status Board::Evaluated(const EvaluatedRequest& evaluated, double now, Grants* g
   return Status::Ok();
 }
 
-Status Board::Recovered(const RecoveredRequest& recovered, double now, Grants* grants) {
+Status Coordinator::Recovered(const RecoveredRequest& recovered, double now, Grants* grants) {
   const auto [epoch, step] = recovered.to;
   const bool ok = recovered.recovered;
   const std::vector<uint64_t>& incarnations = recovered.incarnations;
@@ -297,8 +299,8 @@ Status Board::Recovered(const RecoveredRequest& recovered, double now, Grants* g
     drops_in_a_row_ = 0;
     for (auto r = records_.rbegin(); r != records_.rend() && r->dropped; ++r) ++drops_in_a_row_;
     if (drops_in_a_row_ >= kDropsInARowMax) {
-      FailOfDrops("", step);  // as it had before it was stopped
-    } else if (LastRecordWaits() && records_.back().step == step) {
+      FailAfterDrops("", step);  // as it had before it was stopped
+    } else if (LastRecordIsIncomplete() && records_.back().step == step) {
       step_ = step;
       EnterPhase(Phase::kEvaluate);
     } else {
@@ -320,7 +322,7 @@ Status Board::Recovered(const RecoveredRequest& recovered, double now, Grants* g
   return Status::Ok();
 }
 
-Board::Incarnations Board::Compare(const std::vector<uint64_t>& incarnations) const {
+Coordinator::Incarnations Coordinator::Compare(const std::vector<uint64_t>& incarnations) const {
   if (incarnations.empty() || incarnations_.empty() || incarnations == incarnations_) {
     return Incarnations::kKnown;
   }
@@ -329,23 +331,23 @@ Board::Incarnations Board::Compare(const std::vector<uint64_t>& incarnations) co
   return behind ? Incarnations::kWorkerIsBehind : Incarnations::kNewServer;
 }
 
-Board::Grants Board::NeedRecovery(double now) {
+Coordinator::Grants Coordinator::StartRecovery(double now) {
   if (phase_ != Phase::kRecover && phase_ != Phase::kFailed) EnterPhase(Phase::kRecover);
   return Tick(now);
 }
 
-Board::Grants Board::GiveBack(uint64_t lease, double now) {
-  if (single_.has_value() && single_->id == lease) single_.reset();
+Coordinator::Grants Coordinator::GiveBack(uint64_t lease, double now) {
+  if (exclusive_lease_.has_value() && exclusive_lease_->id == lease) exclusive_lease_.reset();
   for (MicroBatch& micro_batch : micro_batches_) {
     std::erase_if(micro_batch.leases, [lease](const Lease& held) { return held.id == lease; });
   }
   return Tick(now);
 }
 
-void Board::Expire(double now) {
+void Coordinator::Expire(double now) {
   const auto ended = [now](const Lease& lease) { return lease.until <= now; };
-  if (single_.has_value() && ended(*single_)) {
-    single_.reset();
+  if (exclusive_lease_.has_value() && ended(*exclusive_lease_)) {
+    exclusive_lease_.reset();
     ++leases_expired_;
   }
   for (MicroBatch& micro_batch : micro_batches_) {
@@ -353,12 +355,12 @@ void Board::Expire(double now) {
   }
 }
 
-void Board::EnterPhase(Phase phase) {
+void Coordinator::EnterPhase(Phase phase) {
   phase_ = phase;
-  single_.reset();
+  exclusive_lease_.reset();
 }
 
-void Board::OpenStep(uint64_t step) {
+void Coordinator::OpenStep(uint64_t step) {
   step_ = step;
   if (step > static_cast<uint64_t>(rules_.steps)) {
     EnterPhase(Phase::kFinished);
@@ -370,27 +372,27 @@ void Board::OpenStep(uint64_t step) {
   EnterPhase(Phase::kMicroBatches);
 }
 
-double Board::MedianSeconds() const {
+double Coordinator::MedianSeconds() const {
   std::vector<double> sorted(durations_.begin(), durations_.end());
   std::nth_element(sorted.begin(), sorted.begin() + static_cast<ptrdiff_t>(sorted.size() / 2),
                    sorted.end());
   return sorted[sorted.size() / 2];
 }
 
-bool Board::EvaluationFollows(uint64_t step) const {
+bool Coordinator::EvaluationFollows(uint64_t step) const {
   return step == static_cast<uint64_t>(rules_.steps) ||
          (rules_.eval_every > 0 && step % static_cast<uint64_t>(rules_.eval_every) == 0);
 }
 
-bool Board::LastRecordWaits() const {
+bool Coordinator::LastRecordIsIncomplete() const {
   return phase_ != Phase::kFailed && !records_.empty() && !records_.back().has_val_loss &&
          EvaluationFollows(records_.back().step);
 }
 
-std::vector<StepRecord> Board::RecordsAfter(uint64_t step) const {
+std::vector<StepRecord> Coordinator::RecordsAfter(uint64_t step) const {
   // It waits so that a record never changes once seen, whatever happens to the evaluation's holder.
   std::vector<StepRecord> result;
-  const size_t final = records_.size() - (LastRecordWaits() ? 1 : 0);
+  const size_t final = records_.size() - (LastRecordIsIncomplete() ? 1 : 0);
   const auto first = std::upper_bound(records_.begin(), records_.end(), step,
                                       [](uint64_t s, const StepRecord& r) { return s < r.step; });
   for (size_t i = static_cast<size_t>(first - records_.begin());
