@@ -35,7 +35,7 @@ none='-'
 # The boxes: pserver -> common <- worker, tests above all.
 fence "common/ includes neither pserver/ nor worker/" '(pserver|worker)/' "$none" common
 fence "pserver/ does not include worker/" 'worker/' "$none" pserver
-fence "worker/ includes pserver/ in worker/train/embedded.cpp only" 'pserver/' 'worker/train/embedded\.cpp' worker
+fence "worker/ includes pserver/ in worker/embedded/embedded.cpp only" 'pserver/' 'worker/embedded/embedded\.cpp' worker
 fence "no program includes tests/" 'tests/' "$none" common pserver worker
 
 # A run is described by its tables: common/ and pserver/ know no model, neither its configuration nor its tensors.
@@ -44,6 +44,24 @@ fence "common/ and pserver/ know a run by its description, not by a configuratio
 while IFS= read -r hit; do
   fault "$hit: common/ and pserver/ name no tensor of a model"
 done < <(cpp_files common pserver | xargs -r grep -nHE 'embed\.weight|head\.weight|final_norm|blocks\.[0-9<]' | cut -d: -f1,2)
+
+# Inside them, from the bottom to the top; no folder includes one above it.
+order() {
+  local top=$1 above=
+  shift
+  local folders=("$@") i
+  for ((i = ${#folders[@]} - 1; i >= 0; --i)); do
+    [ -z "$above" ] || fence "$top/${folders[i]}/ does not include what is above it" "$top/($above)/" "$none" "$top/${folders[i]}"
+    above="${folders[i]}${above:+|$above}"
+  done
+}
+order common base run kernels metrics net client
+order pserver table coordinator snapshot shard offline commands
+order worker config data exchange compute/cpu model compute/cuda embedded export train commands
+fence "pserver/coordinator/ is a state machine: no thread, clock, file or socket" \
+  '(thread|atomic|chrono|fstream|filesystem|cstdio|unistd\.h|fcntl\.h|sys/)|[^">]*(transport|mutex|files)\.h' "$none" pserver/coordinator
+fence "pserver/table/ knows no message" 'common/net/(messages|message_fields|transport)' "$none" pserver/table
+fence "the model knows no client" 'common/client/' "$none" worker/model worker/compute worker/data worker/config
 
 # Libraries, each behind one file.
 boxes=(common pserver worker)
@@ -73,6 +91,9 @@ while IFS= read -r file; do
   [ "$lines" -le 600 ] || fault "$file: $lines lines, at most 600"
 done < <(cpp_files common pserver worker tests
   find deploy tests -type f \( -name '*.sh' -o -name '*.py' \) | LC_ALL=C sort)
+while read -r count folder; do
+  [ "$count" -le 30 ] || fault "$folder: $count files, at most 30"
+done < <(git ls-files --cached --others --exclude-standard 2> /dev/null | xargs -r -n 1 dirname | sort | uniq -c)
 while IFS= read -r file; do
   # A *-inl.h is included once per instruction set and guards itself in Highway's way.
   [[ $file = *-inl.h ]] || grep -q '^#pragma once$' "$file" || fault "$file: no #pragma once"

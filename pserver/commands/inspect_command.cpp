@@ -5,7 +5,7 @@
 #include <string>
 
 #include "pserver/commands/commands.h"
-#include "pserver/snapshot/inspect.h"
+#include "pserver/offline/inspect.h"
 
 namespace mf {
 

@@ -8,7 +8,7 @@
 
 #include "common/base/files.h"
 #include "pserver/commands/commands.h"
-#include "pserver/snapshot/reshard.h"
+#include "pserver/offline/reshard.h"
 #include "pserver/snapshot/snapshot_folders.h"
 
 namespace mf {

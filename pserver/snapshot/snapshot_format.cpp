@@ -21,24 +21,6 @@ Status WrongSize(const char* what, size_t bytes, size_t wanted) {
 
 }  // namespace
 
-void EncodeRow(uint32_t updated_at, const float* const* plane, int planes, size_t width,
-               std::byte* out) {
-  std::memcpy(out, &updated_at, sizeof(updated_at));
-  for (int p = 0; p < planes; ++p) {
-    if (plane[p] != nullptr) std::memcpy(PlaneIn(out, p, width), plane[p], width * sizeof(float));
-  }
-}
-
-Status DecodeRow(const std::byte* data, size_t bytes, int planes, size_t width,
-                 uint32_t* updated_at, float* const* plane) {
-  if (bytes != RowBytes(planes, width)) return WrongSize("a row", bytes, RowBytes(planes, width));
-  std::memcpy(updated_at, data, sizeof(*updated_at));
-  for (int p = 0; p < planes; ++p) {
-    if (plane[p] != nullptr) std::memcpy(plane[p], PlaneIn(data, p, width), width * sizeof(float));
-  }
-  return Status::Ok();
-}
-
 void EncodeRate(double lr, std::byte* out) { std::memcpy(out, &lr, kRateBytes); }
 
 Result<double> DecodeRate(const std::byte* data, size_t bytes) {

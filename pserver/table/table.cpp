@@ -5,8 +5,8 @@
 
 #include "common/base/random.h"
 #include "common/kernels/generate.h"
-#include "pserver/snapshot/snapshot_format.h"
 #include "pserver/table/kernels/rows.h"
+#include "pserver/table/row_format.h"
 
 namespace mf {
 namespace {

@@ -92,7 +92,7 @@ class Table {
   /// handed over by NextCutRow() while training goes on: a row that is written before its turn is
   /// saved first. Returns how many there are. REQUIRES: no cut.
   size_t BeginCut(int64_t since);
-  /// The next row of the cut, rising, in the form of pserver/snapshot/snapshot_format.h; false at
+  /// The next row of the cut, rising, in the form of pserver/table/row_format.h; false at
   /// the end.
   bool NextCutRow(uint64_t* row, std::byte* out);
   void EndCut() { cut_.reset(); }

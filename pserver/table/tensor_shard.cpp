@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "common/kernels/wire.h"
-#include "pserver/snapshot/snapshot_format.h"
+#include "pserver/table/row_format.h"
 
 namespace mf {
 namespace {

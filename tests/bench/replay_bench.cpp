@@ -27,8 +27,8 @@
 #include "worker/config/config.h"
 #include "worker/config/tensors.h"
 #include "worker/data/data.h"
+#include "worker/embedded/embedded.h"
 #include "worker/exchange/remote_exchange.h"
-#include "worker/train/embedded.h"
 #include "worker/train/trainer.h"
 
 namespace mf {

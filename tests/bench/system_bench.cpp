@@ -24,7 +24,7 @@
 #include "tests/bench/support/report.h"
 #include "tests/bench/support/served_layer.h"
 #include "worker/config/config.h"
-#include "worker/train/embedded.h"
+#include "worker/embedded/embedded.h"
 #include "worker/train/train_run.h"
 
 namespace mf {

@@ -7,7 +7,7 @@
 #include "tests/gpu/tolerances.h"
 #include "tests/support/model_cases.h"
 #include "tests/support/naive_exchange.h"
-#include "tests/support/oracle.h"
+#include "tests/support/oracle/oracle.h"
 #include "worker/compute/cpu/embedding.h"
 #include "worker/compute/cuda/compute.h"
 #include "worker/config/tensors.h"

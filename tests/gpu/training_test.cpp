@@ -13,9 +13,9 @@
 #include "tests/support/training_case.h"
 #include "worker/compute/cpu_compute.h"
 #include "worker/compute/cuda/compute.h"
-#include "worker/exchange/local_exchange.h"
-#include "worker/model/loaded_model.h"
-#include "worker/model/scorer.h"
+#include "worker/export/loaded_model.h"
+#include "worker/export/local_exchange.h"
+#include "worker/export/scorer.h"
 
 namespace mf {
 namespace {

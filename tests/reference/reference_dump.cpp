@@ -27,11 +27,11 @@
 #include "worker/config/config.h"
 #include "worker/config/tensors.h"
 #include "worker/data/data.h"
+#include "worker/embedded/embedded.h"
 #include "worker/exchange/remote_exchange.h"
-#include "worker/model/export.h"
+#include "worker/export/export.h"
+#include "worker/export/safetensors.h"
 #include "worker/model/model_state.h"
-#include "worker/model/safetensors.h"
-#include "worker/train/embedded.h"
 #include "worker/train/trainer.h"
 
 namespace mf {

@@ -11,9 +11,9 @@
 #include "common/client/client.h"
 #include "common/client/table_client.h"
 #include "worker/config/tensors.h"
+#include "worker/embedded/embedded.h"
 #include "worker/exchange/remote_exchange.h"
 #include "worker/model/model.h"
-#include "worker/train/embedded.h"
 
 namespace mf {
 

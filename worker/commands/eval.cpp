@@ -7,11 +7,11 @@
 
 #include "worker/commands/commands.h"
 #include "worker/data/tokens.h"
-#include "worker/exchange/local_exchange.h"
 #include "worker/exchange/remote_exchange.h"
-#include "worker/model/loaded_model.h"
-#include "worker/model/scorer.h"
-#include "worker/model/snapshot_model.h"
+#include "worker/export/loaded_model.h"
+#include "worker/export/local_exchange.h"
+#include "worker/export/scorer.h"
+#include "worker/export/snapshot_model.h"
 
 namespace mf {
 namespace {

@@ -1,5 +1,5 @@
 // worker export: the newest state that a folder of snapshots holds, as one safetensors file.
-#include "worker/model/export.h"
+#include "worker/export/export.h"
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -7,7 +7,7 @@
 #include <string>
 
 #include "worker/commands/commands.h"
-#include "worker/model/snapshot_model.h"
+#include "worker/export/snapshot_model.h"
 
 namespace mf {
 namespace {

@@ -8,8 +8,8 @@
 #include "common/base/random.h"
 #include "worker/commands/commands.h"
 #include "worker/data/tokens.h"
-#include "worker/exchange/local_exchange.h"
-#include "worker/model/loaded_model.h"
+#include "worker/export/loaded_model.h"
+#include "worker/export/local_exchange.h"
 
 namespace mf {
 namespace {

@@ -6,9 +6,9 @@
 
 #include "worker/commands/commands.h"
 #include "worker/data/tokens.h"
-#include "worker/exchange/local_exchange.h"
-#include "worker/model/loaded_model.h"
-#include "worker/model/scorer.h"
+#include "worker/export/loaded_model.h"
+#include "worker/export/local_exchange.h"
+#include "worker/export/scorer.h"
 
 namespace mf {
 namespace {

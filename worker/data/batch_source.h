@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "common/base/status.h"
-#include "worker/model/model.h"
+#include "worker/data/token_batch.h"
 
 namespace mf {
 

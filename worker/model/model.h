@@ -11,22 +11,13 @@
 #include "common/base/thread_pool.h"
 #include "common/run/tensor_spec.h"
 #include "worker/config/config.h"
+#include "worker/data/token_batch.h"
 #include "worker/exchange/exchange.h"
 
 namespace mf {
 
 /// Dense tensors by tensor id: float [rows][columns], contiguous; empty for memory tensors.
 using DenseTensors = std::vector<std::vector<float>>;
-
-/// `sequences` sequences of `length` tokens each, [sequences][length] row-major. Targets are what
-/// each position should predict.
-struct TokenBatch {
-  size_t sequences = 0;
-  size_t length = 0;
-  std::vector<uint32_t> inputs;
-  std::vector<uint32_t> targets;
-  size_t tokens() const { return sequences * length; }
-};
 
 class Model {
  public:

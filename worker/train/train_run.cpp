@@ -18,8 +18,8 @@
 #include "common/metrics/metrics.h"
 #include "worker/config/tensors.h"
 #include "worker/data/data.h"
+#include "worker/embedded/embedded.h"
 #include "worker/exchange/exchange_report.h"
-#include "worker/train/embedded.h"
 #include "worker/train/report.h"
 #include "worker/train/trainer.h"
 

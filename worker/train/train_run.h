@@ -13,7 +13,7 @@
 #include "worker/compute/compute.h"
 #include "worker/config/config.h"
 #include "worker/data/batch_source.h"
-#include "worker/model/export.h"
+#include "worker/export/export.h"
 
 namespace mf {
 

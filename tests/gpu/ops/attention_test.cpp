@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "tests/gpu/ops/harness.h"
-#include "tests/support/oracle_ops.h"
+#include "tests/support/oracle/oracle_ops.h"
 
 namespace mf::gpu_test {
 namespace {

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "tests/gpu/ops/harness.h"
-#include "tests/support/oracle_ops.h"
+#include "tests/support/oracle/oracle_ops.h"
 
 namespace mf::gpu_test {
 

@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "common/base/random.h"
-#include "tests/support/oracle_ops.h"
+#include "tests/support/oracle/oracle_ops.h"
 
 namespace mf {
 namespace {

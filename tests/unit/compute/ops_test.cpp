@@ -10,7 +10,7 @@
 #include <limits>
 
 #include "common/base/random.h"
-#include "tests/support/oracle_ops.h"
+#include "tests/support/oracle/oracle_ops.h"
 #include "worker/compute/cpu/attention.h"
 #include "worker/compute/cpu/chunks.h"
 #include "worker/compute/cpu/embedding.h"

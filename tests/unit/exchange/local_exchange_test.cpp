@@ -1,6 +1,6 @@
 // Goal: memory layers over a mapped file give the weighted sums of the file's rows, for widths that
 // are no multiple of 16 too, and the same bits for any number of threads.
-#include "worker/exchange/local_exchange.h"
+#include "worker/export/local_exchange.h"
 
 #include <gtest/gtest.h>
 

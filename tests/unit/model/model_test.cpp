@@ -14,7 +14,7 @@
 
 #include "tests/support/model_cases.h"
 #include "tests/support/naive_exchange.h"
-#include "tests/support/oracle.h"
+#include "tests/support/oracle/oracle.h"
 #include "worker/config/tensors.h"
 
 namespace mf {

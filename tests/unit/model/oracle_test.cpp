@@ -3,7 +3,7 @@
 //
 // Bucket indices are constants of the gradient, so a parameter whose step changes a bucket
 // somewhere has no derivative to compare with; such points are left out and counted.
-#include "tests/support/oracle.h"
+#include "tests/support/oracle/oracle.h"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // Goal: a written file reads back bit for bit, its bytes are reproducible, it appears only when it
 // is complete, and no damaged file gets past the reader.
-#include "worker/model/safetensors.h"
+#include "worker/export/safetensors.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // Goal: snapshots cut anew for another number of servers hold the same entries as if that number
 // had written them; sources that do not belong together are refused, and nothing half-done is ever
 // used. And what `pserver inspect` says of them.
-#include "pserver/snapshot/reshard.h"
+#include "pserver/offline/reshard.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -12,8 +12,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "pserver/offline/inspect.h"
 #include "pserver/shard/data_directory.h"
-#include "pserver/snapshot/inspect.h"
 #include "pserver/snapshot/snapshot_files.h"
 #include "pserver/snapshot/snapshot_rocksdb.h"
 #include "pserver/table/layout.h"

@@ -13,7 +13,7 @@
 
 #include "tests/support/cluster.h"
 #include "tests/support/model_cases.h"
-#include "tests/support/oracle.h"
+#include "tests/support/oracle/oracle.h"
 
 namespace mf {
 namespace {

@@ -1,4 +1,4 @@
-#include "worker/exchange/local_exchange.h"
+#include "worker/export/local_exchange.h"
 
 #include <algorithm>
 #include <cstring>

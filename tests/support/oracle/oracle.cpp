@@ -1,10 +1,10 @@
-#include "tests/support/oracle.h"
+#include "tests/support/oracle/oracle.h"
 
 #include <cmath>
 #include <string>
 
 #include "common/base/check.h"
-#include "tests/support/oracle_ops.h"
+#include "tests/support/oracle/oracle_ops.h"
 
 namespace mf::oracle {
 namespace {

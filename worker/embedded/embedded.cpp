@@ -1,13 +1,13 @@
-#include "worker/train/embedded.h"
+#include "worker/embedded/embedded.h"
 
 #include <atomic>
 #include <chrono>
 
 #include "common/base/machine_limits.h"
 #include "common/client/snapshot_plan.h"
+#include "pserver/offline/read_only_store.h"
 #include "pserver/shard/server.h"
 #include "pserver/shard/storage.h"
-#include "pserver/snapshot/read_only_store.h"
 #include "pserver/snapshot/snapshot_folders.h"
 #include "pserver/snapshot/snapshot_rocksdb.h"
 

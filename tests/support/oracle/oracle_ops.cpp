@@ -1,4 +1,4 @@
-#include "tests/support/oracle_ops.h"
+#include "tests/support/oracle/oracle_ops.h"
 
 #include <cmath>
 #include <numbers>

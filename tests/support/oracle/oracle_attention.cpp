@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "tests/support/oracle_ops.h"
+#include "tests/support/oracle/oracle_ops.h"
 
 namespace mf::oracle {
 namespace {

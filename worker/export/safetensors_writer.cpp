@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "common/base/files.h"
-#include "worker/model/safetensors.h"
+#include "worker/export/safetensors.h"
 
 namespace mf {
 namespace {

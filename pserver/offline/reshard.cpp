@@ -1,4 +1,4 @@
-#include "pserver/snapshot/reshard.h"
+#include "pserver/offline/reshard.h"
 
 #include <fcntl.h>
 #include <sys/file.h>

@@ -9,8 +9,8 @@
 #include "common/base/status.h"
 #include "common/run/tensor_spec.h"
 #include "worker/config/config.h"
+#include "worker/export/safetensors.h"
 #include "worker/model/model.h"
-#include "worker/model/safetensors.h"
 
 namespace mf {
 

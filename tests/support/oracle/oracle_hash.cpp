@@ -2,7 +2,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "tests/support/oracle_ops.h"
+#include "tests/support/oracle/oracle_ops.h"
 
 namespace mf::oracle {
 namespace {

@@ -11,8 +11,8 @@
 #include "common/client/table_client.h"
 #include "common/net/transport.h"
 #include "worker/config/tensors.h"
+#include "worker/embedded/embedded.h"
 #include "worker/model/model.h"
-#include "worker/train/embedded.h"
 
 namespace mf {
 

@@ -1,4 +1,4 @@
-#include "worker/model/export.h"
+#include "worker/export/export.h"
 
 #include <unistd.h>
 
@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <memory>
 
-#include "worker/model/safetensors.h"
+#include "worker/export/safetensors.h"
 
 namespace mf {
 namespace {

@@ -1,4 +1,4 @@
-#include "worker/model/scorer.h"
+#include "worker/export/scorer.h"
 
 #include <algorithm>
 

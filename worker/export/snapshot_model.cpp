@@ -1,4 +1,4 @@
-#include "worker/model/snapshot_model.h"
+#include "worker/export/snapshot_model.h"
 
 #include <utility>
 

@@ -1,4 +1,4 @@
-#include "pserver/snapshot/inspect.h"
+#include "pserver/offline/inspect.h"
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-#include "worker/model/loaded_model.h"
+#include "worker/export/loaded_model.h"
 
 #include <utility>
 

@@ -3,7 +3,7 @@
 
 #include "common/base/thread_pool.h"
 #include "worker/exchange/exchange.h"
-#include "worker/model/loaded_model.h"
+#include "worker/export/loaded_model.h"
 
 namespace mf {
 
