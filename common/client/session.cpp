@@ -20,7 +20,12 @@ namespace mf {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr std::chrono::duration<double> kPatience(60);  // with servers that put a run away
+using Seconds = std::chrono::duration<double>;
+// With servers that have not put the run before away: its last snapshot may be large.
+constexpr Seconds kSavePatience(600);
+// With servers that still hold a run that server 0 has given up: they heard its last worker later,
+// by a renewal of its lease at most.
+constexpr Seconds kGiveUpPatience(60);
 constexpr std::chrono::milliseconds kJoinPause(200);
 constexpr std::chrono::duration<double> kIdle(60);  // of the renewer when nothing is leased
 
@@ -116,7 +121,8 @@ struct Session::Impl {
         renewer(client) {}
 
   Status Join();
-  Status SayHello() MF_REQUIRES(joining);
+  /// `patience`: for so long after the first hello the same answer may become another one.
+  Status SayHello(Seconds* patience) MF_REQUIRES(joining);
   Result<LeaseReply> AskCoordinator();
   /// Tells on_step what is new.
   Status TakeRecords(const LeaseReply& lease, bool* news);
@@ -167,16 +173,17 @@ TableClient& Session::tables() { return impl_->tables; }
 
 Status Session::Impl::Join() {
   MutexLock one(joining);
-  const auto give_up = After(kPatience);
-  for (;;) {
-    const Status joined = SayHello();
-    // A run that has just ended is still being read or saved there.
-    if (joined.code() != Code::kUnavailable || Clock::now() > give_up) return joined;
+  const auto since = Clock::now();
+  for (bool said = false;; said = true) {
+    Seconds patience(0);
+    const Status joined = SayHello(&patience);
+    if (joined.ok() || stopping.load() || Clock::now() - since > patience) return joined;
+    if (!said) spdlog::info("waiting for the servers: {}", joined.message());
     std::this_thread::sleep_for(kJoinPause);
   }
 }
 
-Status Session::Impl::SayHello() {
+Status Session::Impl::SayHello(Seconds* patience) {
   std::vector<Request> hellos;
   {
     MutexLock lock(membership_mutex);
@@ -185,9 +192,14 @@ Status Session::Impl::SayHello() {
   // Server 0 first: it alone is never left in silence by the workers of a run, so what it gives up
   // for this one may be given up everywhere.
   const Client::Outcome first = client.Call(0, hellos[0]).get();
+  // A run that has just ended is still being read or saved there.
+  if (first.status().code() == Code::kUnavailable) *patience = kSavePatience;
   if (!first.ok()) return first.status();
   client.SetSession(0, As<HelloReply>(first.value()[0]).session);
   Client::Outcome replies = client.CallAll(std::move(hellos)).get();
+  // If they are trained, and server 0 only was restarted, it will soon refuse this run, too.
+  if (replies.status().code() == Code::kUnavailable) *patience = kSavePatience;
+  if (replies.status().code() == Code::kWrongRun) *patience = kGiveUpPatience;
   if (!replies.ok()) return replies.status();
   for (size_t server = 0; server < replies->size(); ++server) {
     client.SetSession(server, As<HelloReply>((*replies)[server]).session);

@@ -280,6 +280,11 @@ class SeriesOf {
     }
     return *known->second;
   }
+  void RemoveAll() {
+    MutexLock lock(mutex_);
+    for (const auto& [labels, series] : known_) family_->Remove(series);
+    known_.clear();
+  }
 
  private:
   prometheus::Family<T>* family_ = nullptr;
@@ -337,6 +342,12 @@ void Metrics::Set(Metric metric, double value, Labels labels) {
 void Metrics::Observe(Metric metric, double seconds, Labels labels) {
   const size_t i = static_cast<size_t>(metric);
   state_->histograms[i].Get(kMetrics[i], labels, state_->time_buckets).Observe(seconds);
+}
+
+void Metrics::Forget(Metric metric) {
+  const size_t i = static_cast<size_t>(metric);
+  if (kMetrics[i].kind == Kind::kCounter) state_->counters[i].RemoveAll();
+  if (kMetrics[i].kind == Kind::kGauge) state_->gauges[i].RemoveAll();
 }
 
 void Metrics::AddWireBytes(std::string_view op, Direction direction, uint64_t bytes) {

@@ -70,6 +70,9 @@ class Metrics {
   /// A histogram of times.
   void Observe(Metric metric, double seconds, Labels labels = {});
 
+  /// All series of a counter or gauge, as if it had never been told. Nobody tells it meanwhile.
+  void Forget(Metric metric);
+
   /// mf_wire_bytes_total{op, direction = sent|received}
   void AddWireBytes(std::string_view op, Direction direction, uint64_t bytes);
   /// mf_request_seconds{op}

@@ -22,7 +22,6 @@ struct RunsFlags {
   std::vector<std::string> pservers;
 };
 
-/// The newest step that all of `servers` have: the least of theirs, which none of them has deleted.
 using RunsById = std::map<std::string, StoredRun>;
 
 void Print(const RunsById& runs) {
@@ -63,6 +62,7 @@ Result<RunsById> RunsIn(const std::string& dir) {
       for (const ShardFolder& shard : shards.value()) {
         MF_ASSIGN_OR_RETURN(auto reader, OpenRocksSnapshotReader(shard.path));
         readers.push_back(std::move(reader));
+        run.active |= !DataDirectory::CheckFree(shard.path).ok();
       }
       const std::vector<uint64_t> common = CommonSteps(readers);
       run.newest = common.empty() ? 0 : common.back();
@@ -89,20 +89,34 @@ Result<RunsById> RunsOn(Client& client) {
       client.CallAll(std::vector<Request>(client.servers(), {.body = ListRunsRequest{}})).get();
   if (!replies.ok()) return replies.status();
   RunsById runs;
+  std::map<std::string, size_t> servers;  // that have the run
   for (const Reply& reply : replies.value()) {
     for (const StoredRun& run : As<ListRunsReply>(reply).runs) {
       const auto [known, added] = runs.emplace(run.id, run);
       known->second.newest = std::min(known->second.newest, run.newest);
       known->second.active |= run.active;
+      ++servers[run.id];
     }
+  }
+  for (auto& [id, run] : runs) {
+    if (servers[id] < client.servers()) run.newest = 0;
   }
   return runs;
 }
 
+/// Server after server, as workers join: while server 0 serves the run nothing of it is deleted. A
+/// server that has nothing of it is no error.
 Status DeleteOn(Client& client, const std::string& id) {
-  return client.CallAll(std::vector<Request>(client.servers(), {.body = DeleteRunRequest{id}}))
-      .get()
-      .status();
+  for (size_t server = 0; server < client.servers(); ++server) {
+    Client::Outcome list = client.Call(server, {.body = ListRunsRequest{}}).get();
+    if (!list.ok()) return list.status();
+    const std::vector<StoredRun>& runs = As<ListRunsReply>((*list)[0]).runs;
+    if (std::none_of(runs.begin(), runs.end(), [&](const auto& run) { return run.id == id; })) {
+      continue;
+    }
+    MF_RETURN_IF_ERROR(client.Call(server, {.body = DeleteRunRequest{id}}).get().status());
+  }
+  return Status::Ok();
 }
 
 Status OnServers(const RunsFlags& flags) {
@@ -121,6 +135,11 @@ Status OnServers(const RunsFlags& flags) {
     return Status::Ok();
   }
   MF_ASSIGN_OR_RETURN(const std::string id, FindRun(runs, flags.remove));
+  if (runs.at(id).active) {
+    return Status::Invalid("run " + id +
+                           " is served now; stop the servers or begin another run "
+                           "first");
+  }
   return DeleteOn(client, id);
 }
 

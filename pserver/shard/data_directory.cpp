@@ -74,7 +74,7 @@ DataDirectory::~DataDirectory() {
 Status DataDirectory::CountBoot() {
   const std::string file = path_ + "/boot";
   uint64_t count = 0;
-  if (std::filesystem::exists(file)) {
+  if (FileExists(file)) {
     std::ifstream in(file);
     if (!(in >> count)) {
       return Status::Invalid(

@@ -1,19 +1,28 @@
 #include "pserver/shard/run_host.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/base/logging.h"
+#include "pserver/snapshot/snapshot_folders.h"
 
 namespace mf {
 namespace {
 
-/// After the end of a run its workers still read the model: so long after the last one did.
-constexpr double kReadSeconds = 2;
+/// What is told of a run: not of the next one, whose layers may be others.
+constexpr Metric kMetricsOfARun[] = {
+    Metric::kStep,          Metric::kTableRows,        Metric::kTableBytes,
+    Metric::kBucketHits,    Metric::kBucketCoverage,   Metric::kBucketEntropy,
+    Metric::kBucketTop1,    Metric::kBucketDead,       Metric::kBucketBinHits,
+    Metric::kSnapshotBytes, Metric::kSnapshotLastStep, Metric::kSnapshotAge};
 
 }  // namespace
 
 RunHost::RunHost(const Options& options, ThreadPool& pool, Shard::Send send)
-    : options_(options), pool_(pool), send_(std::move(send)) {}
+    : options_(options),
+      pool_(pool),
+      send_(std::move(send)),
+      incarnation_(options.shard.incarnation) {}
 
 RunHost::~RunHost() { Close(); }
 
@@ -26,9 +35,7 @@ void RunHost::Handle(const std::string& peer, const Request& request, double now
   }
   const auto* hello = std::get_if<HelloRequest>(&request.body);
   if (hello != nullptr && !hello->description.empty()) {
-    const Result<RunDescription> run = RunDescription::FromJson(hello->description);
-    if (!run.ok()) return Send(peer, request, run.status());
-    if (const Status admitted = Admit(run.value(), now); !admitted.ok()) {
+    if (const Status admitted = Admit(*hello, now); !admitted.ok()) {
       return Send(peer, request, admitted);
     }
   }
@@ -40,74 +47,88 @@ void RunHost::Handle(const std::string& peer, const Request& request, double now
                                                    " without a joined session; say hello"));
   }
   shard_->Handle(peer, request, now);
-  if (hello != nullptr && shard_->run_id().empty()) return Close();  // it did not fit this server
-  if (hello != nullptr || shard_->IsWorker(request.session)) heard_ = now;
+  if (shard_->run_id().empty()) return Close();  // it did not fit what is stored here
+  trained_ |= shard_->commit().recovered();
+  // Not at hello: who is refused by another server says it again and again.
+  if (hello == nullptr && shard_->IsWorker(request.session)) heard_ = now;
 }
 
 void RunHost::Tick(double now) {
   if (shard_ != nullptr) shard_->Tick(now);
 }
 
-Status RunHost::Admit(const RunDescription& run, double now) {
-  if (shard_ == nullptr) return Open(run);
+Status RunHost::Admit(const HelloRequest& hello, double now) {
+  MF_RETURN_IF_ERROR(Shard::CheckAddressee(hello, options_.shard));
+  MF_ASSIGN_OR_RETURN(const RunDescription run, RunDescription::FromJson(hello.description));
+  if (shard_ == nullptr) return Begin(run, now);
   if (shard_->run_id() == run.RunId()) return Status::Ok();
   const double silent = now - heard_;
-  if (!shard_->finished() && silent < options_.idle_seconds) return Status::Ok();  // it refuses
-  if (shard_->writing_snapshot() || silent < kReadSeconds) {
+  if (trained_ && !shard_->finished() && silent < idle_seconds_) return Status::Ok();
+  if (shard_->writing_snapshot() || silent < std::min(kQuietSeconds, options_.idle_seconds)) {
     return {Code::kUnavailable,
-            "the run before has ended and is still being read or saved; try again"};
+            trained_ ? "the run before has ended and is still being read or saved; try again"
+                     : "another run was about to begin here; try again"};
   }
-  spdlog::info("run {} {}; another one begins", shard_->run_id().substr(0, 16),
-               shard_->finished() ? "has finished" : "was left by its workers");
-  Close();
-  return Open(run);
+  return Begin(run, now);
 }
 
-Status RunHost::Open(const RunDescription& run) {
+Status RunHost::Begin(const RunDescription& run, double now) {
+  MF_RETURN_IF_ERROR(CheckFits(run, options_.shard.shards));
   Shard::Options options = options_.shard;
-  options.incarnation += runs_opened_;
+  std::unique_ptr<RunStorage> storage;
   if (options_.storage != nullptr) {
-    for (const StoredRun& other : options_.storage->Runs()) {
-      if (!options_.one_run || other.newest == 0 || other.id == run.RunId()) continue;
-      return AnotherTrainingThere(options_.storage->DescriptionOf(other.id), run);
-    }
-    MF_RETURN_IF_ERROR(CheckShards(run, options.shards));
-    MF_ASSIGN_OR_RETURN(run_storage_, options_.storage->OpenRun(run));
-    run_storage_->SetOptions(&options);
+    if (options_.one_run) MF_RETURN_IF_ERROR(options_.storage->CheckNoOther(run));
+    MF_ASSIGN_OR_RETURN(storage, options_.storage->OpenRun(run));
+    storage->SetOptions(&options);
   }
-  ++runs_opened_;
+  if (shard_ != nullptr) {
+    spdlog::info("run {} {}; another one begins", shard_->run_id().substr(0, 16),
+                 shard_->finished() ? "has finished"
+                 : trained_         ? "was left by its workers"
+                                    : "was not begun by its workers");
+  }
+  Close();  // its memory is free before the new one takes its own
+  incarnation_ = options.incarnation += runs_begun_++;
+  run_storage_ = std::move(storage);
   shard_ = std::make_unique<Shard>(options, pool_, send_);
+  heard_ = now;
+  idle_seconds_ = std::max(options_.idle_seconds, run.rules.lease_seconds);
   return Status::Ok();
 }
 
 void RunHost::Close() {
+  if (shard_ == nullptr) return;
   shard_.reset();
   run_storage_.reset();
+  trained_ = false;
+  if (options_.shard.metrics == nullptr) return;
+  for (const Metric metric : kMetricsOfARun) options_.shard.metrics->Forget(metric);
+}
+
+bool RunHost::Serves(const std::string& run_id) const {
+  // By its folder: what is stored under a description that cannot be read has no other name.
+  return shard_ != nullptr && RunFolderName(shard_->run_id()) == RunFolderName(run_id);
 }
 
 Result<ReplyBody> RunHost::Answer(const ListRunsRequest&) {
   ListRunsReply reply;
   if (options_.storage != nullptr) reply.runs = options_.storage->Runs();
-  for (StoredRun& run : reply.runs) {
-    run.active = shard_ != nullptr && shard_->run_id() == run.id;
-  }
+  for (StoredRun& run : reply.runs) run.active = Serves(run.id);
   return ReplyBody(std::move(reply));
 }
 
 Result<ReplyBody> RunHost::Answer(const DeleteRunRequest& remove) {
-  if (shard_ != nullptr && shard_->run_id() == remove.id) {
+  if (options_.storage == nullptr) return Status::Invalid("this server stores no runs");
+  if (Serves(remove.id)) {
     return Status::Invalid("run " + remove.id +
                            " is served now; stop the server or begin another run first");
   }
-  if (options_.storage == nullptr) return Status::Invalid("this server stores no runs");
   MF_RETURN_IF_ERROR(options_.storage->Delete(remove.id));
   return ReplyBody(DeleteRunReply{});
 }
 
 void RunHost::Send(const std::string& peer, const Request& request, Result<ReplyBody> body) {
-  Reply reply{.id = request.id,
-              .op = request.op(),
-              .incarnation = options_.shard.incarnation + runs_opened_};
+  Reply reply{.id = request.id, .op = request.op(), .incarnation = incarnation_};
   if (body.ok()) {
     reply.body = std::move(body).value();
   } else {

@@ -22,11 +22,17 @@ class RunHost {
   struct Options {
     Shard::Options shard = {};   // of the first run; `incarnation` rises with every later one
     Storage* storage = nullptr;  // outlives the host; none: what `shard` says
-    /// So long after a worker of an unfinished run was last heard another run may begin.
+    /// So long after a worker of an unfinished run was last heard another run may begin; a run
+    /// whose leases last longer has as long.
     double idle_seconds = 60;
     /// The storage is of one run: another one is refused.
     bool one_run = false;
   };
+  /// A run that has ended is still read by its workers, and one that was only said hello to is
+  /// about to be joined at all servers: another one waits so long after the last request, or
+  /// `idle_seconds` if that is less.
+  static constexpr double kQuietSeconds = 5;
+
   RunHost(const Options& options, ThreadPool& pool, Shard::Send send);
   ~RunHost();
 
@@ -37,10 +43,12 @@ class RunHost {
   bool writing_snapshot() const { return shard_ != nullptr && shard_->writing_snapshot(); }
 
  private:
-  /// Makes room for the run if another one is over.
-  Status Admit(const RunDescription& run, double now);
-  Status Open(const RunDescription& run);
+  /// Makes room for the run that `hello` brings, if it may; one that is trained refuses it itself.
+  Status Admit(const HelloRequest& hello, double now);
+  /// In place of the run that is served; that one stays if the new one cannot be stored.
+  Status Begin(const RunDescription& run, double now);
   void Close();
+  bool Serves(const std::string& run_id) const;
   Result<ReplyBody> Answer(const ListRunsRequest& list);
   Result<ReplyBody> Answer(const DeleteRunRequest& remove);
   void Send(const std::string& peer, const Request& request, Result<ReplyBody> body);
@@ -48,8 +56,12 @@ class RunHost {
   const Options options_;
   ThreadPool& pool_;
   const Shard::Send send_;
-  uint64_t runs_opened_ = 0;
-  double heard_ = 0;                         // when a worker of the run was heard last
+  uint64_t incarnation_;
+  uint64_t runs_begun_ = 0;
+  // Of the run that is served.
+  double heard_ = 0;         // when it began, or a worker of it was heard last
+  double idle_seconds_ = 0;  // of silence, after which it counts as left
+  bool trained_ = false;     // its workers have joined all servers: it was recovered
   std::unique_ptr<RunStorage> run_storage_;  // outlives shard_
   std::unique_ptr<Shard> shard_;             // none: nothing is trained
 };

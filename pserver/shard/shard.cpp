@@ -42,6 +42,22 @@ Status AnotherTrainingThere(const std::string& there, const RunDescription& here
               "; use the same --config, --set and --data to go on with it, or a folder of its own"};
 }
 
+Status CheckFits(const RunDescription& run, uint32_t shards) {
+  MF_RETURN_IF_ERROR(CheckShards(run, shards));
+  return CheckDenseMemory(run);
+}
+
+Status Shard::CheckAddressee(const HelloRequest& hello, const Options& options) {
+  if (hello.protocol != kProtocolVersion) {
+    return Bad("protocol " + std::to_string(hello.protocol) + ", this server speaks " +
+               std::to_string(kProtocolVersion));
+  }
+  if (hello.shard == options.shard && hello.shards == options.shards) return Status::Ok();
+  return Bad("asked for shard " + std::to_string(hello.shard) + " of " +
+             std::to_string(hello.shards) + ", this is shard " + std::to_string(options.shard) +
+             " of " + std::to_string(options.shards));
+}
+
 Shard::Shard(const Options& options, ThreadPool& pool, Send send)
     : options_(options),
       pool_(pool),
@@ -101,15 +117,7 @@ Status Shard::Dispatch(Call& call) {
 }
 
 Status Shard::Do(const HelloRequest& hello, Call& call) {
-  if (hello.protocol != kProtocolVersion) {
-    return Bad("protocol " + std::to_string(hello.protocol) + ", this server speaks " +
-               std::to_string(kProtocolVersion));
-  }
-  if (hello.shard != options_.shard || hello.shards != options_.shards) {
-    return Bad("asked for shard " + std::to_string(hello.shard) + " of " +
-               std::to_string(hello.shards) + ", this is shard " + std::to_string(options_.shard) +
-               " of " + std::to_string(options_.shards));
-  }
+  MF_RETURN_IF_ERROR(CheckAddressee(hello, options_));
   const bool observer = hello.description.empty();
   if (observer) {
     if (run_ == nullptr) return {Code::kUnavailable, "no training has begun on this server"};
@@ -130,8 +138,7 @@ Status Shard::Do(const HelloRequest& hello, Call& call) {
 
 /// The first worker's hello says what run it is.
 Status Shard::OpenRun(RunDescription run) {
-  MF_RETURN_IF_ERROR(CheckShards(run, options_.shards));
-  MF_RETURN_IF_ERROR(CheckDenseMemory(run));
+  MF_RETURN_IF_ERROR(CheckFits(run, options_.shards));
   if (const auto held = snapshots_ == nullptr ? std::nullopt : snapshots_->NewestInfo();
       held.has_value() && held->run_id != run.RunId()) {
     return AnotherTrainingThere(held->description, run);

@@ -30,6 +30,9 @@ namespace mf {
 /// another one.
 Status AnotherTrainingThere(const std::string& there, const RunDescription& here);
 
+/// kInvalid if a server of `shards` is not able to hold the run.
+Status CheckFits(const RunDescription& run, uint32_t shards);
+
 class Shard {
  public:
   struct Options {
@@ -56,6 +59,8 @@ class Shard {
   bool Work(double now) { return snapshots_ != nullptr && snapshots_->Work(now); }
   bool writing_snapshot() const { return snapshots_ != nullptr && snapshots_->writing() != 0; }
 
+  /// kInvalid if the hello is meant for another server, or speaks another protocol.
+  static Status CheckAddressee(const HelloRequest& hello, const Options& options);
   /// Of the run that is served; empty: none yet.
   const std::string& run_id() const;
   /// The run has ended, its last evaluation included. Its state may still be read, and its last

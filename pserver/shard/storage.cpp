@@ -44,7 +44,7 @@ Status CheckLayout(const std::string& dir) {
     if (!ParseShardName(name, &shard, &shards) || StepsIn(dir + "/" + name).empty()) continue;
     return Status::Invalid(dir + "/" + name +
                            ": a snapshot of an older version of this program, which this one does "
-                           "not read; export the model with that version, and name another --data");
+                           "not read; export the model with that version, or name another folder");
   }
   return Status::Ok();
 }
@@ -63,6 +63,17 @@ Result<std::unique_ptr<RunStorage>> RunStorage::Open(const std::string& run, uin
   return storage;
 }
 
+Status RunStorage::Describe(const RunDescription& description) const {
+  const std::string run = FolderOf(folder_->path());
+  const std::string text = description.Json();
+  if (ReadDescription(run) == text) return Status::Ok();
+  // By way of this server's own folder: others may be writing theirs, of the same process id where
+  // each is in a container.
+  const std::string temporary = folder_->path() + "/tmp-description";
+  MF_RETURN_IF_ERROR(WriteSynced(temporary, text));
+  return PublishPath(temporary, run + "/" + kDescriptionFile);
+}
+
 void RunStorage::SetOptions(Shard::Options* options) const {
   options->boot_count = folder_->boot_count();
   options->folder = folder_.get();
@@ -77,16 +88,14 @@ Result<std::unique_ptr<Storage>> Storage::Open(const std::string& dir, uint32_t 
   storage->shard_ = shard;
   storage->shards_ = shards;
   MF_RETURN_IF_ERROR(CheckLayout(dir));
-  uint32_t other = 0;
-  std::string example;
+  // Runs of this number of servers may stand beside those of another one.
+  Status other;
   for (const RunFolder& run : FindRuns(dir)) {
-    const uint32_t here = OtherShards(run.path, shards);
-    if (here == 0) other = 0;
-    if (here == 0) break;
-    other = here;
-    example = run.path;
+    const uint32_t of = OtherShards(run.path, shards);
+    other = of == 0 ? Status::Ok() : NeedsReshard(run.path, of, shards);
+    if (other.ok()) break;
   }
-  if (other != 0) return NeedsReshard(example, other, shards);
+  MF_RETURN_IF_ERROR(other);
   if (Status made = MakeFolder(dir); !made.ok()) {
     return Status::Invalid("--data " + made.message());
   }
@@ -109,22 +118,36 @@ Storage::~Storage() {
 
 Result<std::unique_ptr<RunStorage>> Storage::OpenRun(const RunDescription& run) {
   const std::string path = dir_ + "/" + RunFolderName(run.RunId());
-  MF_RETURN_IF_ERROR(MakeFolder(path));
-  MF_RETURN_IF_ERROR(PublishFile(path + "/" + kDescriptionFile, run.Json()));
-  return RunStorage::Open(path, shard_, shards_);
+  const bool is_new = !FileExists(OwnFolder(path));
+  Result<std::unique_ptr<RunStorage>> storage = RunStorage::Open(path, shard_, shards_);
+  if (storage.ok()) {
+    if (Status described = storage.value()->Describe(run); !described.ok()) storage = described;
+  }
+  if (!storage.ok() && is_new) {
+    (void)RemoveTree(OwnFolder(path));
+    (void)RemoveIfEmpty(path);
+  }
+  return storage;
 }
 
-std::string Storage::DescriptionOf(const std::string& id) const {
-  return ReadDescription(dir_ + "/" + RunFolderName(id));
+Status Storage::CheckNoOther(const RunDescription& run) const {
+  for (const StoredRun& other : Runs()) {
+    if (other.newest == 0 || other.id == run.RunId()) continue;
+    return AnotherTrainingThere(ReadDescription(dir_ + "/" + RunFolderName(other.id)), run);
+  }
+  return Status::Ok();
+}
+
+std::string Storage::OwnFolder(const std::string& run_folder) const {
+  return DataDirectory::PathOf(run_folder, shard_, shards_);
 }
 
 std::vector<StoredRun> Storage::Runs() const {
   std::vector<StoredRun> runs;
   for (const RunFolder& folder : FindRuns(dir_)) {
-    const std::string own = DataDirectory::PathOf(folder.path, shard_, shards_);
-    if (!FileExists(own)) continue;
+    if (!FileExists(OwnFolder(folder.path))) continue;
     StoredRun run = DescribeStored(folder);
-    const std::vector<uint64_t> steps = StepsIn(own);
+    const std::vector<uint64_t> steps = StepsIn(OwnFolder(folder.path));
     run.newest = steps.empty() ? 0 : steps.back();
     runs.push_back(std::move(run));
   }
@@ -135,7 +158,7 @@ Status Storage::Delete(const std::string& id) {
   for (const StoredRun& run : Runs()) {
     if (run.id != id) continue;
     const std::string path = dir_ + "/" + RunFolderName(id);
-    MF_RETURN_IF_ERROR(RemoveTree(DataDirectory::PathOf(path, shard_, shards_)));
+    MF_RETURN_IF_ERROR(RemoveTree(OwnFolder(path)));
     return RemoveIfEmpty(path);
   }
   return Status::Invalid("run " + id + " is not stored on this server");

@@ -1,9 +1,11 @@
 // What a server keeps on disk: a folder for each run, in it its own folder with snapshots, and a
 // thread that writes them.
 //
-//   DIR/run-<id>/description.json     what run it is (RunDescription::Json()); equal from every
-//   server DIR/run-<id>/shard-<i>-of-<S>/    DataDirectory and snapshots (docs/SNAPSHOTS.md)
-//   DIR/shard-<i>-of-<S>.lock         held by the server
+// clang-format off
+//   DIR/run-<id>/description.json        what run it is (RunDescription::Json()), equal from every server
+//   DIR/run-<id>/shard-<i>-of-<S>/       DataDirectory and snapshots (docs/SNAPSHOTS.md)
+//   DIR/shard-<i>-of-<S>.lock            held by the server
+// clang-format on
 #pragma once
 
 #include <cstdint>
@@ -27,6 +29,8 @@ class RunStorage {
   /// another number of servers and none of this one.
   static Result<std::unique_ptr<RunStorage>> Open(const std::string& run, uint32_t shard,
                                                   uint32_t shards);
+  /// Writes the run's description beside the servers' folders, unless it stands there.
+  Status Describe(const RunDescription& description) const;
 
   /// Sets what `options` says of storage; this object has to outlive the shard.
   void SetOptions(Shard::Options* options) const;
@@ -50,17 +54,20 @@ class Storage {
   Storage& operator=(const Storage&) = delete;
 
   const std::string& dir() const { return dir_; }
-  /// The run's folder, made if it is missing.
+  /// The run's folder, made if it is missing; what was made goes again if it cannot be opened.
   Result<std::unique_ptr<RunStorage>> OpenRun(const RunDescription& run);
+  /// kWrongRun if another run than this one has snapshots here.
+  Status CheckNoOther(const RunDescription& run) const;
   /// What this server has of every run, by name; none of them is `active` here.
   std::vector<StoredRun> Runs() const;
-  /// The description that stands in the folder of run `id`; empty if there is none.
-  std::string DescriptionOf(const std::string& id) const;
   /// Deletes what this server has of the run; nothing there is kInvalid. The run is not open.
   Status Delete(const std::string& id);
 
  private:
   Storage() = default;
+  /// Of this server, in the run's folder.
+  std::string OwnFolder(const std::string& run_folder) const;
+
   std::string dir_;
   uint32_t shard_ = 0, shards_ = 1;
   int lock_ = -1;

@@ -19,14 +19,37 @@ bool ParseShardName(const std::string& name, uint32_t* shard, uint32_t* shards) 
          name == "shard-" + std::to_string(*shard) + "-of-" + std::to_string(*shards);
 }
 
-std::string RunFolderName(const std::string& run_id) { return "run-" + run_id.substr(0, 16); }
+namespace {
+
+constexpr std::string_view kRunPrefix = "run-";
+constexpr size_t kIdDigits = 16;  // of the run's id in its folder's name
+
+bool IsRunName(const std::string& name) {
+  return name.size() == kRunPrefix.size() + kIdDigits && name.starts_with(kRunPrefix) &&
+         name.find_first_not_of("0123456789abcdef", kRunPrefix.size()) == std::string::npos;
+}
+
+bool HasSnapshots(const RunFolder& run) {
+  for (const std::string& name : FileNames(run.path)) {
+    uint32_t shard = 0, shards = 0;
+    if (ParseShardName(name, &shard, &shards) && !StepsIn(run.path + "/" + name).empty()) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+std::string RunFolderName(const std::string& run_id) {
+  return std::string(kRunPrefix) + run_id.substr(0, kIdDigits);
+}
 
 std::vector<RunFolder> FindRuns(const std::string& dir) {
   std::vector<RunFolder> runs;
   for (const std::string& name : FileNames(dir)) {
-    if (name.starts_with("run-") && FileExists(dir + "/" + name + "/.")) {
-      runs.push_back({name, dir + "/" + name});
-    }
+    const std::string path = dir + "/" + name;
+    if (IsRunName(name) && FileExists(path + "/.")) runs.push_back({name, path});
   }
   return runs;
 }
@@ -39,8 +62,13 @@ std::string ReadDescription(const std::string& run_folder) {
 
 StoredRun DescribeStored(const RunFolder& folder) {
   const auto run = RunDescription::FromJson(ReadDescription(folder.path));
-  if (!run.ok())
-    return {.id = folder.name.substr(4), .about = "unreadable: " + run.status().message()};
+  const auto unknown = [&](const std::string& why) {
+    return StoredRun{.id = folder.name.substr(kRunPrefix.size()), .about = why};
+  };
+  if (!run.ok()) return unknown("unreadable: " + run.status().message());
+  if (RunFolderName(run.value().RunId()) != folder.name) {
+    return unknown("the description in this folder is another run's");
+  }
   return {.id = run.value().RunId(),
           .about = run.value().about,
           .steps = static_cast<uint64_t>(run.value().rules.steps)};
@@ -72,7 +100,12 @@ Status RemoveIfEmpty(const std::string& run_folder) {
   for (const std::string& name : FileNames(run_folder)) {
     if (name != kDescriptionFile) return Status::Ok();
   }
-  return RemoveTree(run_folder);
+  // Not with all that is in it: a server may be beginning the run again.
+  std::error_code error;
+  std::filesystem::remove(run_folder + "/" + kDescriptionFile, error);
+  if (error) return FileError(run_folder, "remove its description", error.message());
+  std::filesystem::remove(run_folder, error);
+  return Status::Ok();
 }
 
 Result<std::vector<ShardFolder>> FindShardFolders(const std::string& dir) {
@@ -92,7 +125,11 @@ Result<std::vector<ShardFolder>> FindShardFolders(const std::string& dir) {
     if (ParseShardName(name, &folder.shard, &folder.shards)) folders.push_back(folder);
   }
   if (folders.empty()) {
-    const std::vector<RunFolder> runs = FindRuns(dir);
+    std::vector<RunFolder> runs = FindRuns(dir);
+    // What was only begun does not hide the one that was trained.
+    if (std::any_of(runs.begin(), runs.end(), HasSnapshots)) {
+      std::erase_if(runs, [](const RunFolder& run) { return !HasSnapshots(run); });
+    }
     if (runs.size() == 1) return FindShardFolders(runs[0].path);
     if (runs.empty()) {
       return Status::Invalid(

@@ -24,16 +24,17 @@ struct RunFolder {
   std::string path;
 };
 std::string RunFolderName(const std::string& run_id);
-/// By name; none if `dir` is not a folder.
+/// Those with a name of RunFolderName(), sorted; none if `dir` is not a folder.
 std::vector<RunFolder> FindRuns(const std::string& dir);
-/// The one run of `dir`, which is a --data folder with one run, or a run's folder by whatever name.
-/// kInvalid if there is none, or more than one run, which are then named.
+/// The one run of `dir`, which is a --data folder with one run that has snapshots, or a run's
+/// folder by whatever name. kInvalid if there is none, or more than one run, which are then named.
 Result<RunFolder> TheRunIn(const std::string& dir);
-/// What its description says; `newest` and `active` stay 0.
+/// What its description says; `newest` and `active` stay 0. RunFolderName() of its id is the
+/// folder's name: where the description is another run's, or none, the id is the rest of the name.
 StoredRun DescribeStored(const RunFolder& folder);
 /// The text in a run's folder; empty if it cannot be read.
 std::string ReadDescription(const std::string& run_folder);
-/// The run's folder goes with its last shard.
+/// The run's folder goes with the last server's, its description with it.
 Status RemoveIfEmpty(const std::string& run_folder);
 
 struct ShardFolder {
@@ -45,8 +46,8 @@ struct ShardFolder {
 /// Shard and shards of "shard-<i>-of-<S>" with i < S; false for any other name.
 bool ParseShardName(const std::string& name, uint32_t* shard, uint32_t* shards);
 
-/// `dir` is one shard folder, a run's folder or a --data folder with one run in it: its shards by
-/// S, then i. kInvalid if there is none, or more than one run, which are then named.
+/// `dir` is one shard folder, a run's folder or a --data folder with one run that has snapshots:
+/// its shards by S, then i. kInvalid if there is none, or more than one run, which are then named.
 Result<std::vector<ShardFolder>> FindShardFolders(const std::string& dir);
 
 /// Steps that all of them have, rising.

@@ -273,7 +273,10 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   StepObserver observer(run, *compute, metrics);
   Trainer trainer(config, run, *data, *servers.client, *compute, pool,
                   {.on_step = [&](const StepRecord& record) { return observer.Observe(record); }});
-  MF_RETURN_IF_ERROR(trainer.Join());
+  {
+    StopWatch watch(trainer);  // servers may have to put another run away first
+    MF_RETURN_IF_ERROR(trainer.Join());
+  }
   MF_RETURN_IF_ERROR(AdoptOutputFolder(options, run.RunId()));
   MF_ASSIGN_OR_RETURN(
       const std::unique_ptr<RunReport> report,
