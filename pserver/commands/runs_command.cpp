@@ -37,8 +37,9 @@ void Print(const RunsById& runs) {
   }
 }
 
-/// The one run whose id begins like this. kInvalid if there is none, or more than one.
-Result<std::string> FindRun(const RunsById& runs, const std::string& begin) {
+/// The one run whose id begins like this. kInvalid if there is none, more than one, or it is
+/// served.
+Result<std::string> FindIdle(const RunsById& runs, const std::string& begin) {
   std::string found;
   for (const auto& [id, run] : runs) {
     if (!id.starts_with(begin)) continue;
@@ -47,6 +48,10 @@ Result<std::string> FindRun(const RunsById& runs, const std::string& begin) {
     found = id;
   }
   if (found.empty()) return Status::Invalid("--delete " + begin + ": no run begins so");
+  if (runs.at(found).active) {
+    return Status::Invalid("run " + found +
+                           " is served now; stop the servers or begin another run first");
+  }
   return found;
 }
 
@@ -134,12 +139,7 @@ Status OnServers(const RunsFlags& flags) {
     Print(runs);
     return Status::Ok();
   }
-  MF_ASSIGN_OR_RETURN(const std::string id, FindRun(runs, flags.remove));
-  if (runs.at(id).active) {
-    return Status::Invalid("run " + id +
-                           " is served now; stop the servers or begin another run "
-                           "first");
-  }
+  MF_ASSIGN_OR_RETURN(const std::string id, FindIdle(runs, flags.remove));
   return DeleteOn(client, id);
 }
 
@@ -149,7 +149,7 @@ Status InFolder(const RunsFlags& flags) {
     Print(runs);
     return Status::Ok();
   }
-  MF_ASSIGN_OR_RETURN(const std::string id, FindRun(runs, flags.remove));
+  MF_ASSIGN_OR_RETURN(const std::string id, FindIdle(runs, flags.remove));
   return DeleteIn(flags.dir, id);
 }
 
@@ -167,7 +167,9 @@ void AddRunsCommand(CLI::App& app, Status* status) {
           ->excludes(dir);
   command->add_option("--keys", flags->keys, "Folder with client.key and server.pub")
       ->needs(pservers);
-  command->add_option("--delete", flags->remove, "The run whose id begins so");
+  command->add_option("--delete", flags->remove, "The run whose id begins so")
+      ->check(CLI::Validator(
+          [](const std::string& begin) { return begin.empty() ? "name a run" : ""; }, "ID"));
   command->callback([flags, status] {
     if (flags->dir.empty() && flags->pservers.empty()) {
       *status = Status::Invalid("pserver runs: name a --data folder or --pservers");

@@ -74,6 +74,7 @@ class ClusterCase(unittest.TestCase):
     PSERVER = "pserver"
     CONFIG = CONFIG
     STEPS = 60
+    SERVER_FLAGS: list[str] = []
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -112,7 +113,8 @@ class ClusterCase(unittest.TestCase):
             state = f"state-{self.clusters}"
         process = self.start([self.PSERVER, "serve", "--listen", listen, "--shard", f"{shard}/{shards}",
                               "--data", os.path.join(self.folder, state), "--threads", "1",
-                              "--metrics", "127.0.0.1:0", *(["--keys", keys] if keys else [])],
+                              "--metrics", "127.0.0.1:0", *self.SERVER_FLAGS,
+                              *(["--keys", keys] if keys else [])],
                              f"pserver-{shard}.log")
         line = process.stdout.readline()
         self.assertRegex(line, r"^listening tcp://127\.0\.0\.1:\d+$")

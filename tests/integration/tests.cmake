@@ -8,7 +8,7 @@ endforeach()
 # Measures its own peak of memory: not beside others that could take what it needs.
 set_tests_properties(memory PROPERTIES RUN_SERIAL ON)
 # These kill, hold and flood at moments that they wait for: not beside others that take the cores.
-foreach(name cluster chaos overload buckets recovery resume disk security)
+foreach(name cluster runs chaos overload buckets recovery resume disk security)
   add_test(NAME ${name}
     COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/${name}_test.py $<TARGET_FILE:worker>
             $<TARGET_FILE:pserver>)

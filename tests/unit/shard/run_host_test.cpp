@@ -34,8 +34,12 @@ constexpr uint64_t kSteps = 2;
 /// One dense tensor of four rows, one micro-batch a step.
 RunDescription MakeRun(const std::string& about, int64_t columns = 256) {
   RunDescription run;
-  run.tensors = {{.name = "w", .rows = 4, .columns = columns, .init = Init::kNormal,
-                  .init_value = 0.5, .shape = {4, columns}}};
+  run.tensors = {{.name = "w",
+                  .rows = 4,
+                  .columns = columns,
+                  .init = Init::kNormal,
+                  .init_value = 0.5,
+                  .shape = {4, columns}}};
   run.rules.steps = kSteps;
   run.rules.micro_batches = 1;
   run.rules.lease_seconds = kLease;
@@ -269,9 +273,10 @@ TEST_F(RunHostTest, WhoeverIsLeftBehindJoinsAgain) {
   EXPECT_GT(next.incarnation, old.incarnation);
   next.WorkUntil(1);
   const OpenStep at{1, 1};
-  for (const RequestBody& body : std::vector<RequestBody>{
-           StatusRequest{}, RollbackRequest{.to = {2, 0}}, PullRequest{.at = at}, PrepareRequest{at},
-           ApplyRequest{.at = at}, LeaseRequest{}, RenewRequest{1}, GiveBackRequest{1}}) {
+  for (const RequestBody& body :
+       std::vector<RequestBody>{StatusRequest{}, RollbackRequest{.to = {2, 0}},
+                                PullRequest{.at = at}, PrepareRequest{at}, ApplyRequest{.at = at},
+                                LeaseRequest{}, RenewRequest{1}, GiveBackRequest{1}}) {
     EXPECT_EQ(old.Ask(body).code, Code::kNotJoined);
     EXPECT_EQ(Send(watcher, body).code, Code::kNotJoined);
   }
