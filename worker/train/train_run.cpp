@@ -274,7 +274,7 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   Trainer trainer(config, run, *data, *servers.client, *compute, pool,
                   {.on_step = [&](const StepRecord& record) { return observer.Observe(record); }});
   {
-    StopWatch watch(trainer);  // servers may have to put another run away first
+    SignalWatcher watch(trainer);  // servers may have to put another run away first
     MF_RETURN_IF_ERROR(trainer.Join());
   }
   MF_RETURN_IF_ERROR(AdoptOutputFolder(options, run.RunId()));

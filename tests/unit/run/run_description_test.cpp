@@ -126,7 +126,8 @@ TEST(RunDescription, EveryFieldIsReadAndNeeded) {
   const RunDescription run = SmallRun();
   const json whole = json::parse(run.Json());
   size_t fields = 0;
-  for (const auto& [path, value] : whole.flatten().items()) {
+  const json leaves = whole.flatten();
+  for (const auto& [path, value] : leaves.items()) {
     const json::json_pointer at(path);
     if (path.find("/shape/") == std::string::npos) {
       json without = whole;
@@ -342,7 +343,8 @@ TEST(RunDescription, TheIdIsOfWhatDecidesTheResult) {
       "/rules/window", "/rules/lease_seconds", "/rules/snapshots/every_steps",
       "/rules/snapshots/every_minutes", "/rules/snapshots/keep"};
   const json identity = json::parse(run.Identity()).flatten();
-  for (const auto& [path, value] : json::parse(run.Json()).flatten().items()) {
+  const json leaves = json::parse(run.Json()).flatten();
+  for (const auto& [path, value] : leaves.items()) {
     EXPECT_EQ(identity.contains(path), !only_how.contains(path)) << path;
   }
 }

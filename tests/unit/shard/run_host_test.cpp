@@ -448,7 +448,9 @@ TEST_F(RunHostTest, AnUnreadableDescriptionHidesNothing) {
     for (const StoredRun& run : List()) {
       EXPECT_TRUE(run.id == first_.RunId() || run.id.size() == 16) << run.id;
       active += run.active;
-      if (run.active) EXPECT_EQ(Delete(run.id), Code::kInvalid);
+      if (run.active) {
+        EXPECT_EQ(Delete(run.id), Code::kInvalid);
+      }
     }
     EXPECT_EQ(active, 1);
   }
