@@ -50,7 +50,8 @@ for i in "${!names[@]}"; do
     image=$(docker inspect -f '{{.Config.Image}}' "$container")
     docker run --rm --user "$user" --volumes-from "$container" -v "$folder:/from:ro" "$image" \
       sh -c "rm -rf /state/* && cd /from && for run in run-*; do
-        [ ! -d \$run/${parts[$i]} ] || { mkdir /state/\$run && cp -r \$run/description.json \$run/${parts[$i]} /state/\$run/; }
+        [ ! -d \$run/${parts[$i]} ] ||
+          { mkdir /state/\$run && cp -r \$run/description.json \$run/${parts[$i]} /state/\$run/; } || exit 1
       done"
   fi
 done

@@ -310,7 +310,7 @@ struct ListRunsRequest {
 };
 struct StoredRun {
   std::string id = {};
-  std::string about = {};  // of its description
+  std::string about = {};  // the beginning of its description's
   uint64_t steps = 0;      // of the run
   uint64_t newest = 0;     // newest step that is on disk here; 0: none
   bool active = false;     // it is the one that this server serves now

@@ -64,7 +64,7 @@ Status RunHost::Admit(const HelloRequest& hello, double now) {
   if (shard_->run_id() == run.RunId()) return Status::Ok();
   const double silent = now - heard_;
   if (trained_ && !shard_->finished() && silent < idle_seconds_) return Status::Ok();
-  if (shard_->writing_snapshot() || silent < std::min(kQuietSeconds, options_.idle_seconds)) {
+  if (shard_->writing_snapshot() || silent < quiet_seconds_) {
     return {Code::kUnavailable,
             trained_ ? "the run before has ended and is still being read or saved; try again"
                      : "another run was about to begin here; try again"};
@@ -92,7 +92,9 @@ Status RunHost::Begin(const RunDescription& run, double now) {
   run_storage_ = std::move(storage);
   shard_ = std::make_unique<Shard>(options, pool_, send_);
   heard_ = now;
-  idle_seconds_ = std::max(options_.idle_seconds, run.rules.lease_seconds);
+  const double lease_seconds = run.rules.lease_seconds;
+  idle_seconds_ = std::max(options_.idle_seconds, lease_seconds);
+  quiet_seconds_ = std::min(options_.idle_seconds, std::max(kQuietSeconds, lease_seconds / 2));
   return Status::Ok();
 }
 

@@ -29,8 +29,9 @@ class RunHost {
     bool one_run = false;
   };
   /// A run that has ended is still read by its workers, and one that was only said hello to is
-  /// about to be joined at all servers: another one waits so long after the last request, or
-  /// `idle_seconds` if that is less.
+  /// about to be joined at all servers: another one waits so long after the last request, or half
+  /// of a lease (which is renewed more often) if that is longer; but never more than
+  /// `idle_seconds`.
   static constexpr double kQuietSeconds = 5;
 
   RunHost(const Options& options, ThreadPool& pool, Shard::Send send);
@@ -59,9 +60,10 @@ class RunHost {
   uint64_t incarnation_;
   uint64_t runs_begun_ = 0;
   // Of the run that is served.
-  double heard_ = 0;         // when it began, or a worker of it was heard last
-  double idle_seconds_ = 0;  // of silence, after which it counts as left
-  bool trained_ = false;     // its workers have joined all servers: it was recovered
+  double heard_ = 0;          // when it began, or a worker of it was heard last
+  double idle_seconds_ = 0;   // of silence, after which it counts as left,
+  double quiet_seconds_ = 0;  // or, if it has ended or nobody began it, as over
+  bool trained_ = false;      // its workers have joined all servers: it was recovered
   std::unique_ptr<RunStorage> run_storage_;  // outlives shard_
   std::unique_ptr<Shard> shard_;             // none: nothing is trained
 };

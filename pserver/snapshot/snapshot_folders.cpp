@@ -1,5 +1,7 @@
 #include "pserver/snapshot/snapshot_folders.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
@@ -22,7 +24,8 @@ bool ParseShardName(const std::string& name, uint32_t* shard, uint32_t* shards) 
 namespace {
 
 constexpr std::string_view kRunPrefix = "run-";
-constexpr size_t kIdDigits = 16;  // of the run's id in its folder's name
+constexpr size_t kIdDigits = 16;     // of the run's id in its folder's name
+constexpr size_t kAboutBytes = 512;  // of a run in a list of many
 
 bool IsRunName(const std::string& name) {
   return name.size() == kRunPrefix.size() + kIdDigits && name.starts_with(kRunPrefix) &&
@@ -70,7 +73,7 @@ StoredRun DescribeStored(const RunFolder& folder) {
     return unknown("the description in this folder is another run's");
   }
   return {.id = run.value().RunId(),
-          .about = run.value().about,
+          .about = run.value().about.substr(0, kAboutBytes),
           .steps = static_cast<uint64_t>(run.value().rules.steps)};
 }
 
@@ -104,7 +107,7 @@ Status RemoveIfEmpty(const std::string& run_folder) {
   std::error_code error;
   std::filesystem::remove(run_folder + "/" + kDescriptionFile, error);
   if (error) return FileError(run_folder, "remove its description", error.message());
-  std::filesystem::remove(run_folder, error);
+  (void)rmdir(run_folder.c_str());
   return Status::Ok();
 }
 
