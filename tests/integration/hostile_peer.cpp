@@ -155,7 +155,7 @@ Message HostilePeer::Garbage(size_t server) {
 Request HostilePeer::WithoutSession(size_t server) {
   Request request = Hello(server);
   HelloRequest& hello = std::get<HelloRequest>(request.body);
-  switch (Below(6)) {
+  switch (Below(9)) {
     case 0:
       hello.protocol =
           Below(2) == 0 ? 0 : kProtocolVersion + 1 + static_cast<uint32_t>(Below(1000));
@@ -169,8 +169,21 @@ Request HostilePeer::WithoutSession(size_t server) {
     case 3:
       hello.description = Below(2) == 0 ? "{" : std::string(1 + Below(5000), '[');
       return request;
+    case 4: {
+      RunDescription other = run_;
+      other.rules.seed += 1 + Below(1000);
+      hello.description = other.Json();
+      return request;
+    }
+    case 5: {
+      const std::vector<std::string> ids = {run_.RunId(),           "", ".", "..", "/", "../state",
+                                            run_.RunId() + "/../.."};
+      return {.body = DeleteRunRequest{ids[Below(ids.size())]}};
+    }
     default:
-      request.body = EmptyRequest(static_cast<Op>(1 + Below(kOpCount - 1)));
+      do {
+        request.body = EmptyRequest(static_cast<Op>(1 + Below(kOpCount - 1)));
+      } while (request.op() == Op::kListRuns);  // which is nobody's secret
       request.session = Below(2) == 0 ? 0 : random_();
       request.payload = {Bytes(Below(100)), Bytes(Below(100))};
       return request;
