@@ -40,6 +40,6 @@ MF_COMPOSE_PACKAGES=(prometheus debootstrap python3 ca-certificates)
 # Draws the dashboards: tests/compose/picture.py.
 MF_PICTURE_PACKAGES=(python3-matplotlib)
 
-# Left out where a distribution does not have them: without torch the tests against PyTorch are skipped; the command
-# `docker` is in a package of its own in Debian 13, and in docker.io before.
-MF_OPTIONAL_PACKAGES=(python3-torch docker-cli)
+# Left out where a distribution does not have them: without torch the tests against PyTorch are skipped; Clang is for
+# .ci/run; the command `docker` is in a package of its own in Debian 13, and in docker.io before.
+MF_OPTIONAL_PACKAGES=(python3-torch clang-19 clang-tidy-19 docker-cli)
