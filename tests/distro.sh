@@ -15,7 +15,7 @@ source tests/support/debootstrap.sh
 
 bad_usage() {
   echo "tests/distro.sh: $*" >&2
-  sed -n '5,9s/^# *//p' tests/distro.sh >&2
+  sed -n '5,9s/^# \{0,1\}//p' tests/distro.sh >&2
   exit 2
 }
 skip() {
@@ -26,7 +26,7 @@ skip() {
 suite=${1:-}
 case "$suite" in
   bookworm | trixie) shift ;;
-  -h | --help) sed -n '2,10s/^# *//p' tests/distro.sh; exit 0 ;;
+  -h | --help) sed -n '2,10s/^# \{0,1\}//p' tests/distro.sh; exit 0 ;;
   *) bad_usage "'$suite' is neither bookworm nor trixie" ;;
 esac
 fresh=no compiler='' folder=/var/tmp/memoryformer-distro
@@ -64,14 +64,15 @@ copy_base() {
 }
 if [ "$fresh" = yes ] || [ ! -d "$folder/root" ]; then copy_base root; fi
 
-# inside ROOT COMMAND...: runs a command in a root, as the first process of its own namespaces.
+# inside ROOT COMMAND...: runs a command in a root, as the first process of its own namespaces. It ends with this script,
+# however that ends, and with it everything in there and all that is mounted: unshare alone does not heed SIGTERM.
 inside() {
   local root=$1
   shift
   cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
   mkdir -p "$root/root/.cache/ccache"
   # shellcheck disable=SC2016  # expanded in there
-  unshare --mount --pid --fork --kill-child bash -euc '
+  setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child bash -euc '
     root=$1 folder=$2
     shift 2
     mount -t proc proc "$root/proc"
@@ -98,7 +99,9 @@ if [ -n "$compiler" ]; then
   inside "$folder/root" apt-get -q -y install --no-install-recommends "$compiler"
   environment+=("CXX=$compiler")
 fi
-inside "$folder/root" /src/tests/run.sh --werror "$@" | tee "$folder/tests.log"
+# Not in a pipe, whose parts would outlive this script.
+inside "$folder/root" /src/tests/run.sh --werror "$@" > >(tee "$folder/tests.log")
+wait $!
 
 # Nothing but what the programs load.
 copy_base run
