@@ -2,8 +2,8 @@
 # The kernel tests on another instruction set: cross-compiled for aarch64, run under qemu. They
 # compare with oracles in plain C++, so passing means NEON gives the bits that x86 gives.
 #
-#   apt-get install g++-12-aarch64-linux-gnu qemu-user libgtest-dev libhwy-dev
-#   dpkg --add-architecture arm64 && apt-get update && apt-get install libhwy1:arm64
+#   apt-get install g++-aarch64-linux-gnu qemu-user libgtest-dev libhwy-dev
+#   dpkg --add-architecture arm64 && apt-get update && apt-get install libhwy1:arm64    (Debian 13: libhwy1t64:arm64)
 #   tests/neon.sh [FOLDER OF libhwy.so.1 FOR aarch64]
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -15,7 +15,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/include"
 ln -s /usr/include/hwy /usr/include/gtest "$work/include/"
 gtest=/usr/src/googletest/googletest
-compile=(aarch64-linux-gnu-g++-12 -std=c++20 -O2 -ffp-contract=off -DHWY_SHARED_DEFINE
+compile=(aarch64-linux-gnu-g++ -std=c++20 -O2 -ffp-contract=off -DHWY_SHARED_DEFINE
   -I"$root" -I"$work/include" -I"$gtest")
 
 sources=("$root"/common/kernels/*.cpp "$root"/pserver/table/kernels/*.cpp "$root"/common/base/random.cpp
