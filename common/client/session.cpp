@@ -134,9 +134,9 @@ struct Session::Impl {
   TableClient tables;
   std::atomic<bool> stopping{false};
 
-  // In the order in which they are taken.
-  Mutex joining;  // one hello at a time
-  Mutex telling;  // while on_step is called: lanes tell one after the other
+  Mutex joining MF_ACQUIRED_BEFORE(membership_mutex);  // one hello at a time
+  // While on_step is called: lanes tell one after the other.
+  Mutex telling MF_ACQUIRED_BEFORE(membership_mutex);
   Mutex membership_mutex;
   Membership membership MF_GUARDED_BY(membership_mutex);
   LeaseRenewer renewer;
