@@ -40,6 +40,7 @@ RunDescription MakeRun(const std::string& about, int64_t columns = 256) {
                   .init = Init::kNormal,
                   .init_value = 0.5,
                   .shape = {4, columns}}};
+  run.rules.seed = static_cast<uint64_t>(about.front());  // other rows in another run
   run.rules.steps = kSteps;
   run.rules.micro_batches = 1;
   run.rules.lease_seconds = kLease;
