@@ -76,7 +76,7 @@ constexpr std::array<Description, kMetricCount> kMetrics = {{
      "mf_step_seconds",
      {"phase"},
      "server 0",
-     "Time a step spent in a phase of the work coordinator: micro_batches, commit, evaluate, "
+     "Time a step spent in a phase of the work queue: micro_batches, commit, evaluate, "
      "recover"},
     {Metric::kRequestSeconds,
      Kind::kHistogram,
