@@ -82,11 +82,15 @@ class Refusals(Cluster):
 
     def test_another_configuration(self) -> None:
         address = self.serve(0, 1)[1]
-        self.finish("first", self.train("first", [address]))
+        self.STEPS = 1_000_000  # another run is refused for as long as this one goes on
+        first = self.train("first", [address])
+        self.wait_for_steps("first", 1)
         other = self.train("other", [address], "--set", "train.lr=0.5")
         self.refused("other", other, 2, "train.lr", "0.5")
         self.data = self.write("other.txt", words(5000, 7))
         self.refused("data", self.train("data", [address]), 2, "other data")
+        self.assertIsNone(first.poll())
+        first.kill()
 
     def test_servers_in_the_wrong_order_or_number(self) -> None:
         servers = [self.serve(shard, 2)[1] for shard in range(2)]
