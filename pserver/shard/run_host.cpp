@@ -34,7 +34,7 @@ void RunHost::Handle(const std::string& peer, const Request& request, double now
     return Send(peer, request, Answer(*remove));
   }
   const auto* hello = std::get_if<HelloRequest>(&request.body);
-  if (hello != nullptr && !hello->description.empty()) {
+  if (hello != nullptr) {
     if (const Status admitted = Admit(*hello, now); !admitted.ok()) {
       return Send(peer, request, admitted);
     }
@@ -59,6 +59,7 @@ void RunHost::Tick(double now) {
 
 Status RunHost::Admit(const HelloRequest& hello, double now) {
   MF_RETURN_IF_ERROR(Shard::CheckAddressee(hello, options_.shard));
+  if (hello.description.empty()) return Status::Ok();  // only looks at what is here
   MF_ASSIGN_OR_RETURN(const RunDescription run, RunDescription::FromJson(hello.description));
   if (shard_ == nullptr) return Begin(run, now);
   if (shard_->run_id() == run.RunId()) return Status::Ok();
