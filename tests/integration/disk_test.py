@@ -4,6 +4,7 @@ disks; the server is killed, the disk is freed, and the run resumes from the com
 undisturbed run, snapshots included. The disk is a tmpfs of a few megabytes, mounted in a namespace of the test's own.
 Usage: disk_test.py PATH_OF_WORKER PATH_OF_PSERVER"""
 
+import glob
 import os
 import subprocess
 import sys
@@ -75,8 +76,9 @@ class FullDisk(ClusterCase):
         return self.serve(shard, 3, listen, state="disk" if shard == SICK else "state")
 
     def published(self, shard: int) -> set[int]:
-        folder = os.path.join(self.run_folder("disk" if shard == SICK else "state"), f"shard-{shard}-of-3")
-        return {int(name.removeprefix("step-")) for name in os.listdir(folder) if name.startswith("step-")}
+        state = os.path.join(self.folder, "disk" if shard == SICK else "state")
+        names = glob.glob(os.path.join(state, "run-*", f"shard-{shard}-of-3", "step-*"))
+        return {int(os.path.basename(name).removeprefix("step-")) for name in names}
 
     def common(self) -> set[int]:
         return set.intersection(*(self.published(shard) for shard in range(3)))
