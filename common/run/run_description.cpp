@@ -81,7 +81,8 @@ bool ShapeFits(const std::vector<int64_t>& shape, int64_t numbers) {
 }
 
 double PaddedNumbers(const TensorSpec& t) {
-  return static_cast<double>(t.total_rows()) * static_cast<double>((t.columns + 15) / 16 * 16);
+  return static_cast<double>(t.total_rows()) *
+         static_cast<double>(PaddedColumns(static_cast<size_t>(t.columns)));
 }
 
 bool IsName(std::string_view name) {
