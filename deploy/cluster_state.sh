@@ -4,7 +4,6 @@
 #   deploy/cluster_state.sh save FOLDER      the runs of every server; FOLDER must not hold any yet
 #   deploy/cluster_state.sh restore FOLDER   and nothing else: what the volumes hold is deleted
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() {
   echo "cluster_state.sh: $*" >&2
@@ -15,12 +14,14 @@ case "${1:-}:$#" in
   save:2 | restore:2) ;;
   *) sed -n '2,6s/^# *//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
+[ "$1" = restore ] || mkdir -p "$2"
+[ -d "$2" ] || fail "$2: no such folder"
+folder=$(cd "$2" && pwd)
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 compose=(docker compose)
 docker compose version > /dev/null 2>&1 || compose=(docker-compose)
 servers=$(sed -n 's/^PSERVERS=\([0-9]*\)$/\1/p' .env)
 [ -n "$servers" ] || fail "no PSERVERS=N in .env"
-mkdir -p "$2"
-folder=$(cd "$2" && pwd)
 names=() parts=()
 for i in $(seq 0 $((servers - 1))); do
   names+=("pserver-$i")

@@ -12,6 +12,8 @@ MF_BUILD_PACKAGES=(
   libhwy-dev libopenblas-pthread-dev
   libtomlplusplus-dev libcli11-dev libspdlog-dev nlohmann-json3-dev
   libsodium-dev
+  libsentencepiece-dev libutf8proc-dev
+  zlib1g-dev libzstd-dev
   librocksdb-dev
 )
 
@@ -25,10 +27,12 @@ MF_QUICKSTART_PACKAGES=(bible-kjv python3)
 # Tests, benchmarks, formatting, the PyTorch reference.
 MF_TEST_PACKAGES=(
   libgtest-dev libboost-context-dev
+  sentencepiece  # its programs, beside which ids are compared
   python3 python3-numpy python3-torch
   mount util-linux  # a small disk for the test of a full one
   clang-format shellcheck
   clang-19 clang-tidy-19
+  libclang-rt-19-dev llvm-19  # tests/fuzz: libFuzzer, and names of functions in its reports
   iproute2
 )
 
@@ -41,5 +45,6 @@ MF_COMPOSE_PACKAGES=(prometheus debootstrap python3 ca-certificates)
 MF_PICTURE_PACKAGES=(python3-matplotlib)
 
 # Left out where a distribution does not have them: without torch the tests against PyTorch are skipped; Clang is for
-# .ci/run; the command `docker` is in a package of its own in Debian 13, and in docker.io before.
-MF_OPTIONAL_PACKAGES=(python3-torch clang-19 clang-tidy-19 docker-cli)
+# .ci/run, and libFuzzer for tests/fuzz/run.sh; the command `docker` is in a package of its own in Debian 13, and in
+# docker.io before.
+MF_OPTIONAL_PACKAGES=(python3-torch clang-19 clang-tidy-19 libclang-rt-19-dev llvm-19 docker-cli)

@@ -49,7 +49,7 @@ while [ $# -gt 0 ]; do
     -h | --help) usage; exit 0 ;;
     --embedded) embedded=yes; shift ;;
     --data | --steps | --shards | --workers | --out)
-      [ $# -ge 2 ] || bad_usage "$1 needs a value"
+      [ -n "${2:-}" ] || bad_usage "$1 needs a value"
       case "$1" in
         --data) data=$2 ;;
         --steps) steps=$2 ;;
@@ -92,7 +92,7 @@ logged "$out/logs/packages.log" "$root/deploy/install_packages.sh" build quickst
 headline "Build"
 cd "$root"
 if [ ! -f build/release/build.ninja ]; then
-  logged "$out/logs/configure.log" cmake --preset release -DMF_TESTS=OFF
+  logged "$out/logs/configure.log" cmake --preset release
 fi
 echo "compiling (the first time takes minutes; log: $shown/logs/build.log)"
 logged "$out/logs/build.log" cmake --build --preset release --target worker pserver

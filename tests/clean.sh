@@ -35,7 +35,8 @@ none='-'
 # The boxes: pserver -> common <- worker, tests above all.
 fence "common/ includes neither pserver/ nor worker/" '(pserver|worker)/' "$none" common
 fence "pserver/ does not include worker/" 'worker/' "$none" pserver
-fence "worker/ includes pserver/ in worker/embedded/embedded.cpp only" 'pserver/' 'worker/embedded/embedded\.cpp' worker
+fence "worker/ includes pserver/ for embedded servers and for reading snapshots only" 'pserver/' \
+  'worker/(embedded/embedded|export/snapshot_model)\.cpp' worker
 fence "no program includes tests/" 'tests/' "$none" common pserver worker
 
 # A run is described by its tables: common/ and pserver/ know no model, neither its configuration nor its tensors.
@@ -55,9 +56,9 @@ order() {
     above="${folders[i]}${above:+|$above}"
   done
 }
-order common base run kernels metrics net client
+order common base run kernels metrics net client commands
 order pserver table coordinator snapshot shard offline commands
-order worker config data exchange compute/cpu model compute/cuda embedded export train commands
+order worker tokenizer config data prepare exchange compute/cpu model compute/cuda embedded export tasks train commands
 fence "pserver/coordinator/ is a state machine: no thread, clock, file or socket" \
   '(thread|atomic|chrono|fstream|filesystem|cstdio|unistd\.h|fcntl\.h|sys/)|[^">]*(transport|mutex|files)\.h' "$none" pserver/coordinator
 fence "pserver/table/ knows no message" 'common/net/(messages|message_fields|transport)' "$none" pserver/table
@@ -74,6 +75,7 @@ fence "RocksDB is used in pserver/snapshot/ only" 'rocksdb/' \
 fence "prometheus-cpp is used in common/metrics/metrics.cpp only" 'prometheus/' 'common/metrics/metrics\.cpp' "${boxes[@]}"
 fence "cpp-httplib is used in common/metrics/http_endpoint.cpp only" 'httplib\.h' 'common/metrics/http_endpoint\.cpp' \
   "${boxes[@]}"
+fence "CLI11 is used in the commands only" 'CLI/' '(common|pserver|worker)/commands/.*' "${boxes[@]}"
 fence "the CUDA toolkit is used in worker/compute/cuda/ only" '(cuda|cublas|nv)[a-z_0-9]*\.h|mma\.h|(cub|cuda|thrust)/' \
   'worker/compute/cuda/.*' "${boxes[@]}"
 fence "the CUDA backend is known to worker/compute/make_compute.cpp only" 'worker/compute/cuda/' \
@@ -85,15 +87,27 @@ fence "in common/ JSON is read and written in common/run/run_json.cpp only" 'nlo
 fence "locks are those of common/base/mutex.h" '(mutex|shared_mutex|condition_variable)>' 'common/base/mutex\.h' \
   "${boxes[@]}" tests
 
+# Numbers in JSON, TOML and pictures have points whatever the user's language: printf and iostreams would use commas.
+while IFS= read -r hit; do
+  fault "$hit: no program sets a language"
+done < <(cpp_files "${boxes[@]}" | xargs -r grep -nHE 'setlocale|uselocale|std::locale|imbue' | cut -d: -f1,2)
+
 # Sizes: 600 lines is too long for one reading. Headers are guarded.
 while IFS= read -r file; do
   lines=$(wc -l < "$file")
   [ "$lines" -le 600 ] || fault "$file: $lines lines, at most 600"
 done < <(cpp_files common pserver worker tests
   find deploy tests -type f \( -name '*.sh' -o -name '*.py' \) | LC_ALL=C sort)
+# Inputs of fuzzing are data: nobody reads them.
 while read -r count folder; do
-  [ "$count" -le 30 ] || fault "$folder: $count files, at most 30"
+  [[ $folder = tests/fuzz/corpus/* || $folder = tests/fuzz/found/* ]] || [ "$count" -le 30 ] || fault "$folder: $count files, at most 30"
 done < <(git ls-files --cached --others --exclude-standard 2> /dev/null | xargs -r -n 1 dirname | sort | uniq -c)
+# What is in the top folder was put there on purpose.
+while IFS= read -r name; do
+  fault "$name: not in the top folder"
+done < <(git ls-files --cached --others --exclude-standard 2> /dev/null | cut -d/ -f1 | sort -u |
+  grep -vE '^(\.[a-z-]+|[A-Z]+\.md|LICENSE|CMakeLists\.txt|CMakePresets\.json|docker-compose\.yml)$' |
+  grep -vxE 'cmake|common|deploy|docs|pserver|tests|worker')
 while IFS= read -r file; do
   # A *-inl.h is included once per instruction set and guards itself in Highway's way.
   [[ $file = *-inl.h ]] || grep -q '^#pragma once$' "$file" || fault "$file: no #pragma once"

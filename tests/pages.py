@@ -8,6 +8,7 @@ the README is a page of 150 lines and prose has lines that one can read. One lin
 import glob
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -54,9 +55,11 @@ def pages() -> list[str]:
 
 def sources() -> list[str]:
     """Without what git ignores, where git knows this folder; else all."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", *FOLDERS, "CMakeLists.txt"], cwd=ROOT,
-                            capture_output=True, text=True, check=False)
-    if listed.returncode == 0 and listed.stdout:
+    listed = None
+    if shutil.which("git") is not None:
+        listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", *FOLDERS, "CMakeLists.txt"], cwd=ROOT,
+                                capture_output=True, text=True, check=False)
+    if listed is not None and listed.returncode == 0 and listed.stdout:
         found = listed.stdout.splitlines()
     else:
         found = [os.path.relpath(os.path.join(folder, name), ROOT) for top in FOLDERS

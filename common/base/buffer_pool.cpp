@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <bit>
 #include <new>
 
@@ -16,7 +17,13 @@ constexpr size_t kClassBytesMin = 64;
 constexpr int kSteps = 4;  // classes from one power of two to the next
 constexpr int kClasses = 64 * kSteps;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+// GCC says it by macros, Clang by features.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define MF_SANITIZED
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(MF_SANITIZED)
 constexpr size_t kKeptMax = 0;
 #else
 constexpr size_t kKeptMax = kPooledBytesMax;
@@ -61,6 +68,7 @@ struct Kept {
   Kept* older = nullptr;
   Kept* newer = nullptr;
   int index = 0;
+  uint64_t round = 0;  // when it was given
 };
 static_assert(sizeof(Kept) <= kClassBytesMin);
 
@@ -76,20 +84,29 @@ class Pool {
 
   /// Keeps a block; what becomes too much for it is returned in `gone`, a list by `below`.
   Kept* Give(void* memory, int index) {
-    Kept* gone = nullptr;
     MutexLock lock(mutex_);
-    Kept* kept = new (memory) Kept{.below = tops_[index], .older = newest_, .index = index};
+    Kept* kept =
+        new (memory) Kept{.below = tops_[index], .older = newest_, .index = index, .round = round_};
     if (kept->below != nullptr) kept->below->above = kept;
     tops_[index] = kept;
     (newest_ != nullptr ? newest_->newer : oldest_) = kept;
     newest_ = kept;
     bytes_ += BytesOfClass(index);
-    while (bytes_ > kKeptMax) {
-      Kept* old = oldest_;
-      Remove(old);
-      old->below = gone;
-      gone = old;
-    }
+    return KeepAtMost(kKeptMax);
+  }
+
+  /// All that is kept, as Give() returns it.
+  Kept* TakeAll() {
+    MutexLock lock(mutex_);
+    return KeepAtMost(0);
+  }
+
+  /// All that was given before the last call and lies here since.
+  Kept* TakeUnused() {
+    MutexLock lock(mutex_);
+    Kept* gone = nullptr;
+    while (oldest_ != nullptr && oldest_->round < round_) gone = TakeOldest(gone);
+    ++round_;
     return gone;
   }
 
@@ -99,6 +116,20 @@ class Pool {
   }
 
  private:
+  /// Takes out the oldest ones above that, as a list by `below`.
+  Kept* KeepAtMost(size_t most) MF_REQUIRES(mutex_) {
+    Kept* gone = nullptr;
+    while (bytes_ > most) gone = TakeOldest(gone);
+    return gone;
+  }
+  /// Puts the oldest one before `gone`.
+  Kept* TakeOldest(Kept* gone) MF_REQUIRES(mutex_) {
+    Kept* old = oldest_;
+    Remove(old);
+    old->below = gone;
+    return old;
+  }
+
   void Remove(Kept* kept) MF_REQUIRES(mutex_) {
     (kept->above != nullptr ? kept->above->below : tops_[kept->index]) = kept->below;
     if (kept->below != nullptr) kept->below->above = kept->above;
@@ -113,12 +144,21 @@ class Pool {
   Kept* newest_ MF_GUARDED_BY(mutex_) = nullptr;
   Kept* oldest_ MF_GUARDED_BY(mutex_) = nullptr;
   size_t bytes_ MF_GUARDED_BY(mutex_) = 0;
+  uint64_t round_ MF_GUARDED_BY(mutex_) = 0;  // calls of TakeUnused()
 };
 
 /// Never destroyed: buffers in static storage may end after it.
 Pool& ThePool() {
   static Pool& pool = *new Pool;
   return pool;
+}
+
+void ListToSystem(Kept* gone) {
+  while (gone != nullptr) {
+    Kept* next = gone->below;
+    ToSystem(gone, BytesOfClass(gone->index));
+    gone = next;
+  }
 }
 
 }  // namespace
@@ -129,17 +169,24 @@ PoolBlock TakeBlock(size_t bytes) {
   if (bytes > SIZE_MAX / 4) throw std::bad_alloc();
   const int index = ClassOf(bytes);
   const size_t class_bytes = BytesOfClass(index);
-  void* memory = ThePool().Take(index);
-  return {memory != nullptr ? memory : FromSystem(class_bytes), class_bytes};
+  // What is not kept for others has the size that was asked for: sanitizers see where it ends.
+  if (kKeptMax == 0) return {FromSystem(std::max(bytes, kClassBytesMin)), class_bytes};
+  if (void* memory = ThePool().Take(index); memory != nullptr) return {memory, class_bytes};
+  try {
+    return {FromSystem(class_bytes), class_bytes};
+  } catch (const std::bad_alloc&) {
+    EmptyPool();
+    return {FromSystem(class_bytes), class_bytes};
+  }
 }
 
 void GiveBlock(PoolBlock block) {
-  for (Kept* gone = ThePool().Give(block.memory, ClassOf(block.bytes)); gone != nullptr;) {
-    Kept* next = gone->below;
-    ToSystem(gone, BytesOfClass(gone->index));
-    gone = next;
-  }
+  ListToSystem(ThePool().Give(block.memory, ClassOf(block.bytes)));
 }
+
+void EmptyPool() { ListToSystem(ThePool().TakeAll()); }
+
+void GiveUnusedBlocks() { ListToSystem(ThePool().TakeUnused()); }
 
 size_t PooledBytes() { return ThePool().bytes(); }
 

@@ -19,12 +19,17 @@ struct PoolBlock {
   size_t bytes = 0;        // of the class: at least what was asked for
 };
 
-/// Uninitialised. std::bad_alloc when the system refuses it.
+/// Uninitialised. std::bad_alloc when the system refuses it, with nothing kept either.
 PoolBlock TakeBlock(size_t bytes);
 void GiveBlock(PoolBlock block);
 
 /// Bytes of blocks that were given back and are kept.
 size_t PooledBytes();
+/// Gives all of them to the system, which may have run out of memory.
+void EmptyPool();
+/// Gives those to the system that nobody has taken since the last call: answers that grow with a
+/// run leave a block of every class behind them.
+void GiveUnusedBlocks();
 
 /// A standard allocator on the pool, for nodes that come and go with messages.
 template <class T>

@@ -20,15 +20,16 @@ enum class Code {
   kNotJoined,    // no session
   kUnavailable,  // the server has to be recovered first
   kDamaged,      // what is on disk is not what was written there
+  kBusy,         // no room for the request yet; who asked sends it again
 };
 
-inline constexpr int kCodeCount = static_cast<int>(Code::kDamaged) + 1;
+inline constexpr int kCodeCount = static_cast<int>(Code::kBusy) + 1;
 
 /// The code as metrics label it.
 inline const char* CodeName(Code code) {
   constexpr const char* kNames[kCodeCount] = {
-      "ok",          "invalid",   "failed",     "stale",       "not_yet",
-      "wrong_epoch", "wrong_run", "not_joined", "unavailable", "damaged"};
+      "ok",        "invalid",    "failed",      "stale",   "not_yet", "wrong_epoch",
+      "wrong_run", "not_joined", "unavailable", "damaged", "busy"};
   return kNames[static_cast<int>(code)];
 }
 

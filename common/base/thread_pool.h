@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <exception>
+#include <functional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "common/base/mutex.h"
@@ -15,7 +18,8 @@ namespace mf {
 
 class ThreadPool {
  public:
-  /// `threads` >= 1 in all: the caller of ParallelFor is one of them.
+  /// `threads` >= 1 in all: the caller of ParallelFor is one of them. Throws std::system_error
+  /// where the system has no more; CheckThreads() (machine_limits.h) tells before.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -42,7 +46,22 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
+  /// Work that takes long makes room for something short: `yield` is called by the thread that
+  /// calls ParallelFor(), at most every kYieldInterval, between two of its bodies and while it
+  /// waits for others, by Yield() and while RunAside() waits. It does not use the pool. To be set
+  /// before the pool is used, by one thread from then on.
+  void SetYield(std::function<void()> yield) { yield_ = std::move(yield); }
+  static constexpr std::chrono::milliseconds kYieldInterval{5};
+  /// Calls what SetYield() was given, if it is time.
+  void Yield() {
+    if (yield_ && Clock::now() - yielded_ >= kYieldInterval) YieldNow();
+  }
+  /// Runs `job` and returns when it has ended; on a thread of its own if there is something to
+  /// yield to and a thread can be had: for what may wait for a disk. What it throws is thrown here.
+  void RunAside(const std::function<void()>& job);
+
  private:
+  using Clock = std::chrono::steady_clock;
   /// A body by reference: a std::function of it may take memory at every loop.
   struct Loop {
     const void* body = nullptr;
@@ -50,7 +69,11 @@ class ThreadPool {
   };
   void Run(size_t count, const Loop& loop) MF_EXCLUDES(turn_, mutex_);
   void Work(int thread);
+  void Stop();
   void RunShare(int thread);
+  void YieldNow();
+  /// Until no thread is inside a body.
+  void AwaitOthers() MF_REQUIRES(mutex_);
 
   Mutex turn_ MF_ACQUIRED_BEFORE(mutex_);  // held by the caller of ParallelFor
 
@@ -66,6 +89,8 @@ class ThreadPool {
   size_t count_ = 0;
   std::atomic<size_t> next_{0};
   std::vector<std::thread> workers_;
+  std::function<void()> yield_;
+  Clock::time_point yielded_{};  // when that was last called
 };
 
 }  // namespace mf

@@ -12,11 +12,13 @@ constexpr int kTickMsMax = 5;             // how late a deadline, a repeat or wh
                                           // may be noticed
 constexpr int kTakenMax = 256;            // messages taken in before others get the mutex
 constexpr double kRepeatSecondsMax = 10;  // the back-off ends there
-constexpr double kLongDeadlines = 10;     // building and loading tables takes its time
-constexpr double kSaySecondsBetween = 5;  // between lines about a call that waits
+constexpr double kLongDeadlines = 10;     // for who waits for a server to be started again
+constexpr double kAskSeconds = 1;         // after which who is waited for is asked how it is
+constexpr double kBusyResendSeconds = 0.05;  // for a server that had no room
+constexpr double kSaySecondsBetween = 5;     // between lines about a call that waits
 
-/// What workers ask while a server reads its snapshot back, which it does before anything else.
-bool WaitsForLoading(Op op) {
+/// What workers that wait for a recovery have asked, or ask of all servers for it.
+bool WaitsForRecovery(Op op) {
   return op == Op::kRollback || op == Op::kLease || op == Op::kStatus || op == Op::kGiveBack ||
          op == Op::kRecovered;
 }
@@ -39,6 +41,7 @@ Client::Client(std::unique_ptr<ClientTransport> transport, std::vector<std::stri
       addresses_(std::move(addresses)),
       options_(options),
       sessions_(addresses_.size()),
+      lives_(addresses_.size()),
       thread_([this] { WatchTime(); }) {}
 
 Client::~Client() {
@@ -90,8 +93,9 @@ Client::Answer Client::Start(std::vector<Request> requests, size_t first_server)
   call->replies.resize(requests.size());
   call->answered.resize(requests.size());
   call->start = Clock::now();
-  call->deadline = call->start + Seconds(options_.deadline_seconds *
-                                         (WaitsForLoading(call->op) ? kLongDeadlines : 1));
+  call->patience =
+      Seconds(options_.deadline_seconds * (WaitsForRecovery(call->op) ? kLongDeadlines : 1));
+  call->deadline = call->start + Seconds(deadline_limit_.load());
   call->resend_seconds = options_.resend_seconds;
   call->resend = call->start + Seconds(call->resend_seconds);
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -107,6 +111,13 @@ Client::Answer Client::Start(std::vector<Request> requests, size_t first_server)
     ReceiveForLeader();
   }
   return Answer(this, std::move(call));
+}
+
+void Client::LimitDeadlines(double seconds) {
+  deadline_limit_.store(seconds);
+  MutexLock lock(*mutex_);
+  const auto latest = Clock::now() + Seconds(seconds);
+  for (const auto& [id, call] : calls_) call->deadline = std::min(call->deadline, latest);
 }
 
 void Client::Send(size_t server, const Message& message) { transport_->Send(server, message); }
@@ -183,12 +194,21 @@ void Client::WatchTime() {
 void Client::OnMessage(size_t server, const Message& message) {
   Result<Reply> reply = DecodeReply(message);
   if (!reply.ok()) return;
+  lives_[server].heard = Clock::now();
+  if (const auto* status = std::get_if<StatusReply>(&reply->body); status != nullptr) {
+    lives_[server].doing = status->state.doing;
+  }
   const auto found = calls_.find(reply->id);
   if (found == calls_.end()) return;  // answered already: a duplicate
   OpenCall& call = *found->second;
   const size_t slot = server - call.first_server;
   if (slot >= call.answered.size() || call.answered[slot]) return;
   CountBytes(call.op, Direction::kReceived, BytesOf(message));
+  if (reply->code == Code::kBusy) {
+    SayBusy(server, reply->message);
+    call.resend = std::min(call.resend, Clock::now() + Seconds(kBusyResendSeconds));
+    return;
+  }
   call.answered[slot] = true;
   call.replies[slot] = std::move(reply).value();
   call.messages[slot].clear();
@@ -211,6 +231,14 @@ void Client::OnMessage(size_t server, const Message& message) {
   Complete(call, std::move(call.replies));
 }
 
+void Client::SayBusy(size_t server, const std::string& message) {
+  const auto now = Clock::now();
+  if (now - said_busy_ < Seconds(kSaySecondsBetween)) return;
+  said_busy_ = now;
+  spdlog::warn("server {} ({}) has no room for a request, which is sent again: {}", server,
+               addresses_[server], message);
+}
+
 void Client::CountBytes(Op op, Direction direction, uint64_t bytes) {
   Traffic& traffic = traffic_[static_cast<size_t>(op)];
   (direction == Direction::kSent ? traffic.sent_bytes : traffic.received_bytes)
@@ -223,8 +251,8 @@ std::string Client::UnansweredServers(const OpenCall& call) const {
   for (size_t i = 0; i < call.answered.size(); ++i) {
     if (call.answered[i]) continue;
     const size_t server = call.first_server + i;
-    silent +=
-        (silent.empty() ? "" : ", ") + std::to_string(server) + " (" + addresses_[server] + ")";
+    silent += (silent.empty() ? "" : ", ") + std::to_string(server) + " (" + addresses_[server] +
+              (lives_[server].doing.empty() ? "" : "; " + lives_[server].doing) + ")";
   }
   return silent;
 }
@@ -258,20 +286,46 @@ void Client::Repeat(OpenCall& call, Clock::time_point now) {
   call.resend = now + Seconds(call.resend_seconds * jitter(random_));
 }
 
+Status Client::CheckDeadline(const OpenCall& call, Clock::time_point now) const {
+  auto since = now;  // all that have not answered have been heard
+  if (call.deadline <= now) since = call.start;
+  for (size_t i = 0; i < call.answered.size(); ++i) {
+    if (call.answered[i]) continue;
+    const auto heard = std::max(call.start, lives_[call.first_server + i].heard);
+    if (now - heard >= call.patience) since = std::min(since, heard);
+  }
+  if (since == now) return Status::Ok();
+  const double seconds = std::chrono::duration<double>(now - since).count();
+  return Status::Failed(fmt::format("no answer to {} within {:.{}f} s from server {}",
+                                    OpName(call.op), seconds, seconds < 10 ? 2 : 0,
+                                    UnansweredServers(call)));
+}
+
+void Client::AskHowTheyAre(const OpenCall& call, Clock::time_point now) {
+  const auto patience = std::min<Clock::duration>(Seconds(kAskSeconds), call.patience / 4);
+  for (size_t i = 0; i < call.answered.size(); ++i) {
+    const size_t server = call.first_server + i;
+    Life& life = lives_[server];
+    // Not only of the silent: other answers do not say what it is at.
+    if (call.answered[i] || now - std::max(call.start, life.asked) < patience) continue;
+    life.asked = now;
+    const Request ask{.id = next_id_.fetch_add(1), .session = sessions_[server].load()};
+    Send(server, Encode(ask));  // the answer belongs to no call: OnMessage() takes note of it
+  }
+}
+
 void Client::CheckCalls() {
   RepeatAfterReconnects();
   const auto now = Clock::now();
   const OpenCall* oldest = nullptr;
   for (auto it = calls_.begin(); it != calls_.end();) {
     OpenCall& call = *it->second;
-    if (call.deadline <= now) {
-      const double seconds = std::chrono::duration<double>(now - call.start).count();
-      Complete(call, Status::Failed("no answer to " + std::string(OpName(call.op)) + " within " +
-                                    std::to_string(static_cast<int>(seconds)) + " s from server " +
-                                    UnansweredServers(call)));
+    if (Status failed = CheckDeadline(call, now); !failed.ok()) {
+      Complete(call, std::move(failed));
       it = calls_.erase(it);
       continue;
     }
+    AskHowTheyAre(call, now);
     if (call.resend <= now) Repeat(call, now);
     if (oldest == nullptr || call.start < oldest->start) oldest = &call;
     ++it;

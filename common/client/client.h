@@ -1,6 +1,8 @@
 // Asynchronous requests to all servers at once: any number of threads may call, many requests are
 // in flight, and a call is done when every server it went to has answered. A request without an
-// answer is sent again under the same id, as servers do nothing twice.
+// answer is sent again under the same id, as servers do nothing twice. Busy is not dead: servers
+// answer at once to who asks how they are, so those that a call waits for are asked, and a call
+// fails only if one of them has been silent for long.
 //
 // A small request should cost little more than its way through ZeroMQ, and waking another thread on
 // an idle core costs as much as that way. So the threads that call do the work themselves. The
@@ -23,6 +25,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <string>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -58,7 +61,8 @@ struct OpenCall {
   std::vector<Reply> replies;
   std::vector<bool> answered;
   Clock::time_point start;
-  Clock::time_point deadline;
+  Clock::duration patience;    // with a server that says nothing at all
+  Clock::time_point deadline;  // whatever servers say
   Clock::time_point resend;
   double resend_seconds = 0;
 };
@@ -70,7 +74,7 @@ class Client {
   using Answer = mf::Answer;
 
   struct Options {
-    double deadline_seconds = 60;  // after which a call fails and names the silent servers
+    double deadline_seconds = 60;  // of a server's silence: then its calls fail and name it
     double resend_seconds = 5;     // first repeat of an unanswered request; doubles, with jitter
     Metrics* metrics = nullptr;    // outlives the client; none: nothing is counted there
   };
@@ -87,6 +91,10 @@ class Client {
   /// The same to one server; the outcome holds one reply.
   Answer Call(size_t server, Request request);
 
+  /// The process is to end soon: open calls fail at the latest so long after now, later ones so
+  /// long after their start.
+  void LimitDeadlines(double seconds);
+
   /// The session that hello returned, stamped on every later request to that server.
   void SetSession(size_t server, uint64_t session);
 
@@ -99,6 +107,8 @@ class Client {
   using Clock = std::chrono::steady_clock;
   Answer Start(std::vector<Request> requests, size_t first_server);
   void CountBytes(Op op, Direction direction, uint64_t bytes);
+  void SayBusy(size_t server, const std::string& message) MF_REQUIRES(*mutex_);
+  /// With what they say that they are doing.
   std::string UnansweredServers(const OpenCall& call) const MF_REQUIRES(*mutex_);
 
   /// Until `own` is done: leads, or follows whoever leads. Gives up the mutex while it waits.
@@ -115,8 +125,12 @@ class Client {
   void Complete(OpenCall& call, Outcome outcome) MF_REQUIRES(*mutex_);
   /// The work of thread_.
   void WatchTime() MF_EXCLUDES(*mutex_);
-  /// Fails calls past their deadline, repeats requests that are due, says whom long calls wait for.
+  /// Fails calls past their deadline, repeats requests that are due, asks servers that calls wait
+  /// for how they are, says whom long calls wait for.
   void CheckCalls() MF_REQUIRES(*mutex_);
+  /// Why a call fails now; Ok: it goes on.
+  Status CheckDeadline(const OpenCall& call, Clock::time_point now) const MF_REQUIRES(*mutex_);
+  void AskHowTheyAre(const OpenCall& call, Clock::time_point now) MF_REQUIRES(*mutex_);
   void Repeat(OpenCall& call, Clock::time_point now) MF_REQUIRES(*mutex_);
   void SendAgain(OpenCall& call, size_t i) MF_REQUIRES(*mutex_);
   /// Repeats what servers that were connected to again have not answered: it may be lost.
@@ -129,6 +143,7 @@ class Client {
   std::vector<std::atomic<uint64_t>> sessions_;
   std::atomic<uint64_t> next_id_{1};
   std::atomic<uint64_t> resends_{0};
+  std::atomic<double> deadline_limit_{1e9};  // seconds
 
   // Guards the transport, too. Shared with the calls, as answers may outlive the client.
   const std::shared_ptr<Mutex> mutex_ = std::make_shared<Mutex>();
@@ -143,7 +158,14 @@ class Client {
   ConditionVariable closes_;
   std::minstd_rand random_ MF_GUARDED_BY(*mutex_);            // jitter only
   std::vector<uint64_t> connections_ MF_GUARDED_BY(*mutex_);  // by server, as last looked at
+  struct Life {
+    Clock::time_point heard{};  // any message
+    Clock::time_point asked{};  // how it is
+    std::string doing;          // what it said last (RunState)
+  };
+  std::vector<Life> lives_ MF_GUARDED_BY(*mutex_);  // by server
   Clock::time_point last_said_ MF_GUARDED_BY(*mutex_){};
+  Clock::time_point said_busy_ MF_GUARDED_BY(*mutex_){};
   std::thread thread_;
 };
 

@@ -105,15 +105,16 @@ StepEndedRequest MakeStepEnded(OpenStep at, const Prepared& prepared, const Step
           .snapshot = end.snapshots.take};
 }
 
-Recovery DecideRecovery(const LeaseReply& lease, const std::vector<Reply>& states) {
+Recovery DecideRecovery(const LeaseReply& lease, const std::vector<Reply>& states, bool may_save) {
   using Action = RecoveryPlan::Action;
   Recovery recovery;
   std::vector<ServerState> servers;
   for (const Reply& reply : states) {
     const RunState& state = As<StatusReply>(reply).state;
     recovery.recovered.incarnations.push_back(reply.incarnation);
-    servers.push_back({state.finished.epoch, state.snapshots, state.had_common});
+    servers.push_back({state.finished, state.snapshots, state.had_common});
   }
+  if (may_save) recovery.save = StepToSave(servers);
   recovery.plan = PlanRecovery(servers, lease.epoch);
   recovery.recovered.to = {lease.epoch, recovery.plan.step};
   recovery.recovered.recovered = recovery.plan.action == Action::kRollback;
@@ -127,6 +128,13 @@ Recovery DecideRecovery(const LeaseReply& lease, const std::vector<Reply>& state
         {.body = RollbackRequest{.to = recovery.recovered.to, .incarnation = reply.incarnation}});
   }
   return recovery;
+}
+
+bool AllSaved(const std::vector<Reply>& replies, uint64_t step) {
+  return std::all_of(replies.begin(), replies.end(), [step](const Reply& reply) {
+    const std::vector<uint64_t>& published = As<SaveReply>(reply).snapshots.published;
+    return std::binary_search(published.begin(), published.end(), step);
+  });
 }
 
 }  // namespace mf

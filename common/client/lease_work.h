@@ -46,11 +46,14 @@ StepEndedRequest MakeStepEnded(OpenStep at, const Prepared& prepared, const Step
 
 /// What the holder of a recover lease does next.
 struct Recovery {
+  uint64_t save = 0;  // not 0: this step is to be saved by all before the plan is made
   RecoveryPlan plan;
   std::vector<Request> rollbacks;  // by server; plan.action == kRollback: send them, then tell
   RecoveredRequest recovered;      // the coordinator; kHigherEpoch: tell the coordinator at once
 };
-/// `states`: every server's answer to status.
-Recovery DecideRecovery(const LeaseReply& lease, const std::vector<Reply>& states);
+/// `states`: every server's answer to status. `may_save`: false once saving has failed.
+Recovery DecideRecovery(const LeaseReply& lease, const std::vector<Reply>& states, bool may_save);
+/// Whether all servers have published a step, by their answers to save.
+bool AllSaved(const std::vector<Reply>& replies, uint64_t step);
 
 }  // namespace mf

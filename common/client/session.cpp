@@ -11,10 +11,10 @@
 #include "common/base/logging.h"
 #include "common/base/mutex.h"
 #include "common/client/client.h"
+#include "common/client/connection.h"
 #include "common/client/membership.h"
+#include "common/client/save_step.h"
 #include "common/client/work_loop.h"
-#include "common/net/keys.h"
-#include "common/net/transport.h"
 
 namespace mf {
 namespace {
@@ -27,15 +27,22 @@ constexpr Seconds kSavePatience(600);
 // by a renewal of its lease at most.
 constexpr Seconds kGiveUpPatience(60);
 constexpr std::chrono::milliseconds kJoinPause(200);
+constexpr Seconds kSameReason(10);                  // between two lines that say the same
 constexpr std::chrono::duration<double> kIdle(60);  // of the renewer when nothing is leased
 
 Clock::time_point After(std::chrono::duration<double> wait) {
   return Clock::now() + std::chrono::duration_cast<Clock::duration>(wait);
 }
 
-void LogRecovery(const RecoveryPlan& plan) {
+/// `told`: the newest finished step that this program was told of.
+void LogRecovery(const RecoveryPlan& plan, uint64_t told) {
   if (plan.epoch_seen != 0) {
     spdlog::warn("servers were recovered: the run goes back to step {}", plan.step);
+  } else if (plan.step == 0 && told > 0) {
+    spdlog::warn(
+        "the servers have nothing of this run, which had come to step {}: it begins anew. If their "
+        "--data folder was moved, stop everything, bring it back and start again",
+        told);
   } else if (plan.step != 0) {
     spdlog::info("the run goes on after step {}", plan.step);
   }
@@ -102,12 +109,6 @@ class LeaseRenewer {
   std::thread thread_;
 };
 
-/// A client and what it stands on, where the session makes it.
-struct Connection {
-  TransportContext context;
-  std::unique_ptr<Client> client;
-};
-
 }  // namespace
 
 struct Session::Impl {
@@ -124,6 +125,8 @@ struct Session::Impl {
   /// `patience`: for so long after the first hello the same answer may become another one.
   Status SayHello(Seconds* patience) MF_REQUIRES(joining);
   Result<LeaseReply> AskCoordinator();
+  /// Says why lanes do other things than they were to do; the same is said once in a while.
+  void LogRetry(const std::string& reason);
   /// Tells on_step what is new.
   Status TakeRecords(const LeaseReply& lease, bool* news);
 
@@ -133,12 +136,16 @@ struct Session::Impl {
   const Callbacks callbacks;
   TableClient tables;
   std::atomic<bool> stopping{false};
+  std::atomic<uint64_t> told{0};  // the newest finished step that on_step was called for
 
   Mutex joining MF_ACQUIRED_BEFORE(membership_mutex);  // one hello at a time
   // While on_step is called: lanes tell one after the other.
   Mutex telling MF_ACQUIRED_BEFORE(membership_mutex);
   Mutex membership_mutex;
   Membership membership MF_GUARDED_BY(membership_mutex);
+  Mutex log_mutex;
+  std::string last_reason MF_GUARDED_BY(log_mutex);
+  Clock::time_point last_logged MF_GUARDED_BY(log_mutex);
   LeaseRenewer renewer;
 };
 
@@ -146,16 +153,8 @@ Result<std::unique_ptr<Session>> Session::Connect(Options options) {
   MF_RETURN_IF_ERROR(SetUpLogging(options.log));
   MF_RETURN_IF_ERROR(options.run.Check());
   MF_RETURN_IF_ERROR(CheckShards(options.run, static_cast<int64_t>(options.addresses.size())));
-  ClientKeys keys;
-  if (!options.keys.empty()) {
-    MF_ASSIGN_OR_RETURN(keys, LoadClientKeys(options.keys));
-  }
-  auto connection = std::make_unique<Connection>();
-  MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(connection->context, options.addresses,
-                                                 options.keys.empty() ? nullptr : &keys));
-  connection->client =
-      std::make_unique<Client>(std::move(transport), options.addresses,
-                               Client::Options{.deadline_seconds = options.deadline_seconds});
+  MF_ASSIGN_OR_RETURN(auto connection,
+                      mf::Connect(options.addresses, options.keys, options.deadline_seconds));
   Client& client = *connection->client;
   return std::unique_ptr<Session>(new Session(std::make_unique<Impl>(
       std::move(connection), client, std::move(options.run), std::move(options.callbacks))));
@@ -170,6 +169,18 @@ Status Session::Join() { return impl_->Join(); }
 void Session::Stop() { impl_->stopping.store(true); }
 const RunDescription& Session::run() const { return impl_->run; }
 TableClient& Session::tables() { return impl_->tables; }
+
+Result<Session::Left> Session::Leave(double patience_seconds) {
+  Client& client = impl_->client;
+  Client::Outcome replies = client.Call(0, {.body = LeaveRequest{}}).get();
+  if (!replies.ok()) return Left{.reached = false};
+  const LeaveReply& left = As<LeaveReply>((*replies)[0]);
+  if (left.workers > 0 || left.at.step == 0) return Left{.others = left.workers};
+  const Status saved = SaveStep(client, left.at.step, patience_seconds);
+  if (saved.code() == Code::kStale) return Left{.others = 1};  // who came meanwhile
+  if (!saved.ok()) return saved;
+  return Left{.saved = left.at.step};
+}
 
 Status Session::Impl::Join() {
   MutexLock one(joining);
@@ -224,6 +235,15 @@ Result<LeaseReply> Session::Impl::AskCoordinator() {
   return As<LeaseReply>((*replies)[0]);
 }
 
+void Session::Impl::LogRetry(const std::string& reason) {
+  MutexLock lock(log_mutex);
+  const auto now = Clock::now();
+  if (reason == last_reason && now - last_logged < kSameReason) return;
+  last_reason = reason;
+  last_logged = now;
+  spdlog::info("going on after: {}", reason);
+}
+
 Status Session::Impl::TakeRecords(const LeaseReply& lease, bool* news) {
   MutexLock one(telling);
   std::vector<StepRecord> records;
@@ -232,10 +252,11 @@ Status Session::Impl::TakeRecords(const LeaseReply& lease, bool* news) {
     records = membership.TakeRecords(lease);
   }
   *news = !records.empty();
+  if (!records.empty()) told.store(records.back().step);
   for (const StepRecord& record : records) {
     if (callbacks.on_step) MF_RETURN_IF_ERROR(callbacks.on_step(record));
   }
-  return Status::Ok();
+  return *news && callbacks.on_told ? callbacks.on_told() : Status::Ok();
 }
 
 /// Does what the loop says, one action after the other, until one is the program's.
@@ -252,6 +273,7 @@ struct Session::Lane::Impl {
   WorkLoop::Action Do(const WorkLoop::Evaluate& evaluate);
   WorkLoop::Action Do(WorkLoop::Retry& retry);
   WorkLoop::Action Do(const WorkLoop::Finished& finished);
+  WorkLoop::Action Do(const WorkLoop::Stopped& stopped);
   WorkLoop::Action Do(const WorkLoop::Failed& failed);
   /// Takes the next action; leases that come and go with it are renewed and let go.
   void Take(WorkLoop::Action next, const std::optional<WorkLoop::Lease>& held);
@@ -305,7 +327,8 @@ WorkLoop::Action Session::Lane::Impl::Do(WorkLoop::Ask) {
 }
 
 WorkLoop::Action Session::Lane::Impl::Do(WorkLoop::Call& call) {
-  if (call.recovered.has_value()) LogRecovery(*call.recovered);
+  std::this_thread::sleep_for(std::chrono::duration<double>(call.pause_seconds));
+  if (call.recovered.has_value()) LogRecovery(*call.recovered, session.told.load());
   if (call.requests.size() == 1) {
     return loop.Replied(session.client.Call(call.first_server, std::move(call.requests[0])).get());
   }
@@ -326,15 +349,22 @@ WorkLoop::Action Session::Lane::Impl::Do(const WorkLoop::Evaluate& evaluate) {
 }
 
 WorkLoop::Action Session::Lane::Impl::Do(WorkLoop::Retry& retry) {
-  spdlog::info("going on after: {}", retry.reason.message());
+  session.LogRetry(retry.reason.message());
   if (retry.give_back.has_value()) session.client.Call(0, std::move(*retry.give_back));
   std::this_thread::sleep_for(std::chrono::duration<double>(retry.pause_seconds));
-  return loop.Retried(retry.join ? session.Join() : Status::Ok());
+  const Status joined = retry.join ? session.Join() : Status::Ok();
+  // Who stops need not join again: a server that is just being started may not let it.
+  return loop.Retried(session.stopping.load() ? Status::Ok() : joined);
 }
 
 WorkLoop::Action Session::Lane::Impl::Do(const WorkLoop::Finished& finished) {
   result = Work{.kind = Work::Kind::kFinished, .finished = finished.at};
   return finished;
+}
+
+WorkLoop::Action Session::Lane::Impl::Do(const WorkLoop::Stopped& stopped) {
+  result = Work{};
+  return stopped;
 }
 
 WorkLoop::Action Session::Lane::Impl::Do(const WorkLoop::Failed& failed) {

@@ -9,8 +9,9 @@
 //   for (;;) {
 //     Session::Work work = lane->Next().value();
 //     if (work.kind == Session::Work::Kind::kMicroBatch) {
-//       // session->tables(): Pull and Forward at work.open, then Push or Backward to every tensor,
-//       Wait lane->Done(sum_of_losses);
+//       // session->tables(): Pull and Forward at work.open, then Push or Backward to every tensor;
+//       // Wait() for all of them
+//       lane->Done(sum_of_losses);
 //     } ...
 //   }
 //
@@ -40,6 +41,9 @@ class Session {
     /// Called with every step's record in the order of steps, by one thread at a time; after a
     /// rollback with those that count. An error ends the lane that was told.
     std::function<Status(const StepRecord&)> on_step = {};
+    /// Called when on_step has heard all that one answer of server 0 told: those steps became known
+    /// together. The first answer tells all steps so far. Errors as of on_step.
+    std::function<Status()> on_told = {};
     /// Server 0 is another process, whose epochs may begin anew: what was kept by epoch is void.
     std::function<void()> on_new_coordinator = {};
   };
@@ -60,7 +64,7 @@ class Session {
       kMicroBatch,  // contribute micro-batch `micro_batch` of `open`, then Done(sum of losses)
       kEvaluation,  // evaluate the state `finished`, then Done(mean loss on held-out data)
       kFinished,    // nothing: the run is over, and `finished` its last state
-      kStopped,     // nothing: Stop() was called
+      kStopped,     // nothing: Stop() was called, or somebody has stopped the run's workers
     };
     Kind kind = Kind::kStopped;
     OpenStep open = {};
@@ -96,8 +100,20 @@ class Session {
   /// is in the middle of another one. Lanes join again by themselves after a server was restarted.
   Status Join();
   std::unique_ptr<Lane> NewLane();
-  /// From any thread: no more work is asked for.
+  /// From any thread: no more work is asked for. The work that a lane has goes on.
   void Stop();
+  /// What became of the run when this process left it.
+  struct Left {
+    bool reached = true;  // server 0 has answered; else all servers have ended, perhaps, each of
+                          // which then saves what it has
+    uint64_t others = 0;  // workers that go on with the run
+    uint64_t saved = 0;   // where there are none: the last finished step, saved by all servers; 0:
+                          // there was nothing to save
+  };
+  /// Ends this process's part in the run; its lanes are over or do nothing more. What it holds is
+  /// given back. If it was the last worker, the last finished step is saved first, which is waited
+  /// for. kFailed, saying why, if it is not saved within `patience_seconds`.
+  Result<Left> Leave(double patience_seconds);
 
   const RunDescription& run() const;
   /// Reads and writes of the run's tensors.

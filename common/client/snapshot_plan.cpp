@@ -60,7 +60,7 @@ RecoveryPlan PlanRecovery(const std::vector<ServerState>& servers, uint64_t epoc
   std::vector<SnapshotState> snapshots;
   uint64_t had = 0;
   for (const ServerState& server : servers) {
-    plan.epoch_seen = std::max(plan.epoch_seen, server.epoch);
+    plan.epoch_seen = std::max(plan.epoch_seen, server.finished.epoch);
     had = std::max(had, server.had_common);
     snapshots.push_back(server.snapshots);
   }
@@ -82,6 +82,25 @@ RecoveryPlan PlanRecovery(const std::vector<ServerState>& servers, uint64_t epoc
                    "damaged-step-*), or empty those of all servers to begin anew";
   }
   return plan;
+}
+
+uint64_t StepToSave(const std::vector<ServerState>& servers) {
+  std::set<uint64_t> published;
+  std::vector<SnapshotState> snapshots;
+  for (const ServerState& server : servers) {
+    published.insert(server.snapshots.published.begin(), server.snapshots.published.end());
+    snapshots.push_back(server.snapshots);
+  }
+  const uint64_t common = NewestCommonStep(snapshots);
+  for (auto step = published.rbegin(); step != published.rend() && *step > common; ++step) {
+    if (std::all_of(servers.begin(), servers.end(), [step](const ServerState& server) {
+          return Has(server.snapshots, *step) || server.snapshots.writing == *step ||
+                 (server.finished.epoch != 0 && server.finished.step == *step);
+        })) {
+      return *step;
+    }
+  }
+  return 0;
 }
 
 }  // namespace mf

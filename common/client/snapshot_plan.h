@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/net/snapshot_state.h"
+#include "common/net/step.h"
 
 namespace mf {
 
@@ -22,7 +23,7 @@ SnapshotPlan PlanSnapshots(const std::vector<SnapshotState>& servers, SnapshotDu
 
 /// What recovery looks at of a server (RunState).
 struct ServerState {
-  uint64_t epoch = 0;
+  FinishedStep finished;  // epoch 0: it has no state yet
   SnapshotState snapshots;
   uint64_t had_common =
       0;  // a step that all servers of this run once had; 0: none that it heard of
@@ -40,5 +41,10 @@ struct RecoveryPlan {
   std::string message;
 };
 RecoveryPlan PlanRecovery(const std::vector<ServerState>& servers, uint64_t epoch);
+
+/// A step that is better to go back to than the newest that all have published: a server that was
+/// ended in good order has published it, and the others have it published, are writing it, or hold
+/// it in their tables. They are asked to save it before anything is rolled back. 0: there is none.
+uint64_t StepToSave(const std::vector<ServerState>& servers);
 
 }  // namespace mf

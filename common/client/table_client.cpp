@@ -18,8 +18,6 @@ Frame CopyToFrame(const void* data, size_t bytes) {
   return buffer;
 }
 
-size_t NumberBytes(Wire wire) { return wire == Wire::kBf16 ? 2 : 4; }
-
 /// Columns `range` of a [rows][columns] matrix of floats, packed for the wire: the matrix itself
 /// where it is that already.
 Frame PackColumns(const Frame& values, size_t rows, size_t columns, ColumnRange range, Wire wire) {

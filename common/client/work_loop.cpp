@@ -6,6 +6,7 @@ namespace mf {
 namespace {
 
 constexpr double kRetryPauseSeconds = 0.05;
+constexpr double kSavePauseSeconds = 0.05;
 
 }  // namespace
 
@@ -22,6 +23,7 @@ bool IsSuperseded(Code code) {
     case Code::kFailed:
     case Code::kWrongRun:
     case Code::kDamaged:
+    case Code::kBusy:  // Client sends again
       return false;
   }
   return false;
@@ -35,6 +37,8 @@ WorkLoop::Action WorkLoop::Asked(Result<LeaseReply> answer, bool news) {
       return Ask{};
     case Work::kFailed:
       return Failed{Status::Failed(work_.failure)};
+    case Work::kStopped:
+      return Stopped{};
     case Work::kFinished:
       if (news) return Ask{};  // there may be more records
       return Finished{{work_.epoch, last_step_}};
@@ -54,6 +58,7 @@ WorkLoop::Action WorkLoop::Begin() {
   if (work_.work == Work::kCommit) {
     return ToAll(Waits::kForPrepare, PrepareRequest{work_.open()});
   }
+  may_save_ = true;
   return ToAll(Waits::kForStates, StatusRequest{});
 }
 
@@ -67,6 +72,11 @@ WorkLoop::Action WorkLoop::Worked(Result<double> value) {
 }
 
 WorkLoop::Action WorkLoop::Replied(Result<std::vector<Reply>> replies) {
+  if (!replies.ok() && waits_ == Waits::kForSaves) {
+    // What a disk does not take must not hold up the run.
+    may_save_ = false;
+    return ToAll(Waits::kForStates, StatusRequest{});
+  }
   if (!replies.ok()) return Fail(replies.status());
   switch (waits_) {
     case Waits::kForPrepare:
@@ -78,6 +88,9 @@ WorkLoop::Action WorkLoop::Replied(Result<std::vector<Reply>> replies) {
     }
     case Waits::kForStates:
       return Recover(*replies);
+    case Waits::kForSaves:
+      if (!AllSaved(*replies, recovery_.save)) return Save(kSavePauseSeconds);
+      return ToAll(Waits::kForStates, StatusRequest{});
     case Waits::kForRollback: {
       Action tell = TellCoordinator(recovery_.recovered);
       std::get<Call>(tell).recovered = recovery_.plan;
@@ -99,7 +112,8 @@ WorkLoop::Action WorkLoop::Commit(const std::vector<Reply>& prepared) {
 }
 
 WorkLoop::Action WorkLoop::Recover(const std::vector<Reply>& states) {
-  recovery_ = DecideRecovery(work_, states);
+  recovery_ = DecideRecovery(work_, states, may_save_);
+  if (recovery_.save != 0) return Save(0);
   switch (recovery_.plan.action) {
     case RecoveryPlan::Action::kRollback:
       return ToAll(Waits::kForRollback, recovery_.rollbacks);
@@ -109,6 +123,12 @@ WorkLoop::Action WorkLoop::Recover(const std::vector<Reply>& states) {
       break;
   }
   return Fail(Status::Failed(recovery_.plan.message));
+}
+
+WorkLoop::Action WorkLoop::Save(double pause_seconds) {
+  Action save = ToAll(Waits::kForSaves, SaveRequest{recovery_.save});
+  std::get<Call>(save).pause_seconds = pause_seconds;
+  return save;
 }
 
 WorkLoop::Action WorkLoop::ToAll(Waits waits, std::vector<Request> requests) {

@@ -22,8 +22,9 @@ class WorkLoop {
  public:
   /// Ask the coordinator (Membership::Ask), then Asked().
   struct Ask {};
-  /// Send requests[i] to server first_server + i, then Replied().
+  /// Sleep, send requests[i] to server first_server + i, then Replied().
   struct Call {
+    double pause_seconds = 0;
     size_t first_server = 0;
     std::vector<Request> requests;
     std::optional<RecoveryPlan> recovered = {};  // the servers have been rolled back by this plan
@@ -50,11 +51,13 @@ class WorkLoop {
   struct Finished {
     FinishedStep at;
   };
+  /// The lane is over: somebody has stopped the workers of this run.
+  struct Stopped {};
   /// The lane is over: a human has to put something right.
   struct Failed {
     Status status;
   };
-  using Action = std::variant<Ask, Call, Train, Evaluate, Retry, Finished, Failed>;
+  using Action = std::variant<Ask, Call, Train, Evaluate, Retry, Finished, Stopped, Failed>;
 
   /// A lease that is to be renewed as long as the loop holds it.
   struct Lease {
@@ -83,13 +86,14 @@ class WorkLoop {
   const std::optional<Lease>& lease() const { return held_; }
 
  private:
-  enum class Waits { kForPrepare, kForEnd, kForStates, kForRollback, kForCoordinator };
+  enum class Waits { kForPrepare, kForEnd, kForStates, kForSaves, kForRollback, kForCoordinator };
   Action ToAll(Waits waits, std::vector<Request> requests);
   Action ToAll(Waits waits, const RequestBody& body);
   Action TellCoordinator(RequestBody body);
   Action Begin();
   Action Commit(const std::vector<Reply>& prepared);
   Action Recover(const std::vector<Reply>& states);
+  Action Save(double pause_seconds);
   Action Fail(const Status& status);
 
   const std::vector<TensorSpec>& tensors_;
@@ -99,9 +103,10 @@ class WorkLoop {
   LeaseReply work_;
   std::optional<Lease> held_;
   Waits waits_ = Waits::kForCoordinator;
-  Prepared prepared_;  // commit
-  StepEnd end_;        // commit
-  Recovery recovery_;  // recover
+  Prepared prepared_;     // commit
+  StepEnd end_;           // commit
+  Recovery recovery_;     // recover
+  bool may_save_ = true;  // recover: false once the servers could not
 };
 
 /// The step moved on, or the servers are being recovered: the piece of work that was answered like

@@ -9,7 +9,11 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <map>
+#include <new>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "common/base/check.h"
@@ -64,7 +68,8 @@ constexpr std::array<Description, kMetricCount> kMetrics = {{
      "mf_train_tokens_total",
      {},
      "worker",
-     "Tokens of the run's finished steps, whoever did them; steps done again count once"},
+     "Tokens of the steps that finished while this worker was there, whoever did them; steps done "
+     "again count once"},
     {Metric::kDeviceBytes,
      Kind::kGauge,
      "mf_device_bytes",
@@ -103,8 +108,9 @@ constexpr std::array<Description, kMetricCount> kMetrics = {{
      "mf_connections_refused_total",
      {"reason"},
      "pserver",
-     "Connections that were not admitted to a server with keys; unknown_key: not on the list of "
-     "clients; handshake: without keys, for another server's key, or no ZeroMQ"},
+     "Connections that were not admitted; descriptors: no room for more open files; to a server "
+     "with keys also unknown_key: not on the list of clients; handshake: without keys, for another "
+     "server's key, or no ZeroMQ"},
     {Metric::kRepliesUnsent,
      Kind::kCounter,
      "mf_replies_unsent_total",
@@ -225,6 +231,12 @@ constexpr std::array<Description, kMetricCount> kMetrics = {{
      {},
      "pserver",
      "Size of the disk that holds --data"},
+    {Metric::kDataBusy,
+     Kind::kGauge,
+     "mf_data_busy_seconds",
+     {},
+     "pserver",
+     "For how long the disk that holds --data has not answered; 0: it does"},
 }};
 
 constexpr bool InOrder() {
@@ -325,23 +337,39 @@ struct Metrics::State {
   std::array<SeriesOf<prometheus::Gauge>, kMetricCount> gauges;
   std::array<SeriesOf<prometheus::Histogram>, kMetricCount> histograms;
   const prometheus::Histogram::BucketBoundaries time_buckets = TimeBuckets();
-  std::unique_ptr<HttpEndpoint> endpoint;
+  Mutex health_mutex;
+  std::string trouble MF_GUARDED_BY(health_mutex);
+  std::optional<std::chrono::steady_clock::time_point> health_told MF_GUARDED_BY(health_mutex);
+  std::unique_ptr<HttpEndpoint> endpoint;  // ends first: its pages use the others
 };
 
 Metrics::Metrics() : state_(std::make_unique<State>()) {}
 Metrics::~Metrics() { state_->endpoint.reset(); }  // before what it reads
 
+namespace {
+/// A number that finds no memory is not told: what it is told of goes on.
+template <class Tell>
+void IfMemory(const Tell& tell) {
+  try {
+    tell();
+  } catch (const std::bad_alloc&) {
+  }
+}
+}  // namespace
+
 void Metrics::Count(Metric metric, Labels labels, double by) {
-  state_->counter(metric, labels).Increment(by);
+  IfMemory([&] { state_->counter(metric, labels).Increment(by); });
 }
 
 void Metrics::Set(Metric metric, double value, Labels labels) {
-  state_->gauge(metric, labels).Set(value);
+  IfMemory([&] { state_->gauge(metric, labels).Set(value); });
 }
 
 void Metrics::Observe(Metric metric, double seconds, Labels labels) {
   const size_t i = static_cast<size_t>(metric);
-  state_->histograms[i].Get(kMetrics[i], labels, state_->time_buckets).Observe(seconds);
+  IfMemory([&] {
+    state_->histograms[i].Get(kMetrics[i], labels, state_->time_buckets).Observe(seconds);
+  });
 }
 
 void Metrics::Forget(Metric metric) {
@@ -360,9 +388,14 @@ void Metrics::ObserveRequest(std::string_view op, double seconds) {
 }
 
 Status Metrics::Serve(const std::string& address) {
-  auto endpoint = HttpEndpoint::Serve(address, "/metrics", [this] { return Text(); });
+  const auto health = [this] {
+    const std::string trouble = Trouble();
+    return trouble.empty() ? HttpReply{.text = "ok\n"} : HttpReply{503, trouble + "\n"};
+  };
+  auto endpoint = HttpEndpoint::Serve(
+      address, {{"/metrics", [this] { return HttpReply{.text = Text()}; }}, {"/health", health}});
   if (!endpoint.ok()) {
-    return Status::Invalid("--metrics: " + endpoint.status().message() +
+    return Status::Invalid(endpoint.status().message() +
                            "; give a free HOST:PORT, or port 0 for any");
   }
   state_->endpoint = std::move(endpoint).value();
@@ -371,6 +404,22 @@ Status Metrics::Serve(const std::string& address) {
 
 std::string Metrics::address() const {
   return state_->endpoint == nullptr ? "" : state_->endpoint->address();
+}
+
+void Metrics::SetHealth(std::string trouble) {
+  MutexLock lock(state_->health_mutex);
+  state_->trouble = std::move(trouble);
+  state_->health_told = std::chrono::steady_clock::now();
+}
+
+std::string Metrics::Trouble() const {
+  MutexLock lock(state_->health_mutex);
+  if (!state_->health_told.has_value()) return "";
+  const std::chrono::duration<double> silent =
+      std::chrono::steady_clock::now() - *state_->health_told;
+  if (silent.count() < kHealthSilence) return state_->trouble;
+  return "requests have not been answered for " + std::to_string(static_cast<int>(silent.count())) +
+         " s";
 }
 
 double Metrics::Value(Metric metric, Labels labels) const {

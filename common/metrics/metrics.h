@@ -48,8 +48,9 @@ enum class Metric {
   kSnapshotAge,
   kDataFree,
   kDataSize,
+  kDataBusy,
 };
-inline constexpr int kMetricCount = 34;
+inline constexpr int kMetricCount = 35;
 
 enum class Direction { kSent, kReceived };
 
@@ -78,14 +79,21 @@ class Metrics {
   /// mf_request_seconds{op}
   void ObserveRequest(std::string_view op, double seconds);
 
-  /// Serves GET /metrics on "host:port" (port 0: any) until destroyed. kInvalid if it cannot
-  /// listen there. Call once.
+  /// What GET /health says from now on: "" is well (200), else 503 with this. Who told it once
+  /// tells it again and again: a silence of kHealthSilence is not well either. Untold, it is well.
+  void SetHealth(std::string trouble);
+  static constexpr double kHealthSilence = 10;  // seconds
+
+  /// Serves GET /metrics and /health on "host:port" (port 0: any) until destroyed. kInvalid if it
+  /// cannot listen there. Call once.
   Status Serve(const std::string& address);
   /// "host:port" that Serve() listens on.
   std::string address() const;
 
   /// A counter or gauge read back; 0 if it was never touched.
   double Value(Metric metric, Labels labels = {}) const;
+  /// What SetHealth() told, or that it was not told of late; "": well.
+  std::string Trouble() const;
   /// Everything in the Prometheus text format.
   std::string Text() const;
 

@@ -6,12 +6,16 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <sstream>
+#include <thread>
 #include <vector>
+
+#include "common/base/file_lock.h"
+#include "common/base/files.h"
+#include "common/base/input_file.h"
 
 namespace mf {
 namespace {
@@ -19,12 +23,14 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kKeyCharacters = 40;
+constexpr size_t kMostBytes = 1 << 24;  // of a file of keys
 constexpr const char* kMakeThem = "; pserver keygen --out DIR makes all files";
 
 /// The words of each line that is neither empty nor a comment.
 Result<std::vector<std::vector<std::string>>> ReadLines(const std::string& file) {
-  std::ifstream in(file);
-  if (!in) return Status::Invalid(file + ": " + std::strerror(errno) + kMakeThem);
+  const Result<std::string> text = ReadInput(file, "", kMostBytes);
+  if (!text.ok()) return Status::Invalid(text.status().message() + kMakeThem);
+  std::istringstream in(text.value());
   std::vector<std::vector<std::string>> lines;
   for (std::string line; std::getline(in, line);) {
     if (line.starts_with('#')) continue;
@@ -76,12 +82,21 @@ Result<KeyPair> ReadPair(const std::string& file) {
   return pair;
 }
 
-/// Makes a file that was not there, with `mode` from its first moment, and syncs it.
-Status WriteNewFile(const std::string& file, mode_t mode, const std::string& text) {
+Status CannotMake(const std::string& path, const std::string& why) {
+  return Status::Invalid(path + ": cannot be made: " + why + "; give another --out");
+}
+
+/// Makes a file that was not there, with `mode` from its first moment, or owner and mode of `like`,
+/// and syncs it.
+Status WriteNewFile(const std::string& file, mode_t mode, const std::string& text,
+                    const struct stat* like = nullptr) {
   const int fd = open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
-  if (fd < 0) return Status::Invalid(file + ": " + std::strerror(errno));
-  const bool written = write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-  const bool good = written && fsync(fd) == 0;
+  if (fd < 0) return CannotMake(file, std::strerror(errno));
+  const bool alike = like == nullptr || (fchown(fd, like->st_uid, like->st_gid) == 0 &&
+                                         fchmod(fd, like->st_mode & 07777) == 0);
+  const bool good = alike &&
+                    write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
+                    fsync(fd) == 0;
   const std::string why = std::strerror(errno);
   close(fd);
   if (good) return Status::Ok();
@@ -89,12 +104,13 @@ Status WriteNewFile(const std::string& file, mode_t mode, const std::string& tex
   return Status::Failed(file + ": " + why);
 }
 
-Status MakeFolder(const std::string& folder) {
+Status MakeKeyFolder(const std::string& folder) {
+  if (const Status made = MakeFolder(folder); !made.ok()) {
+    return Status::Invalid(made.message() + "; give another --out");
+  }
   std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) return Status::Invalid(folder + ": " + error.message());
   fs::permissions(folder, fs::perms::owner_all, error);
-  if (error) return Status::Invalid(folder + ": " + error.message());
+  if (error) return CannotMake(folder, error.message());
   return Status::Ok();
 }
 
@@ -109,9 +125,11 @@ std::vector<std::string> FilesOfClient(const std::string& folder) {
 
 Status WriteClientFolder(const std::string& folder, const std::string& server_public_key,
                          const KeyPair& client) {
-  MF_RETURN_IF_ERROR(MakeFolder(folder));
+  MF_RETURN_IF_ERROR(MakeKeyFolder(folder));
   MF_RETURN_IF_ERROR(WriteNewFile(folder + "/client.key", 0600, PairText("a worker", client)));
-  return WriteNewFile(folder + "/server.pub", 0644, "public " + server_public_key + "\n");
+  MF_RETURN_IF_ERROR(
+      WriteNewFile(folder + "/server.pub", 0644, "public " + server_public_key + "\n"));
+  return SyncPath(folder);
 }
 
 /// What could not be finished is taken away again, so that the next try meets nothing.
@@ -125,7 +143,7 @@ Status RemoveIfFailed(const Status& status, const std::vector<std::string>& file
 /// Those of them that are there: keys of an earlier time, which are not replaced.
 Status CheckAbsent(const std::vector<std::string>& files) {
   for (const std::string& file : files) {
-    if (!fs::exists(fs::symlink_status(file))) continue;
+    if (!FileExists(file)) continue;
     return Status::Invalid(file +
                            " is there already, and is not replaced; give another --out, or delete "
                            "the old keys");
@@ -133,21 +151,46 @@ Status CheckAbsent(const std::vector<std::string>& files) {
   return Status::Ok();
 }
 
-/// Appends a line, also where the last one has no end, and syncs the file.
-Status AppendLine(const std::string& file, const std::string& line) {
-  std::string text;
-  {
-    std::ifstream in(file);
-    text.assign(std::istreambuf_iterator<char>(in), {});
+/// Held while a client is added: whoever comes between reading the list and replacing it would lose
+/// his line. The file of the lock stays: two could hold one that is removed.
+Result<FileLock> LockClients(const std::string& clients) {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::milliseconds kBetweenTries(20);
+  constexpr std::chrono::seconds kPatience(30);
+  std::error_code error;
+  const fs::path place = fs::canonical(clients, error);  // one list may have several links
+  if (error) return Status::Failed(clients + ": " + error.message());
+  const std::string file = place.string() + ".lock";
+  for (const auto until = Clock::now() + kPatience;;) {
+    auto lock = FileLock::Take(file, FileLock::Kind::kExclusive, NoLocks::kGoOn);
+    if (lock.ok()) return lock;
+    if (lock.status().code() != Code::kUnavailable)
+      return Status::Invalid(lock.status().message() + "; give another --out");
+    if (Clock::now() >= until) {
+      return Status::Failed(file +
+                            ": another keygen has held it for 30 s; end that one and try "
+                            "again");
+    }
+    std::this_thread::sleep_for(kBetweenTries);
   }
-  const std::string more = (text.empty() || text.ends_with('\n') ? "" : "\n") + line;
-  const int fd = open(file.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
-  const bool good = fd >= 0 &&
-                    write(fd, more.data(), more.size()) == static_cast<ssize_t>(more.size()) &&
-                    fsync(fd) == 0;
-  const std::string why = std::strerror(errno);
-  if (fd >= 0) close(fd);
-  return good ? Status::Ok() : Status::Failed(file + ": " + why);
+}
+
+/// Appends a line, also where the last one has no end. Readers, and whoever comes after a power
+/// cut, find the old file or the new one: half a line would keep everybody out. Under
+/// LockClients().
+Status AppendLine(const std::string& file, const std::string& line) {
+  MF_ASSIGN_OR_RETURN(const std::string text, ReadInput(file, "", kMostBytes));
+  const std::string whole = text + (text.empty() || text.ends_with('\n') ? "" : "\n") + line;
+  std::error_code error;
+  const std::string place = fs::canonical(file, error).string();  // a link stays one
+  struct stat info = {};
+  if (error || stat(place.c_str(), &info) != 0)
+    return Status::Failed(file + ": " + (error ? error.message() : std::strerror(errno)));
+  const std::string temporary = place + ".partial-" + std::to_string(getpid());
+  MF_RETURN_IF_ERROR(WriteNewFile(temporary, 0600, whole, &info));
+  const Status published = PublishPath(temporary, place);
+  if (!published.ok()) unlink(temporary.c_str());
+  return published;
 }
 
 std::string ClientLine(const KeyPair& client, const std::string& name) {
@@ -194,15 +237,17 @@ Status WriteClusterKeys(const std::string& folder, const KeyPair& server, const 
   std::vector<std::string> files = FilesOfClient(folder + "/client");
   files.insert(files.end(), {secret, clients});
   MF_RETURN_IF_ERROR(CheckAbsent(files));
-  const auto write_all = [&]() -> Status {
-    MF_RETURN_IF_ERROR(MakeFolder(folder + "/server"));
-    MF_RETURN_IF_ERROR(WriteNewFile(secret, 0600, PairText("the servers", server)));
+  MF_RETURN_IF_ERROR(MakeKeyFolder(folder + "/server"));
+  // Of several programs that do this at once, the one that makes this file makes all.
+  MF_RETURN_IF_ERROR(WriteNewFile(secret, 0600, PairText("the servers", server)));
+  const auto write_rest = [&]() -> Status {
     MF_RETURN_IF_ERROR(WriteNewFile(
         clients, 0644,
         "# Who is admitted. Read for every new connection.\n" + ClientLine(client, "client")));
+    MF_RETURN_IF_ERROR(SyncPath(folder + "/server"));
     return WriteClientFolder(folder + "/client", server.public_key, client);
   };
-  return RemoveIfFailed(write_all(), files);
+  return RemoveIfFailed(write_rest(), files);
 }
 
 Status AddClientKeys(const std::string& folder, const std::string& name, const KeyPair& client) {
@@ -215,6 +260,7 @@ Status AddClientKeys(const std::string& folder, const std::string& name, const K
                            ": letters, digits, - and _ only, not \"server\"");
   }
   MF_ASSIGN_OR_RETURN(const ServerKeys server, LoadServerKeys(folder + "/server"));
+  MF_ASSIGN_OR_RETURN(const FileLock lock, LockClients(server.clients_file));
   MF_ASSIGN_OR_RETURN(const auto clients, ReadClients(server.clients_file));
   for (const auto& [key, admitted] : clients) {
     if (admitted == name) {

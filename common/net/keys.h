@@ -2,6 +2,7 @@
 // printable characters (Z85, ZeroMQ RFC 32). A folder of keys holds, for a server,
 //   server.key   its key pair; secret
 //   clients      "client KEY NAME" a line: who is admitted
+//   clients.lock held while a client is added
 // and for a worker,
 //   client.key   its key pair; secret
 //   server.pub   "public KEY": the only servers it talks to

@@ -88,12 +88,14 @@ inline void Write(const RunState& m, wire::RunState::Builder w) {
   WriteText(m.description, [&](unsigned size) { return w.initDescription(size); });
   Write(m.snapshots, w.initSnapshots());
   w.setHadCommon(m.had_common);
+  WriteText(m.doing, [&](unsigned size) { return w.initDoing(size); });
 }
 inline void Read(wire::RunState::Reader w, RunState& m) {
   Read(w.getFinished(), m.finished);
   m.description = TextOf(w.getDescription());
   Read(w.getSnapshots(), m.snapshots);
   m.had_common = w.getHadCommon();
+  m.doing = TextOf(w.getDoing());
 }
 
 inline void Write(const StepRecord& m, wire::StepRecord::Builder w) {
@@ -360,6 +362,29 @@ inline Status Read(wire::DeleteRunRequest::Reader w, DeleteRunRequest& m) {
   return Status::Ok();
 }
 
+inline void Write(const SaveRequest& m, wire::Request::Builder request) {
+  auto w = request.initSave();
+  w.setStep(m.step);
+  w.setByAll(m.by_all);
+}
+inline Status Read(wire::SaveRequest::Reader w, SaveRequest& m) {
+  m.step = w.getStep();
+  m.by_all = w.getByAll();
+  return Status::Ok();
+}
+
+inline void Write(const LeaveRequest&, wire::Request::Builder request) { request.setLeave(); }
+inline Status Read(capnp::Void, LeaveRequest&) { return Status::Ok(); }
+
+inline void Write(const StopRequest& m, wire::Request::Builder request) {
+  auto w = request.initStop();
+  WriteText(m.run, [&](unsigned size) { return w.initRun(size); });
+}
+inline Status Read(wire::StopRequest::Reader w, StopRequest& m) {
+  m.run = TextOf(w.getRun());
+  return Status::Ok();
+}
+
 // Replies.
 
 inline void Write(const std::monostate&, wire::Reply::Builder) {}  // an error, or nothing yet
@@ -449,7 +474,7 @@ inline void Write(const LeaseReply& m, wire::Reply::Builder reply) {
   for (unsigned i = 0; i < list.size(); ++i) Write(m.records[i], list[i]);
 }
 inline Status Read(wire::LeaseReply::Reader w, LeaseReply& m) {
-  if (w.getWork() > static_cast<uint16_t>(Work::kFailed)) return Status::Invalid("unknown work");
+  if (w.getWork() > static_cast<uint16_t>(Work::kStopped)) return Status::Invalid("unknown work");
   if (w.getSnapshotDue() > static_cast<uint16_t>(SnapshotDue::kNow)) {
     return Status::Invalid("unknown snapshot order");
   }
@@ -503,5 +528,35 @@ inline Status Read(wire::ListRunsReply::Reader w, ListRunsReply& m) {
 }
 
 inline void Write(const DeleteRunReply&, wire::Reply::Builder reply) { reply.setDeleteRun(); }
+
+inline void Write(const SaveReply& m, wire::Reply::Builder reply) {
+  Write(m.snapshots, reply.initSave().initSnapshots());
+}
+inline Status Read(wire::SaveReply::Reader w, SaveReply& m) {
+  Read(w.getSnapshots(), m.snapshots);
+  return Status::Ok();
+}
+
+inline void Write(const LeaveReply& m, wire::Reply::Builder reply) {
+  auto w = reply.initLeave();
+  w.setWorkers(m.workers);
+  Write(m.at, w.initAt());
+}
+inline Status Read(wire::LeaveReply::Reader w, LeaveReply& m) {
+  m.workers = w.getWorkers();
+  Read(w.getAt(), m.at);
+  return Status::Ok();
+}
+
+inline void Write(const StopReply& m, wire::Reply::Builder reply) {
+  auto w = reply.initStop();
+  w.setWorkers(m.workers);
+  Write(m.at, w.initAt());
+}
+inline Status Read(wire::StopReply::Reader w, StopReply& m) {
+  m.workers = w.getWorkers();
+  Read(w.getAt(), m.at);
+  return Status::Ok();
+}
 
 }  // namespace mf

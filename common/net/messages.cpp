@@ -61,12 +61,21 @@ Status ReadBody(wire::Request::Reader w, RequestBody& body) {
       return Read(w.getListRuns(), body.emplace<ListRunsRequest>());
     case wire::Request::DELETE_RUN:
       return Read(w.getDeleteRun(), body.emplace<DeleteRunRequest>());
+    case wire::Request::SAVE:
+      return Read(w.getSave(), body.emplace<SaveRequest>());
+    case wire::Request::LEAVE:
+      return Read(w.getLeave(), body.emplace<LeaveRequest>());
+    case wire::Request::STOP:
+      return Read(w.getStop(), body.emplace<StopRequest>());
   }
   return Status::Invalid("unknown operation");
 }
 
 Status ReadError(wire::Error::Reader w, Reply& reply) {
-  if (w.getCode() >= static_cast<uint16_t>(kCodeCount)) return Status::Invalid("unknown code");
+  constexpr auto kOk = static_cast<uint16_t>(Code::kOk);
+  if (w.getCode() == kOk || w.getCode() >= static_cast<uint16_t>(kCodeCount)) {
+    return Status::Invalid("an error of no known code");
+  }
   reply.code = static_cast<Code>(w.getCode());
   reply.message = TextOf(w.getMessage());
   return Status::Ok();
@@ -119,6 +128,12 @@ Status ReadBody(wire::Reply::Reader w, Reply& reply) {
       return Read(w.getListRuns(), body.emplace<ListRunsReply>());
     case wire::Reply::DELETE_RUN:
       return Read(w.getDeleteRun(), body.emplace<DeleteRunReply>());
+    case wire::Reply::SAVE:
+      return Read(w.getSave(), body.emplace<SaveReply>());
+    case wire::Reply::LEAVE:
+      return Read(w.getLeave(), body.emplace<LeaveReply>());
+    case wire::Reply::STOP:
+      return Read(w.getStop(), body.emplace<StopReply>());
   }
   return Status::Invalid("unknown reply");
 }
@@ -219,6 +234,12 @@ const char* OpName(Op op) {
       return "list_runs";
     case Op::kDeleteRun:
       return "delete_run";
+    case Op::kSave:
+      return "save";
+    case Op::kLeave:
+      return "leave";
+    case Op::kStop:
+      return "stop";
   }
   return "unknown";
 }

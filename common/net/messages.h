@@ -3,9 +3,9 @@
 // Everything here has been decoded but not believed: who receives a message checks every size, id
 // and range.
 //
-// A new operation: its two structs here and in protocol.capnp. The compiler then names what is
-// missing: its fields (message_fields.h), its place in the unions (messages.cpp), what a server
-// does with it (shard.h).
+// A new operation: its two structs and its places in Op, RequestBody and ReplyBody here, the same
+// in protocol.capnp. The compiler then names what is missing: its fields (message_fields.h), the
+// switches of messages.cpp, what a server does with it (Shard::Do).
 //
 // Payload frames (little-endian; `columns` are those of the server that is asked):
 // clang-format off
@@ -30,10 +30,11 @@
 #include "common/base/status.h"
 #include "common/net/snapshot_state.h"
 #include "common/net/step.h"
+#include "common/run/versions.h"
 
 namespace mf {
 
-inline constexpr uint32_t kProtocolVersion = 3;
+inline constexpr uint32_t kProtocolVersion = kProtocolFormat.newest;
 
 /// In the order of RequestBody.
 enum class Op : uint16_t {
@@ -58,8 +59,11 @@ enum class Op : uint16_t {
   kBuckets,
   kListRuns,
   kDeleteRun,
+  kSave,
+  kLeave,
+  kStop,
 };
-inline constexpr int kOpCount = 21;
+inline constexpr int kOpCount = 24;
 /// As in metrics and messages for people: "micro_batch_done".
 const char* OpName(Op op);
 
@@ -69,11 +73,13 @@ struct RunState {
   std::string description = {};
   SnapshotState snapshots = {};
   uint64_t had_common = 0;  // newest step that all servers were once said to have; 0: none
+  /// What it is at while it answers, for people: "loading step 500: 38%"; empty: nothing long.
+  std::string doing = {};
   bool operator==(const RunState&) const = default;
 };
 
 /// Joins the run of this description, or begins it. Without one: an observer of whatever is
-/// trained, who may ask for status and buckets only.
+/// trained, who may ask for status and buckets, and end the run (save, stop).
 struct HelloRequest {
   uint32_t protocol = kProtocolVersion;
   uint32_t shard = 0;
@@ -202,7 +208,16 @@ struct DropReply {
 };
 
 /// What the coordinator hands out.
-enum class Work : uint16_t { kWait, kMicroBatch, kCommit, kEvaluate, kRecover, kFinished, kFailed };
+enum class Work : uint16_t {
+  kWait,
+  kMicroBatch,
+  kCommit,
+  kEvaluate,
+  kRecover,
+  kFinished,
+  kFailed,
+  kStopped,  // somebody has asked for the workers' end: kStop
+};
 
 /// Asks the work coordinator, on server 0, for work. The records of steps after `known_step` of
 /// `known_epoch` come with the answer.
@@ -330,18 +345,53 @@ struct DeleteRunReply {
   bool operator==(const DeleteRunReply&) const = default;
 };
 
+/// Publishes the state after `step` finished steps, if that is what the tables hold: begins now, or
+/// when what is being written is done. Asked again until the answer says that it is published.
+/// `by_all`: all servers have answered so; none of them may begin anew any more.
+struct SaveRequest {
+  uint64_t step = 0;
+  bool by_all = false;
+  bool operator==(const SaveRequest&) const = default;
+};
+struct SaveReply {
+  SnapshotState snapshots = {};
+  bool operator==(const SaveReply&) const = default;
+};
+
+/// A worker ends: what it holds goes back to the coordinator.
+struct LeaveRequest {
+  bool operator==(const LeaveRequest&) const = default;
+};
+struct LeaveReply {
+  uint64_t workers = 0;  // that are left
+  FinishedStep at = {};  // the run's last finished step; epoch 0: the servers have no state yet
+  bool operator==(const LeaveReply&) const = default;
+};
+
+/// Ends the workers of the run with this id; those that come later are not meant.
+struct StopRequest {
+  std::string run = {};
+  bool operator==(const StopRequest&) const = default;
+};
+struct StopReply {
+  uint64_t workers = 0;  // that have not ended yet; none of a run that is over
+  FinishedStep at = {};  // as in LeaveReply
+  bool operator==(const StopReply&) const = default;
+};
+
 using RequestBody =
     std::variant<HelloRequest, StatusRequest, RollbackRequest, PullRequest, PushRequest,
                  ForwardRequest, BackwardRequest, ListRowsRequest, PrepareRequest, ApplyRequest,
                  DropRequest, LeaseRequest, RenewRequest, MicroBatchDoneRequest, StepEndedRequest,
                  EvaluatedRequest, RecoveredRequest, GiveBackRequest, BucketsRequest,
-                 ListRunsRequest, DeleteRunRequest>;
+                 ListRunsRequest, DeleteRunRequest, SaveRequest, LeaveRequest, StopRequest>;
 /// In the same order, behind "an error".
 using ReplyBody =
     std::variant<std::monostate, HelloReply, StatusReply, RollbackReply, PullReply, PushReply,
                  ForwardReply, BackwardReply, ListRowsReply, PrepareReply, ApplyReply, DropReply,
                  LeaseReply, RenewReply, MicroBatchDoneReply, StepEndedReply, EvaluatedReply,
-                 RecoveredReply, GiveBackReply, BucketsReply, ListRunsReply, DeleteRunReply>;
+                 RecoveredReply, GiveBackReply, BucketsReply, ListRunsReply, DeleteRunReply,
+                 SaveReply, LeaveReply, StopReply>;
 static_assert(std::variant_size_v<RequestBody> == kOpCount);
 static_assert(std::variant_size_v<ReplyBody> == kOpCount + 1);
 

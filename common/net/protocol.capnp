@@ -1,5 +1,7 @@
 # The header frame of every message (DESIGN 5). Raw payload frames follow it; common/net/messages.h has the
-# same structs with what their fields mean. A change here is a change of kProtocolVersion.
+# same structs with what their fields mean. A change here is a change of the protocol's version
+# (common/run/versions.h), which a hello carries. What is asked or answered without a hello before it (hello itself,
+# listRuns, deleteRun, error) only ever gets fields that may be missing, so that versions can tell each other.
 @0xb3d5f0a2c4e61879;
 
 using Cxx = import "/capnp/c++.capnp";
@@ -30,6 +32,9 @@ struct Request {
     buckets @20 :BucketsRequest;
     listRuns @21 :Void;
     deleteRun @22 :DeleteRunRequest;
+    save @23 :SaveRequest;
+    leave @24 :Void;
+    stop @25 :StopRequest;
   }
 }
 
@@ -59,6 +64,9 @@ struct Reply {
     buckets @21 :BucketsReply;
     listRuns @22 :ListRunsReply;
     deleteRun @23 :Void;
+    save @24 :SaveReply;
+    leave @25 :LeaveReply;
+    stop @26 :StopReply;
   }
 }
 
@@ -95,6 +103,7 @@ struct RunState {
   description @1 :Text;
   snapshots @2 :SnapshotState;
   hadCommon @3 :UInt64;
+  doing @4 :Text;
 }
 
 struct HelloRequest {
@@ -270,4 +279,27 @@ struct ListRunsReply {
 
 struct DeleteRunRequest {
   id @0 :Text;
+}
+
+struct SaveRequest {
+  step @0 :UInt64;
+  byAll @1 :Bool;
+}
+
+struct SaveReply {
+  snapshots @0 :SnapshotState;
+}
+
+struct LeaveReply {
+  workers @0 :UInt64;
+  at @1 :Step;
+}
+
+struct StopRequest {
+  run @0 :Text;
+}
+
+struct StopReply {
+  workers @0 :UInt64;
+  at @1 :Step;
 }

@@ -46,6 +46,9 @@ class ServerTransport {
   virtual bool Receive(int timeout_ms, std::string* peer, Message* message) = 0;
   /// Never blocks. False if the peer is gone or its queue is full (counted by the caller).
   virtual bool Send(const std::string& peer, const Message& message) = 0;
+  /// False while so much that was sent to the peer waits to be read by it that nothing more is
+  /// sent.
+  virtual bool HasRoomFor(const std::string& peer) = 0;
   /// Makes a Receive() in progress, or the next one, return. From any thread.
   virtual void Wake() = 0;
   /// Where it really listens (tcp port 0 replaced).
@@ -74,19 +77,22 @@ class ClientTransport {
 };
 
 /// Called, from a thread of the transport's, for every connection that was not admitted. `reason`:
-/// "unknown_key" (a client that is not on the list) or "handshake" (no keys, the key of another
-/// server, no ZeroMQ at all).
+/// "unknown_key" (a client that is not on the list), "handshake" (no keys, the key of another
+/// server, no ZeroMQ at all) or "descriptors" (no room for more connections).
 using OnRefused = std::function<void(std::string_view reason)>;
 
-/// `address`: "tcp://host:port" (port 0: any) or "inproc://name". kFailed if it cannot be bound.
-/// With `keys`, everything is encrypted and only the clients that they list are admitted; one such
-/// server per context. kInvalid for keys that are none, kFailed where this libzmq has no CURVE.
+/// `address`: "tcp://NUMBER:PORT" (port 0: any; names become numbers by ResolveToListen() of
+/// common/base/address.h) or "inproc://name". kFailed if it cannot be bound, kInvalid for an
+/// address that is not this machine's. With `keys`, everything is encrypted and only the clients
+/// that they list are admitted; one such server per context. kInvalid for keys that are none,
+/// kFailed where this libzmq has no CURVE.
 Result<std::unique_ptr<ServerTransport>> BindZmq(TransportContext& context,
                                                  const std::string& address,
                                                  const ServerKeys* keys = nullptr,
                                                  OnRefused on_refused = {});
-/// Connects lazily, as ZeroMQ does: a server may come later (tcp). With `keys`, only to servers
-/// that have the key pair named there; the same errors.
+/// Connects lazily, as ZeroMQ does: a server may come later (tcp), its name may be known later.
+/// kInvalid for an address of another form. With `keys`, only to servers that have the key pair
+/// named there; the same errors.
 Result<std::unique_ptr<ClientTransport>> ConnectZmq(TransportContext& context,
                                                     const std::vector<std::string>& addresses,
                                                     const ClientKeys* keys = nullptr);

@@ -1,13 +1,17 @@
 #include "common/net/zmq_curve.h"
 
 #include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include <zmq.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstring>
+#include <system_error>
 #include <vector>
 
 #include "common/base/logging.h"
@@ -26,6 +30,8 @@ constexpr size_t kRawKeyBytes = 32;
 constexpr size_t kZ85KeyBytes = 41;  // with the terminating zero
 constexpr size_t kFrameBytesMax = 255;
 constexpr auto kQuiet = std::chrono::seconds(10);
+constexpr rlim_t kReserve = 64;      // descriptors that are not for connections: of files,
+constexpr rlim_t kReserveShare = 4;  // but not more than this part of all
 constexpr int kEvents = ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED |
                         ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_DISCONNECTED;
 
@@ -79,25 +85,19 @@ Status UseClientKeys(void* socket, const ClientKeys& keys) {
   return SetKey(socket, ZMQ_CURVE_SECRETKEY, keys.own.secret_key);
 }
 
-Result<std::unique_ptr<ZapAuthenticator>> ZapAuthenticator::Open(TransportContext& context,
-                                                                 void* socket,
-                                                                 const ServerKeys& keys,
-                                                                 OnRefused on_refused) {
-  MF_RETURN_IF_ERROR(NeedCurve());
-  std::unique_ptr<ZapAuthenticator> door(new ZapAuthenticator);
-  door->clients_file_ = keys.clients_file;
+Result<std::unique_ptr<ServerDoor>> ServerDoor::Open(TransportContext& context, void* socket,
+                                                     const ServerKeys* keys, OnRefused on_refused) {
+  std::unique_ptr<ServerDoor> door(new ServerDoor);
   door->on_refused_ = std::move(on_refused);
   door->stop_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  MF_CHECK(door->stop_ >= 0);
-  const int one = 1, none = 0;
-  // The handler stands before the socket is bound: without one, libzmq admits everybody.
-  door->zap_ = zmq_socket(context.handle(), ZMQ_REP);
-  if (door->zap_ == nullptr || zmq_setsockopt(door->zap_, ZMQ_LINGER, &none, sizeof none) != 0 ||
-      zmq_bind(door->zap_, kZapAddress) != 0) {
-    return ZmqError("cannot check the keys of clients");
+  if (door->stop_ < 0) {
+    return Status::Failed("cannot watch the server's socket: " + std::string(std::strerror(errno)) +
+                          "; raise ulimit -n");
   }
+  if (keys != nullptr) MF_RETURN_IF_ERROR(door->UseKeys(context, socket, *keys));
   static std::atomic<uint64_t> made{0};
   const std::string events = "inproc://door-" + std::to_string(made.fetch_add(1));
+  const int none = 0;
   door->events_ = zmq_socket(context.handle(), ZMQ_PAIR);
   if (door->events_ == nullptr ||
       zmq_setsockopt(door->events_, ZMQ_LINGER, &none, sizeof none) != 0 ||
@@ -105,17 +105,34 @@ Result<std::unique_ptr<ZapAuthenticator>> ZapAuthenticator::Open(TransportContex
       zmq_connect(door->events_, events.c_str()) != 0) {
     return ZmqError("cannot watch the server's socket");
   }
+  try {
+    door->thread_ = std::thread([door = door.get()] { door->Run(); });
+  } catch (const std::system_error& error) {
+    return Status::Failed("cannot start a thread: " + error.code().message() + "; raise ulimit -u");
+  }
+  return door;
+}
+
+Status ServerDoor::UseKeys(TransportContext& context, void* socket, const ServerKeys& keys) {
+  MF_RETURN_IF_ERROR(NeedCurve());
+  clients_file_ = keys.clients_file;
+  const int one = 1, none = 0;
+  // The handler stands before the socket is bound: without one, libzmq admits everybody.
+  zap_ = zmq_socket(context.handle(), ZMQ_REP);
+  if (zap_ == nullptr || zmq_setsockopt(zap_, ZMQ_LINGER, &none, sizeof none) != 0 ||
+      zmq_bind(zap_, kZapAddress) != 0) {
+    return ZmqError("cannot check the keys of clients");
+  }
   MF_RETURN_IF_ERROR(SetKey(socket, ZMQ_CURVE_SECRETKEY, keys.own.secret_key));
   if (zmq_setsockopt(socket, ZMQ_CURVE_SERVER, &one, sizeof one) != 0 ||
       zmq_setsockopt(socket, ZMQ_HANDSHAKE_IVL, &kHandshakeMs, sizeof kHandshakeMs) != 0 ||
       zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, kZapDomain, std::strlen(kZapDomain)) != 0) {
     return ZmqError("cannot use keys");
   }
-  door->thread_ = std::thread([door = door.get()] { door->Run(); });
-  return door;
+  return Status::Ok();
 }
 
-ZapAuthenticator::~ZapAuthenticator() {
+ServerDoor::~ServerDoor() {
   if (thread_.joinable()) {
     const uint64_t one = 1;
     [[maybe_unused]] const ssize_t written = write(stop_, &one, sizeof one);
@@ -127,19 +144,20 @@ ZapAuthenticator::~ZapAuthenticator() {
   if (stop_ >= 0) close(stop_);
 }
 
-void ZapAuthenticator::Run() {
+void ServerDoor::Run() {
   std::array<zmq_pollitem_t, 3> items = {
-      {{nullptr, stop_, ZMQ_POLLIN, 0}, {zap_, 0, ZMQ_POLLIN, 0}, {events_, 0, ZMQ_POLLIN, 0}}};
+      {{nullptr, stop_, ZMQ_POLLIN, 0}, {events_, 0, ZMQ_POLLIN, 0}, {zap_, 0, ZMQ_POLLIN, 0}}};
+  const int count = zap_ == nullptr ? 2 : 3;
   while (true) {
-    zmq_poll(items.data(), static_cast<int>(items.size()), -1);
+    zmq_poll(items.data(), count, -1);
     if (items[0].revents != 0) return;
-    if (items[1].revents != 0) AnswerZap();
-    if (items[2].revents != 0) TakeEvents();
+    if (items[1].revents != 0) TakeEvents();
+    if (items[2].revents != 0) AnswerZap();
   }
 }
 
 /// One question of libzmq's: version, request id, domain, address, identity, mechanism, key.
-void ZapAuthenticator::AnswerZap() {
+void ServerDoor::AnswerZap() {
   std::vector<std::string> question;
   if (!ReceiveAll(zap_, &question)) return;
   const bool sound = question.size() == 7 && question[0] == "1.0" && question[2] == kZapDomain &&
@@ -153,15 +171,13 @@ void ZapAuthenticator::AnswerZap() {
   }
 }
 
-const char* ZapAuthenticator::Judge(std::string_view raw_key) {
+const char* ServerDoor::Judge(std::string_view raw_key) {
   if (raw_key.size() != kRawKeyBytes) return kRefuse;
   std::array<char, kZ85KeyBytes> key;
   zmq_z85_encode(key.data(), reinterpret_cast<const uint8_t*>(raw_key.data()), kRawKeyBytes);
   auto clients = ReadClients(clients_file_);
   if (clients.ok() && clients->contains(key.data())) return kAdmit;
-  // Not more than one line in a while, however many knock.
-  if (const auto now = std::chrono::steady_clock::now(); now >= quiet_until_) {
-    quiet_until_ = now + kQuiet;
+  if (MaySpeak()) {
     if (clients.ok()) {
       spdlog::warn("refused a client: its key {} is not in {}", key.data(), clients_file_);
     } else {
@@ -171,7 +187,33 @@ const char* ZapAuthenticator::Judge(std::string_view raw_key) {
   return clients.ok() ? kRefuse : kTryAgain;
 }
 
-void ZapAuthenticator::TakeEvents() {
+bool ServerDoor::MaySpeak() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now < quiet_until_) return false;
+  quiet_until_ = now + kQuiet;
+  return true;
+}
+
+bool ServerDoor::NoRoomFor(uint32_t descriptor) {
+  rlimit files = {};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == RLIM_INFINITY) return false;
+  // The lowest free number is given out, so a high one says that most are taken.
+  const rlim_t reserve = std::min(kReserve, files.rlim_cur / kReserveShare);
+  if (descriptor < files.rlim_cur - reserve) return false;
+  // libzmq sees its end and closes it. Should the number be another's by now, that is one of the
+  // last, too, and files do not care.
+  shutdown(static_cast<int>(descriptor), SHUT_RDWR);
+  if (MaySpeak()) {
+    spdlog::warn(
+        "no room for more connections: {} open files are allowed (ulimit -n), {} of them "
+        "are kept for files; clients try again by themselves",
+        files.rlim_cur, reserve);
+  }
+  if (on_refused_) on_refused_("descriptors");
+  return true;
+}
+
+void ServerDoor::TakeEvents() {
   std::vector<std::string> frames;  // what happened (u16) and to which descriptor (u32); an address
   while (ReceiveAll(events_, &frames)) {
     uint16_t event = 0;
@@ -183,11 +225,16 @@ void ZapAuthenticator::TakeEvents() {
   }
 }
 
+void ServerDoor::TakeEvent(uint16_t event, uint32_t descriptor) {
+  if (event == ZMQ_EVENT_ACCEPTED && NoRoomFor(descriptor)) return;
+  if (zap_ != nullptr) TakeKeyEvent(event, descriptor);
+}
+
 /// What is no ZeroMQ at all ends without an event of its own, so a connection that ends before it
 /// was admitted counts as refused. The events of a handshake do not say whose it was: the newest
 /// connection's, as an honest one takes milliseconds. Should two of them overlap, it is counted
 /// when the other one ends.
-void ZapAuthenticator::TakeEvent(uint16_t event, uint32_t descriptor) {
+void ServerDoor::TakeKeyEvent(uint16_t event, uint32_t descriptor) {
   if (event == ZMQ_EVENT_ACCEPTED) {
     waiting_.push_back(descriptor);
   } else if (event == ZMQ_EVENT_DISCONNECTED) {

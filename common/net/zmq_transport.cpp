@@ -8,11 +8,16 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <new>
 
+#include "common/base/address.h"
 #include "common/base/buffer_pool.h"
+#include "common/base/check.h"
 #include "common/base/logging.h"
+#include "common/base/machine_limits.h"
 #include "common/net/transport.h"
+#include "common/net/unread_replies.h"
 #include "common/net/zmq_curve.h"
 
 #if defined(__SANITIZE_THREAD__)
@@ -44,8 +49,14 @@ void AcquireFromPeer() {
 constexpr int kHighWaterMark = 100'000;          // messages; far above any client's window
 constexpr int64_t kMessageBytesMax = 2ll << 30;  // one frame
 constexpr int kHeartbeatMs = 5'000;
-constexpr size_t kFramesMax = 16;      // no operation has more
-constexpr size_t kCopyBytesMax = 256;  // below this a copy is cheaper than sharing
+// Of a context: three for each server that a client is connected to. libzmq's 1023 are 341 servers.
+constexpr int kSocketsMax = 16'384;
+constexpr int kThreads = 4;        // of libzmq, started with the first socket, and of our own
+constexpr int kFiles = 12;         // of libzmq and of the first socket
+constexpr int kServerFiles = 4;    // of a connection to a server
+constexpr size_t kFramesMax = 16;  // no operation has more
+constexpr size_t kCopyBytesMax = UnreadReplies::kCopied;  // a copy is cheaper than sharing
+constexpr uint64_t kUnreadPart = 8;  // of the memory: an eighth, for replies that nobody reads
 
 using Owner = std::shared_ptr<const void>;
 
@@ -56,16 +67,59 @@ void ReleaseOwner(void*, void* hint) {
   PoolAllocator<Owner>().deallocate(owner, 1);
 }
 
-/// A zmq message that shares the frame's bytes (or copies a few).
+/// A zmq message that shares the frame's bytes (or copies a few). std::bad_alloc if there is no
+/// memory for it.
 void InitMessage(zmq_msg_t* out, const Frame& frame) {
   if (frame.size() <= kCopyBytesMax) {
-    zmq_msg_init_size(out, frame.size());
+    if (zmq_msg_init_size(out, frame.size()) != 0) throw std::bad_alloc();
     if (frame.size() > 0) std::memcpy(zmq_msg_data(out), frame.data(), frame.size());
     return;
   }
   auto* owner = new (PoolAllocator<Owner>().allocate(1)) Owner(frame.owner());
-  zmq_msg_init_data(out, const_cast<std::byte*>(frame.data()), frame.size(), &ReleaseOwner, owner);
+  if (zmq_msg_init_data(out, const_cast<std::byte*>(frame.data()), frame.size(), &ReleaseOwner,
+                        owner) == 0) {
+    return;
+  }
+  ReleaseOwner(nullptr, owner);
+  throw std::bad_alloc();
 }
+
+/// The frames of a message, all of them made before the first one is sent: memory that ends
+/// half-way must not leave half a message in the socket, which the next one would become a part of.
+class Outgoing {
+ public:
+  /// For so many frames.
+  explicit Outgoing(size_t count) { frames_.reserve(count); }
+  ~Outgoing() {
+    for (size_t i = sent_; i < frames_.size(); ++i) zmq_msg_close(&frames_[i]);
+  }
+  Outgoing(const Outgoing&) = delete;
+
+  void Add(const Frame& frame) {
+    MF_CHECK(frames_.size() < frames_.capacity());  // they must not move
+    zmq_msg_t made;
+    InitMessage(&made, frame);
+    zmq_msg_init(&frames_.emplace_back());
+    zmq_msg_move(&frames_.back(), &made);
+  }
+  /// False if the peer is gone or does not take it.
+  bool Send(void* socket) {
+    ReleaseToPeer();
+    while (sent_ < frames_.size()) {
+      const int flags = ZMQ_DONTWAIT | (sent_ + 1 < frames_.size() ? ZMQ_SNDMORE : 0);
+      if (zmq_msg_send(&frames_[sent_], socket, flags) >= 0) {
+        ++sent_;
+      } else if (zmq_errno() != EINTR) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+ private:
+  std::vector<zmq_msg_t, PoolAllocator<zmq_msg_t>> frames_;
+  size_t sent_ = 0;
+};
 
 /// A received message, closed when nobody uses its bytes any more.
 struct Received {
@@ -102,41 +156,28 @@ class Socket {
   Status Open(TransportContext& context, int type) {
     handle_ = zmq_socket(context.handle(), type);
     if (handle_ == nullptr) return ZmqError("cannot open a socket");
-    Set(ZMQ_LINGER, 0);
-    Set(ZMQ_SNDHWM, kHighWaterMark);
-    Set(ZMQ_RCVHWM, kHighWaterMark);
-    Set(ZMQ_HEARTBEAT_IVL, kHeartbeatMs);
-    zmq_setsockopt(handle_, ZMQ_MAXMSGSIZE, &kMessageBytesMax, sizeof kMessageBytesMax);
-    if (type == ZMQ_ROUTER) Set(ZMQ_ROUTER_MANDATORY, 1);
-    return Status::Ok();
+    MF_RETURN_IF_ERROR(Set(ZMQ_LINGER, 0));
+    MF_RETURN_IF_ERROR(Set(ZMQ_SNDHWM, kHighWaterMark));
+    MF_RETURN_IF_ERROR(Set(ZMQ_RCVHWM, kHighWaterMark));
+    MF_RETURN_IF_ERROR(Set(ZMQ_HEARTBEAT_IVL, kHeartbeatMs));
+    MF_RETURN_IF_ERROR(Set(ZMQ_MAXMSGSIZE, kMessageBytesMax));
+    return type == ZMQ_ROUTER ? Set(ZMQ_ROUTER_MANDATORY, 1) : Status::Ok();
   }
 
-  bool SendFrame(const Frame& frame, bool more) {
-    zmq_msg_t message;
-    InitMessage(&message, frame);
-    ReleaseToPeer();
-    const int flags = ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0);
-    int sent = 0;
-    do {
-      sent = zmq_msg_send(&message, handle_, flags);
-    } while (sent < 0 && zmq_errno() == EINTR);
-    if (sent >= 0) return true;
-    zmq_msg_close(&message);
-    return false;
-  }
-
-  bool SendFrames(const Message& message) {
-    for (size_t i = 0; i < message.size(); ++i) {
-      if (!SendFrame(message[i], i + 1 < message.size())) return false;
-    }
-    return true;
+  /// `identity`: of the peer, where the socket has several.
+  bool Send(const Message& message, const Frame* identity = nullptr) {
+    Outgoing outgoing(message.size() + 1);
+    if (identity != nullptr) outgoing.Add(*identity);
+    for (const Frame& frame : message) outgoing.Add(frame);
+    return outgoing.Send(handle_);
   }
 
   /// All frames of the next message; false if there is none. Frames above kFramesMax are dropped,
-  /// which the checks of the receiver then refuse.
+  /// which the checks of the receiver then refuse. std::bad_alloc if there is no memory for it:
+  /// then it is gone, and the next one is the next.
   bool ReceiveFrames(Message* out) {
     out->clear();
-    bool more = true;
+    bool more = true, out_of_memory = false;
     while (more) {
       zmq_msg_t message;
       zmq_msg_init(&message);
@@ -150,26 +191,42 @@ class Socket {
       }
       AcquireFromPeer();
       more = zmq_msg_more(&message) != 0;
-      Frame frame = TakeFrame(&message);
+      try {
+        if (!out_of_memory && out->size() <= kFramesMax) out->push_back(TakeFrame(&message));
+      } catch (const std::bad_alloc&) {
+        out_of_memory = true;
+      }
       zmq_msg_close(&message);
-      if (out->size() <= kFramesMax) out->push_back(std::move(frame));
     }
+    if (out_of_memory) throw std::bad_alloc();
     return true;
   }
 
   void* handle() const { return handle_; }
+  /// Before it is bound or connected to an address of IPv6, and of nothing else: with this, libzmq
+  /// speaks IPv4 in IPv6's clothes only.
+  Status UseIpv6() { return Set(ZMQ_IPV6, 1); }
 
  private:
-  void Set(int option, int value) { zmq_setsockopt(handle_, option, &value, sizeof value); }
+  template <class Value>
+  Status Set(int option, const Value& value) {
+    if (zmq_setsockopt(handle_, option, &value, sizeof value) == 0) return Status::Ok();
+    return ZmqError("cannot set option " + std::to_string(option) + " of a socket");
+  }
   void* handle_ = nullptr;
 };
 
 /// An eventfd that ends a poll from another thread.
 class WakeSignal {
  public:
-  WakeSignal() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) { MF_CHECK(fd_ >= 0); }
-  ~WakeSignal() { close(fd_); }
+  WakeSignal() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
+  ~WakeSignal() {
+    if (fd_ >= 0) close(fd_);
+  }
   WakeSignal(const WakeSignal&) = delete;
+  Status status() const {
+    return fd_ >= 0 ? Status::Ok() : Status::Failed("cannot open an eventfd; raise ulimit -n");
+  }
   void Raise() {
     const uint64_t one = 1;
     [[maybe_unused]] const ssize_t written = write(fd_, &one, sizeof one);
@@ -224,17 +281,26 @@ class ZmqServer final : public ServerTransport {
 
   Status Bind(TransportContext& context, const std::string& address, const ServerKeys* keys,
               OnRefused on_refused) {
+    MF_RETURN_IF_ERROR(wake_.status());
     MF_RETURN_IF_ERROR(socket_.Open(context, ZMQ_ROUTER));
-    if (keys != nullptr) {
-      MF_ASSIGN_OR_RETURN(
-          door_, ZapAuthenticator::Open(context, socket_.handle(), *keys, std::move(on_refused)));
+    if (address.starts_with("tcp://[")) MF_RETURN_IF_ERROR(socket_.UseIpv6());
+    if (keys != nullptr || address.starts_with("tcp://")) {
+      MF_ASSIGN_OR_RETURN(door_,
+                          ServerDoor::Open(context, socket_.handle(), keys, std::move(on_refused)));
     }
-    if (zmq_bind(socket_.handle(), address.c_str()) != 0)
-      return ZmqError("cannot listen on " + address);
+    if (zmq_bind(socket_.handle(), address.c_str()) != 0) {
+      if (zmq_errno() != EADDRNOTAVAIL && zmq_errno() != EAFNOSUPPORT)
+        return ZmqError("cannot listen on " + address);
+      return Status::Invalid("cannot listen on " + address + ": " + zmq_strerror(zmq_errno()) +
+                             "; give an address of this machine, or 0.0.0.0 for all of them");
+    }
     char last[256];
     size_t size = sizeof last;
     zmq_getsockopt(socket_.handle(), ZMQ_LAST_ENDPOINT, last, &size);
     address_ = last;
+    if (address_.starts_with("tcp://")) {
+      unread_ = std::make_unique<UnreadReplies>(MemoryLimitBytes() / kUnreadPart);
+    }
     polls_ = {PollOf(socket_), {wake_.fd(), POLLIN, 0}};
     return Status::Ok();
   }
@@ -245,9 +311,14 @@ class ZmqServer final : public ServerTransport {
 
   bool Send(const std::string& peer, const Message& message) override {
     const Frame identity(nullptr, peer.data(), peer.size());
-    return socket_.SendFrame(identity, true) && socket_.SendFrames(message);
+    if (unread_ == nullptr) return socket_.Send(message, &identity);
+    const Message counted = unread_->Count(peer, message);
+    return !counted.empty() && socket_.Send(counted, &identity);
   }
 
+  bool HasRoomFor(const std::string& peer) override {
+    return unread_ == nullptr || unread_->HasRoomFor(peer);
+  }
   void Wake() override { wake_.Raise(); }
   const std::string& address() const override { return address_; }
 
@@ -259,11 +330,12 @@ class ZmqServer final : public ServerTransport {
     return true;
   }
 
-  std::unique_ptr<ZapAuthenticator> door_;  // with keys
+  std::unique_ptr<ServerDoor> door_;  // of tcp
   Socket socket_;
   WakeSignal wake_;
   std::vector<pollfd> polls_;  // of socket_ and wake_
   std::string address_;
+  std::unique_ptr<UnreadReplies> unread_;  // of tcp
 };
 
 /// Counts the connections that a socket makes, by ZeroMQ's own events, and tells the log of those
@@ -331,7 +403,7 @@ class ConnectionCount {
     } else {
       spdlog::warn(
           "{} breaks off the handshake: is --keys given on both sides, and server.pub that "
-          "server's?",
+          "server's? Or has it no room for more connections (its log says so)?",
           address_);
     }
   }
@@ -346,9 +418,20 @@ class ZmqClient final : public ClientTransport {
  public:
   Status Connect(TransportContext& context, const std::vector<std::string>& addresses,
                  const ClientKeys* keys) {
+    MF_RETURN_IF_ERROR(wake_.status());
     for (const std::string& address : addresses) {
       Socket socket;
       MF_RETURN_IF_ERROR(socket.Open(context, ZMQ_DEALER));
+      if (address.starts_with("tcp://")) {
+        MF_ASSIGN_OR_RETURN(const Address server,
+                            ParseTcp("server", address, AddressUse::kConnect));
+        const Reach reach = ReachOf(server);
+        if (reach.ipv6_only) MF_RETURN_IF_ERROR(socket.UseIpv6());
+        if (!reach.unknown.empty()) {
+          spdlog::warn("{}: {} is not known here ({}); it is looked up again until it is", address,
+                       server.host, reach.unknown);
+        }
+      }
       connections_.emplace_back();
       if (keys != nullptr) MF_RETURN_IF_ERROR(UseClientKeys(socket.handle(), *keys));
       MF_RETURN_IF_ERROR(connections_.back().Watch(context, socket.handle(), address));
@@ -376,7 +459,7 @@ class ZmqClient final : public ClientTransport {
   }
 
   bool Send(size_t server, const Message& message) override {
-    return sockets_[server].SendFrames(message);
+    return sockets_[server].Send(message);
   }
 
   void Wait(int timeout_ms) override {
@@ -401,13 +484,20 @@ class ZmqClient final : public ClientTransport {
 void KeepFreedMemory() {
   mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most it takes; larger frames are mapped
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
-  mallopt(M_TOP_PAD, 64 << 20);  // or threads but the first give their empty heaps back
+  mallopt(M_TOP_PAD, 64 << 20);  // grown rarely: untouched pages cost nothing
+}
+
+/// libzmq aborts where it gets no thread or no descriptor.
+Status CheckRoom(size_t connections) {
+  MF_RETURN_IF_ERROR(CheckThreads(kThreads));
+  return CheckOpenFiles(kFiles + kServerFiles * static_cast<int>(connections));
 }
 
 }  // namespace
 
 TransportContext::TransportContext() : handle_(zmq_ctx_new()) {
   MF_CHECK(handle_ != nullptr);
+  zmq_ctx_set(handle_, ZMQ_MAX_SOCKETS, kSocketsMax);
   KeepFreedMemory();
 }
 TransportContext::~TransportContext() { zmq_ctx_term(handle_); }
@@ -415,6 +505,7 @@ TransportContext::~TransportContext() { zmq_ctx_term(handle_); }
 Result<std::unique_ptr<ServerTransport>> BindZmq(TransportContext& context,
                                                  const std::string& address, const ServerKeys* keys,
                                                  OnRefused on_refused) {
+  MF_RETURN_IF_ERROR(CheckRoom(1));
   auto server = std::make_unique<ZmqServer>();
   MF_RETURN_IF_ERROR(server->Bind(context, address, keys, std::move(on_refused)));
   return std::unique_ptr<ServerTransport>(std::move(server));
@@ -423,6 +514,7 @@ Result<std::unique_ptr<ServerTransport>> BindZmq(TransportContext& context,
 Result<std::unique_ptr<ClientTransport>> ConnectZmq(TransportContext& context,
                                                     const std::vector<std::string>& addresses,
                                                     const ClientKeys* keys) {
+  MF_RETURN_IF_ERROR(CheckRoom(addresses.size()));
   auto client = std::make_unique<ZmqClient>();
   MF_RETURN_IF_ERROR(client->Connect(context, addresses, keys));
   return std::unique_ptr<ClientTransport>(std::move(client));

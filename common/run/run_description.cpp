@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <string_view>
 #include <unordered_set>
 
@@ -22,7 +23,7 @@ constexpr int64_t kDenseNumbersMax = 1 << 28;  // 1 GiB: one message
 // Of all tensors, with padded rows: bytes of state and gradients do not overflow 64 bits.
 constexpr double kNumbersMax = 0x1p56;
 constexpr size_t kDimensionsMax = 8;
-constexpr double kSeedMax = 0x1p53;  // exact in JSON readers that know only doubles
+constexpr uint64_t kSeedMax = uint64_t{1} << 53;  // exact in JSON readers that know only doubles
 
 /// False for NaN.
 bool Within(double value, double low, double high) { return value >= low && value <= high; }
@@ -66,7 +67,7 @@ Status CheckRules(const RunRules& rules) {
   r.Check("snapshots.every_minutes", rules.snapshots.every_minutes, 0, 1e6);
   Check(r, "snapshots.keep", rules.snapshots.keep, 1, 1'000'000);
   Check(r, "column_blocks", rules.column_blocks, 0, 4096);
-  r.Check("seed", static_cast<double>(rules.seed), 0, kSeedMax);
+  r.Check("seed", rules.seed <= kSeedMax, "is out of range");
   return r.status();
 }
 
@@ -112,7 +113,11 @@ Status CheckTensor(const TensorSpec& t, const RunRules& rules) {
   r.Check("init_value", t.init_value, t.init == Init::kNormal ? 0 : -1e30, 1e30);
   r.Check("optimizer.beta1", t.optimizer.beta1 >= 0 && t.optimizer.beta1 < 1, "is out of range");
   r.Check("optimizer.beta2", t.optimizer.beta2 >= 0 && t.optimizer.beta2 < 1, "is out of range");
-  r.Check("optimizer.eps", t.optimizer.eps > 0 && t.optimizer.eps <= 1, "is out of range");
+  // Optimizers divide by it as float32.
+  r.Check("optimizer.eps",
+          static_cast<float>(t.optimizer.eps) >= std::numeric_limits<float>::min() &&
+              t.optimizer.eps <= 1,
+          "is out of range");
   r.Check("rate_scale", t.rate_scale, 0, 1e6);
   r.Check("weight_decay", t.weight_decay, 0, 10);
   r.Check("weight_decay", rules.schedule.peak * t.rate_scale * t.weight_decay < 1,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -16,6 +17,8 @@ namespace mf {
 /// The type of vectors between workers and servers.
 enum class Wire : uint8_t { kF32, kBf16 };
 inline constexpr std::array kWireNames = {"f32", "bf16"};
+/// Bytes of one number of such a vector.
+constexpr size_t NumberBytes(Wire wire) { return wire == Wire::kBf16 ? 2 : 4; }
 
 /// The learning rate over the steps of a run, see common/run/schedule.h.
 struct RateSchedule {
@@ -29,6 +32,7 @@ struct SnapshotRules {
   int64_t every_steps = 0;   // 0: never by steps
   double every_minutes = 5;  // 0: never by time; both 0: none, not even after the last step
   int64_t keep = 2;          // newest common ones
+  bool on() const { return every_steps > 0 || every_minutes > 0; }
   bool operator==(const SnapshotRules&) const = default;
 };
 

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "common/run/json_memory.h"
 #include "common/run/run_description.h"
+#include "common/run/versions.h"
 
 namespace mf {
 namespace {
@@ -65,7 +67,8 @@ class Reader {
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
   ~Reader() {  // all fields have been asked for
-    if (status_.ok() && object_.size() != asked_) Wrong("a key that is not known");
+    if (status_.ok() && object_.size() != asked_)
+      Wrong("a key that is not known, of another version or edited");
   }
 
   template <class T>
@@ -98,6 +101,13 @@ class Reader {
     if (found != object_.end()) return &*found;
     Wrong(std::string(name) + " is missing");
     return nullptr;
+  }
+  /// A number that version 1 does not have.
+  void Version(const char* name, const Format& format) {
+    if (!status_.ok() || !object_.contains(name)) return;
+    uint64_t version = 0;
+    Value(name, version);
+    if (status_.ok()) status_ = CheckVersion(format, version, where_);
   }
   void Wrong(const std::string& what) {
     if (!status_.ok()) return;
@@ -264,18 +274,32 @@ class Differences {
   std::string text_;
 };
 
+/// Of its JSON, about.
+size_t TextBytes(const RunDescription& run) {
+  constexpr size_t kTensorBytes = 512;
+  return run.about.size() + run.data.size() + kTensorBytes * run.tensors.size();
+}
+
 }  // namespace
 
-std::string RunDescription::Json() const { return Dump(ToJson(*this, /*only_deciding=*/false)); }
+std::string RunDescription::Json() const {
+  const JsonMemory memory(TextBytes(*this));
+  return Dump(ToJson(*this, /*only_deciding=*/false));
+}
 
-std::string RunDescription::Identity() const { return Dump(ToJson(*this, /*only_deciding=*/true)); }
+std::string RunDescription::Identity() const {
+  const JsonMemory memory(TextBytes(*this));
+  return Dump(ToJson(*this, /*only_deciding=*/true));
+}
 
 Result<RunDescription> RunDescription::FromJson(const std::string& text) {
+  const JsonMemory memory(text.size());
   const json root = json::parse(text, nullptr, /*allow_exceptions=*/false);
   RunDescription run;
   Status status;
   {
     Reader reader(root, "", &status);
+    reader.Version("format", kRunDescriptionFormat);
     reader.Value("about", run.about);
     reader.Value("data", run.data);
     reader.Object("rules", [&run](auto& io) { RuleFields(io, run.rules); });
@@ -294,6 +318,7 @@ Result<RunDescription> RunDescription::FromJson(const std::string& text) {
 }
 
 std::string DescribeDifference(const RunDescription& here, const RunDescription& there) {
+  const JsonMemory memory(TextBytes(here) + TextBytes(there));
   Differences differences;
   differences.AddTexts("about", here.about, there.about);
   // What is made of the tensors usually says why they and the rules differ, and shorter.
@@ -307,7 +332,9 @@ std::string DescribeDifference(const RunDescription& here, const RunDescription&
     differences.Add("number of tensors", here.tensors.size(), there.tensors.size());
   }
   if (!differences.none()) return differences.Text();
-  return here.data == there.data ? "" : "the same configuration on other data";
+  if (here.data != there.data) return "the same configuration on other data";
+  // -0 and 0, or texts in JSON with other blanks: their ids differ.
+  return here.Identity() == there.Identity() ? "" : "the same values, written in another way";
 }
 
 }  // namespace mf

@@ -2,11 +2,13 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
 
-#include "common/base/files.h"
+#include "common/base/logging.h"
+#include "common/commands/number_option.h"
 #include "pserver/commands/commands.h"
 #include "pserver/offline/reshard.h"
 #include "pserver/snapshot/snapshot_folders.h"
@@ -21,9 +23,10 @@ class Progress {
     const uint64_t percent = all == 0 ? 100 : std::min<uint64_t>(100, done * 100 / all);
     if (percent == shown_) return;
     if (terminal_) {
-      const auto full = static_cast<int>(percent * 40 / 100);
-      std::fprintf(stderr, "\r[%.*s%*s] %3d%%", full, "########################################",
-                   40 - full, "", static_cast<int>(percent));
+      std::string bar(40, ' ');
+      std::fill_n(bar.begin(), percent * 40 / 100, '#');
+      const std::string line = "resharding: " + std::to_string(percent) + "% [" + bar + "]";
+      std::fprintf(stderr, "\r%s\x1b[K", FitTerminal(stderr, line).c_str());
       if (percent == 100) std::fputc('\n', stderr);
     } else if (percent / 10 != shown_ / 10) {
       std::fprintf(stderr, "resharding: %d%%\n", static_cast<int>(percent));
@@ -47,7 +50,6 @@ Status Run(const ReshardOptions& flags) {
       const ReshardReport report,
       Reshard(options, [&](uint64_t done, uint64_t all) { progress.Show(done, all); }));
   progress.Show(1, 1);
-  MF_RETURN_IF_ERROR(PublishFile(options.to + "/" + kDescriptionFile, report.description));
   std::printf("step %llu: %llu rows, %llu bytes, from %u to %u shards\n",
               static_cast<unsigned long long>(report.step),
               static_cast<unsigned long long>(report.rows),
@@ -63,8 +65,9 @@ void AddReshardCommand(CLI::App& app, Status* status) {
       app.add_subcommand("reshard", "Turn the snapshots of S servers into those of N");
   command->add_option("--from", options->from, "The --data folder of all S servers")->required();
   command->add_option("--to", options->to, "The --data folder of the N servers: empty")->required();
-  command->add_option("--shards", options->shards, "N")->required()->check(CLI::Range(1, 4096));
-  command->add_option("--step", options->step, "0: the newest that all servers have");
+  AddNumber(*command, "--shards", &options->shards, 1, 4096, "N")->required();
+  AddNumber(*command, "--step", &options->step, 0, 1'000'000'000,
+            "0: the newest that all servers have");
   command->callback([options, status] { *status = Run(*options); });
 }
 

@@ -8,7 +8,8 @@
 #include <vector>
 
 #include "common/base/files.h"
-#include "common/client/client.h"
+#include "common/client/connection.h"
+#include "common/commands/command_line.h"
 #include "pserver/commands/commands.h"
 #include "pserver/shard/data_directory.h"
 #include "pserver/snapshot/snapshot_folders.h"
@@ -27,13 +28,15 @@ using RunsById = std::map<std::string, StoredRun>;
 void Print(const RunsById& runs) {
   if (runs.empty()) std::printf("no runs\n");
   for (const auto& [id, run] : runs) {
-    std::string about = run.about.substr(0, 60);
+    // A fault is shown whole.
+    const size_t most = run.about.starts_with(kUnreadable) ? run.about.size() : 60;
+    std::string about = run.about.substr(0, most);
     std::replace_if(
         about.begin(), about.end(), [](unsigned char c) { return c < ' ' || c > '~'; }, ' ');
     std::printf("%s  step %llu of %llu%s  %s%s\n", id.substr(0, 16).c_str(),
                 static_cast<unsigned long long>(run.newest),
                 static_cast<unsigned long long>(run.steps), run.active ? ", served now" : "",
-                about.c_str(), run.about.size() > 60 ? "..." : "");
+                about.c_str(), run.about.size() > most ? "..." : "");
   }
 }
 
@@ -58,7 +61,7 @@ Result<std::string> FindIdle(const RunsById& runs, const std::string& begin) {
 // Of a folder.
 
 Result<RunsById> RunsIn(const std::string& dir) {
-  if (!FileExists(dir + "/.")) return Status::Invalid(dir + ": not a folder");
+  MF_RETURN_IF_ERROR(CheckFolder(dir, "name the --data folder of the servers"));
   RunsById runs;
   for (const RunFolder& folder : FindRuns(dir)) {
     StoredRun run = DescribeStored(folder);
@@ -67,7 +70,7 @@ Result<RunsById> RunsIn(const std::string& dir) {
       for (const ShardFolder& shard : shards.value()) {
         MF_ASSIGN_OR_RETURN(auto reader, OpenRocksSnapshotReader(shard.path));
         readers.push_back(std::move(reader));
-        run.active |= !DataDirectory::CheckFree(shard.path).ok();
+        run.active |= DataDirectory::CheckFree(shard.path).code() == Code::kFailed;
       }
       const std::vector<uint64_t> common = CommonSteps(readers);
       run.newest = common.empty() ? 0 : common.back();
@@ -84,7 +87,7 @@ Status DeleteIn(const std::string& dir, const std::string& id) {
       MF_RETURN_IF_ERROR(DataDirectory::CheckFree(shard.path));
     }
   }
-  return RemoveTree(path);
+  return RemoveAtOnce(path);
 }
 
 // Of servers.
@@ -126,14 +129,8 @@ Status DeleteOn(Client& client, const std::string& id) {
 
 Status OnServers(const RunsFlags& flags) {
   constexpr double kDeadlineSeconds = 10;  // somebody waits at a terminal
-  TransportContext context;
-  ClientKeys keys;
-  if (!flags.keys.empty()) {
-    MF_ASSIGN_OR_RETURN(keys, LoadClientKeys(flags.keys));
-  }
-  MF_ASSIGN_OR_RETURN(auto transport,
-                      ConnectZmq(context, flags.pservers, flags.keys.empty() ? nullptr : &keys));
-  Client client(std::move(transport), flags.pservers, {.deadline_seconds = kDeadlineSeconds});
+  MF_ASSIGN_OR_RETURN(const auto connection, Connect(flags.pservers, flags.keys, kDeadlineSeconds));
+  Client& client = *connection->client;
   MF_ASSIGN_OR_RETURN(const RunsById runs, RunsOn(client));
   if (flags.remove.empty()) {
     Print(runs);
@@ -159,17 +156,12 @@ void AddRunsCommand(CLI::App& app, Status* status) {
   auto flags = std::make_shared<RunsFlags>();
   CLI::App* command = app.add_subcommand("runs", "Which runs are stored, and deleting one");
   CLI::Option* dir = command->add_option("dir", flags->dir, "A --data folder");
-  CLI::Option* pservers =
-      command
-          ->add_option("--pservers", flags->pservers,
-                       "tcp://HOST:PORT,... of all servers in shard order, instead of a folder")
-          ->delimiter(',')
-          ->excludes(dir);
+  CLI::Option* pservers = AddServersOption(*command, &flags->pservers,
+                                           "of all servers in shard order, instead of a folder")
+                              ->excludes(dir);
   command->add_option("--keys", flags->keys, "Folder with client.key and server.pub")
       ->needs(pservers);
-  command->add_option("--delete", flags->remove, "The run whose id begins so")
-      ->check(CLI::Validator(
-          [](const std::string& begin) { return begin.empty() ? "name a run" : ""; }, "ID"));
+  command->add_option("--delete", flags->remove, "The run whose id begins so");
   command->callback([flags, status] {
     if (flags->dir.empty() && flags->pservers.empty()) {
       *status = Status::Invalid("pserver runs: name a --data folder or --pservers");

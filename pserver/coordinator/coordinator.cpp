@@ -7,7 +7,7 @@
 namespace mf {
 namespace {
 constexpr size_t kDurationsKept = 64;
-constexpr size_t kRecordsPerGrant = 10'000;
+constexpr size_t kRecordsPerGrant = 2000;  // 100 KB: a worker keeps what its largest answer took
 constexpr double kSecondLeaseAfterMedians = 2;
 }  // namespace
 
@@ -77,7 +77,8 @@ void Coordinator::Answer(const Waiting& waiting, Grant grant, Grants* grants) co
   grant.ticket = waiting.ticket;
   grant.epoch = epoch_;
   grant.step = step_;
-  grant.records = RecordsAfter(waiting.known_step);
+  grant.known_step = waiting.known_step;
+  grant.records = RecordsAfter(grant.known_step);
   grants->push_back(std::move(grant));
 }
 
@@ -92,6 +93,10 @@ size_t Coordinator::LeasesOf(uint64_t session) const {
 }
 
 bool Coordinator::Serve(const Waiting& waiting, double now, Grant* grant) {
+  if (stopped_.contains(waiting.session)) {
+    grant->work = Work::kStopped;
+    return true;
+  }
   switch (phase_) {
     case Phase::kRecover:
       return GrantExclusive(waiting, Work::kRecover, now, grant);
@@ -137,8 +142,7 @@ bool Coordinator::GrantExclusive(const Waiting& waiting, Work work, double now, 
 }
 
 SnapshotDue Coordinator::DueAfter(uint64_t step, double now) const {
-  if (rules_.snapshots.every_steps == 0 && rules_.snapshots.every_minutes == 0)
-    return SnapshotDue::kNo;
+  if (!rules_.snapshots.on()) return SnapshotDue::kNo;
   if (step == static_cast<uint64_t>(rules_.steps)) return SnapshotDue::kNow;
   const uint64_t every = static_cast<uint64_t>(rules_.snapshots.every_steps);
   const bool by_steps = every > 0 && step / every > snapshot_step_ / every;
@@ -342,6 +346,33 @@ Coordinator::Grants Coordinator::GiveBack(uint64_t lease, double now) {
     std::erase_if(micro_batch.leases, [lease](const Lease& held) { return held.id == lease; });
   }
   return Tick(now);
+}
+
+Coordinator::Grants Coordinator::Leave(uint64_t session, double now) {
+  const auto of_session = [session](const auto& x) { return x.session == session; };
+  if (exclusive_lease_.has_value() && of_session(*exclusive_lease_)) exclusive_lease_.reset();
+  for (MicroBatch& micro_batch : micro_batches_) std::erase_if(micro_batch.leases, of_session);
+  return Stop({session}, now);  // what it asks for is answered
+}
+
+Coordinator::Grants Coordinator::Stop(const std::set<uint64_t>& sessions, double now) {
+  stopped_.insert(sessions.begin(), sessions.end());
+  return Tick(now);
+}
+
+FinishedStep Coordinator::finished_step() const {
+  switch (phase_) {
+    case Phase::kMicroBatches:
+    case Phase::kCommit:
+    case Phase::kFinished:  // step_ is one behind the last
+      return {epoch_, step_ - 1};
+    case Phase::kEvaluate:
+      return {epoch_, step_};
+    case Phase::kRecover:
+    case Phase::kFailed:
+      break;
+  }
+  return {};
 }
 
 void Coordinator::Expire(double now) {

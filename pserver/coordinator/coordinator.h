@@ -18,7 +18,8 @@ namespace mf {
 
 /// What an asking worker gets.
 struct Grant : LeaseReply {
-  uint64_t ticket = 0;  // the ask that this answers
+  uint64_t ticket = 0;      // the ask that this answers
+  uint64_t known_step = 0;  // its records are those after this step
 };
 
 class Coordinator {
@@ -37,6 +38,10 @@ class Coordinator {
   Status Renew(uint64_t lease, double now);
   /// The holder cannot do the work (a server was in recovery, say): somebody else may.
   Grants GiveBack(uint64_t lease, double now);
+  /// The session ends: its leases are anybody's.
+  Grants Leave(uint64_t session, double now);
+  /// From now on these sessions get nothing but Work::kStopped.
+  Grants Stop(const std::set<uint64_t>& sessions, double now);
   // What workers report of the work that they were granted (see the messages).
   /// Repeats and second leases are ignored.
   Status MicroBatchDone(const MicroBatchDoneRequest& done, double now, Grants* grants);
@@ -60,13 +65,21 @@ class Coordinator {
   const char* phase() const;
   uint64_t epoch() const { return epoch_; }
   uint64_t step() const { return step_; }
+  /// The run's last finished step; epoch 0 while the servers are being recovered.
+  FinishedStep finished_step() const;
   /// The record of the open step, all of whose micro-batches are in, if it ends like this.
   StepRecord RecordIfEnded(bool applied, double grad_norm) const;
   /// What a snapshot of `step` finished steps knows of them, unless more is known here.
   void Restore(uint64_t step, const std::vector<StepRecord>& records);
   uint64_t leases_expired() const { return leases_expired_; }
   bool finished() const { return phase_ == Phase::kFinished; }
+  /// A server was started again, and no worker has recovered it yet.
+  bool recovers() const { return phase_ == Phase::kRecover; }
+  /// Whoever asks is told that the run has ended, and how: workers then end by themselves.
+  bool over() const { return phase_ == Phase::kFinished || phase_ == Phase::kFailed; }
   const std::vector<StepRecord>& records() const { return records_; }
+  /// For one answer: some of those after this step that will not change any more.
+  std::vector<StepRecord> RecordsAfter(uint64_t step) const;
 
   static constexpr double kWaitSecondsMax = 1.0;
   static constexpr int kDropsInARowMax = 10;
@@ -111,7 +124,6 @@ class Coordinator {
   bool EvaluationFollows(uint64_t step) const;
   /// The last record waits for its evaluation.
   bool LastRecordIsIncomplete() const;
-  std::vector<StepRecord> RecordsAfter(uint64_t step) const;
 
   const RunRules rules_;
   const uint64_t boot_count_;
@@ -134,6 +146,7 @@ class Coordinator {
   uint64_t leases_expired_ = 0;
   std::vector<uint64_t> incarnations_;       // of the servers at the last recovery
   std::set<uint64_t> retired_incarnations_;  // known once, replaced since
+  std::set<uint64_t> stopped_;               // sessions
 };
 
 }  // namespace mf

@@ -1,5 +1,8 @@
 #include "pserver/coordinator/coordinator_service.h"
 
+#include <utility>
+#include <variant>
+
 namespace mf {
 
 CoordinatorService::CoordinatorService(const RunRules& rules, uint64_t boot_count, Metrics* metrics,
@@ -20,6 +23,31 @@ void CoordinatorService::Tick(double now) {
   Observe(now);
 }
 
+LeaveReply CoordinatorService::Leave(uint64_t session, double now) {
+  left_.insert(session);
+  heard_.erase(session);
+  SendGrants(coordinator_.Leave(session, now));
+  Observe(now);
+  return {.workers = heard_.size(), .at = coordinator_.finished_step()};
+}
+
+void CoordinatorService::Joined(uint64_t session, bool again, double now) {
+  if (!again) stopped_ = false;
+  if (stopped_) SendGrants(coordinator_.Stop({session}, now));
+}
+
+StopReply CoordinatorService::Stop(double now) {
+  // Nobody computes any more. Who has ended did not say so, and who still asks is to hear how the
+  // run has ended, as a worker exports what is finished only.
+  if (coordinator_.over()) return {.workers = 0, .at = coordinator_.finished_step()};
+  stopped_ = true;
+  std::set<uint64_t> sessions;
+  for (const auto& [session, at] : heard_) sessions.insert(session);
+  SendGrants(coordinator_.Stop(sessions, now));
+  Observe(now);
+  return {.workers = heard_.size(), .at = coordinator_.finished_step()};
+}
+
 void CoordinatorService::Observe(double now) {
   if (metrics_ == nullptr) return;
   metrics_->Set(Metric::kWorkersLive, static_cast<double>(heard_.size()));
@@ -36,10 +64,17 @@ void CoordinatorService::Observe(double now) {
 
 Status CoordinatorService::Lease(const std::string& peer, const Request& request,
                                  const LeaseRequest& ask, double now) {
-  heard_[request.session] = now;
+  Heard(request.session, now);
   if (LeaseRequestCache::Ask* known = asks_.Find(request.session, request.id); known != nullptr) {
     known->peer = peer;  // after a reconnect the old identity is nobody
-    if (known->answer.has_value()) send_(peer, *known->answer);
+    if (known->answer.has_value()) {
+      Reply again = *known->answer;
+      auto& lease = std::get<LeaseReply>(again.body);
+      // Of another epoch they are told with the next work.
+      if (lease.epoch == coordinator_.epoch())
+        lease.records = coordinator_.RecordsAfter(known->known_step);
+      send_(peer, std::move(again));
+    }
     return Status::Ok();
   }
   const Coordinator::Incarnations compared = coordinator_.Compare(ask.incarnations);
@@ -58,11 +93,12 @@ Status CoordinatorService::Lease(const std::string& peer, const Request& request
 
 void CoordinatorService::SendGrants(const Coordinator::Grants& grants) {
   for (const Grant& grant : grants) {
-    Reply reply{.id = asks_.RequestId(grant.ticket),
-                .op = Op::kLease,
-                .body = static_cast<const LeaseReply&>(grant)};
-    const LeaseRequestCache::Ask& ask = asks_.Answer(grant.ticket, std::move(reply));
-    send_(ask.peer, *ask.answer);
+    LeaseReply lease = grant;
+    std::vector<StepRecord> records = std::exchange(lease.records, {});
+    Reply reply{.id = asks_.RequestId(grant.ticket), .op = Op::kLease, .body = std::move(lease)};
+    const LeaseRequestCache::Ask& ask = asks_.Answer(grant.ticket, reply, grant.known_step);
+    std::get<LeaseReply>(reply.body).records = std::move(records);
+    send_(ask.peer, std::move(reply));
   }
 }
 

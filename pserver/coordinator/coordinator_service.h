@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,19 +24,26 @@ class CoordinatorService {
   /// `metrics` outlives it; nullptr: nothing is told.
   CoordinatorService(const RunRules& rules, uint64_t boot_count, Metrics* metrics, Send send);
 
+  /// A worker's session is new; `again`: it was there before this server was started. Those are
+  /// ended, too, by a Stop() that came before them.
+  void Joined(uint64_t session, bool again, double now);
   /// A worker asks for work: answered by the desk, now or later, unless this returns an error.
   Status Lease(const std::string& peer, const Request& request, const LeaseRequest& ask,
                double now);
   /// What a worker reports, in any other operation of the coordinator. The caller answers.
   template <class Body>
   Status Report(uint64_t session, const Body& body, double now) {
-    heard_[session] = now;
+    Heard(session, now);
     Coordinator::Grants grants;
     const Status status = Take(body, now, &grants);
     SendGrants(grants);
     Observe(now);
     return status;
   }
+  /// The worker ends.
+  LeaveReply Leave(uint64_t session, double now);
+  /// Ends all workers that are there; a run that is over has none.
+  StopReply Stop(double now);
   void Tick(double now);
 
   const Coordinator& coordinator() const { return coordinator_; }
@@ -64,6 +72,9 @@ class CoordinatorService {
   Status Take(const RecoveredRequest& recovered, double now, Coordinator::Grants* grants) {
     return coordinator_.Recovered(recovered, now, grants);
   }
+  void Heard(uint64_t session, double now) {
+    if (!left_.contains(session)) heard_[session] = now;  // not by what was on its way
+  }
   void SendGrants(const Coordinator::Grants& grants);
   /// Tells the metrics what has changed on the coordinator.
   void Observe(double now);
@@ -74,6 +85,8 @@ class CoordinatorService {
   const Send send_;
   const double live_seconds_;         // a worker that says nothing for so long does not count
   std::map<uint64_t, double> heard_;  // by session: when last
+  std::set<uint64_t> left_;           // sessions
+  bool stopped_ = false;              // by Stop(), and no new worker has come since
   const char* phase_;                 // as last observed, with its step
   uint64_t phase_step_ = 0;
   double phase_since_ = -1;  // -1: not observed yet

@@ -20,7 +20,8 @@ class LeaseRequestCache {
     uint64_t session = 0;
     uint64_t request_id = 0;
     std::string peer;             // where the last repeat came from
-    std::optional<Reply> answer;  // once granted
+    std::optional<Reply> answer;  // once granted, without the records after known_step
+    uint64_t known_step = 0;
   };
 
   /// The ask of this session and request id if it is known: with its answer, or still waiting.
@@ -36,10 +37,12 @@ class LeaseRequestCache {
     return ticket;
   }
   uint64_t RequestId(uint64_t ticket) const { return asks_.at(ticket).request_id; }
-  /// Keeps the answer for repeats; the oldest answers are forgotten.
-  const Ask& Answer(uint64_t ticket, Reply reply) {
+  /// Keeps the answer for repeats; the oldest answers are forgotten. Without its records, which may
+  /// be a hundred times as large and can be had again.
+  const Ask& Answer(uint64_t ticket, Reply reply, uint64_t known_step) {
     Ask& ask = asks_.at(ticket);
     ask.answer = std::move(reply);
+    ask.known_step = known_step;
     answered_.push_back(ticket);
     if (answered_.size() > kAnswersKept) {
       const auto oldest = asks_.find(answered_.front());

@@ -32,7 +32,7 @@ std::string Age(int64_t published_unix) {
   const int64_t now = std::chrono::duration_cast<std::chrono::seconds>(
                           std::chrono::system_clock::now().time_since_epoch())
                           .count();
-  const int64_t seconds = std::max<int64_t>(0, now - published_unix);
+  const int64_t seconds = now - std::clamp<int64_t>(published_unix, 0, now);
   if (seconds < 120) return std::to_string(seconds) + " s";
   if (seconds < 7200) return std::to_string(seconds / 60) + " min";
   if (seconds < 48 * 3600) return std::to_string(seconds / 3600) + " h";
@@ -87,8 +87,8 @@ std::string SpaceTitle(uint32_t space, const std::vector<TensorSpec>& tensors) {
 /// Rows and bytes by tensor of one step, over the shards that were found.
 void PrintSpaces(uint64_t step, const std::vector<SnapshotSummary>& shards, std::ostream& out) {
   std::vector<TensorSpec> tensors;
-  if (auto run = RunDescription::FromJson(shards[0].info.description); run.ok())
-    tensors = std::move(run->tensors);
+  auto run = RunDescription::FromJson(shards[0].info.description);
+  if (run.ok()) tensors = std::move(run->tensors);
   std::map<uint32_t, Rows> spaces;
   for (const SnapshotSummary& shard : shards) {
     for (const SpaceCount& space : shard.spaces) {
@@ -98,6 +98,7 @@ void PrintSpaces(uint64_t step, const std::vector<SnapshotSummary>& shards, std:
     }
   }
   out << "\nstep " << step << ", " << shards.size() << " shards\n";
+  if (!run.ok()) out << "tensors by their numbers: " << run.status().message() << "\n";
   std::vector<Line> lines = {{"tensor", "rows", "of", "bytes"}};
   for (const auto& [space, rows] : spaces) {
     lines.push_back({SpaceTitle(space, tensors), std::to_string(rows.rows),
@@ -156,7 +157,9 @@ class Inspector {
           continue;  // a server deleted it meanwhile
         if (!status.ok()) {
           if (first_bad_.ok()) first_bad_ = status;
-          lines.push_back({shard, std::to_string(step), "", "", "", "", "", "DAMAGED"});
+          // kInvalid: whole, but of a version that is not read.
+          lines.push_back({shard, std::to_string(step), "", "", "", "", "",
+                           status.code() == Code::kInvalid ? "OTHER VERSION" : "DAMAGED"});
           continue;
         }
         const Rows rows = RowsOf(summary.value());

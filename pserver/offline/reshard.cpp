@@ -1,7 +1,5 @@
 #include "pserver/offline/reshard.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,29 +22,9 @@
 namespace mf {
 namespace {
 
-/// Keeps servers away from a folder that is being read, and itself away from a running server's.
-class SharedLock {
- public:
-  SharedLock() = default;
-  SharedLock(SharedLock&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
-  SharedLock& operator=(SharedLock&&) = delete;
-  ~SharedLock() {
-    if (file_ >= 0) close(file_);
-  }
-  Status Take(const std::string& folder) {
-    file_ = open((folder + "/lock").c_str(), O_RDONLY | O_CLOEXEC);
-    if (file_ < 0) return Status::Ok();  // never served from: a copy
-    if (flock(file_, LOCK_SH | LOCK_NB) == 0) return Status::Ok();
-    return Status::Failed(folder + ": a server runs on it; stop that one first");
-  }
-
- private:
-  int file_ = -1;
-};
-
 struct Source {
   std::string path;  // step-<n>
-  SharedLock lock;
+  FileLock lock;     // keeps servers away
   SnapshotInfo info;
   std::unique_ptr<SnapshotCursor> cursor;
   std::vector<TensorLayout> layouts;
@@ -137,8 +115,7 @@ Status Resharder::OpenSources() {
   MF_ASSIGN_OR_RETURN(const std::vector<ShardFolder> folders, CompleteSet(options_.from));
   std::vector<std::unique_ptr<SnapshotReader>> readers;
   for (const ShardFolder& folder : folders) {
-    SharedLock lock;
-    MF_RETURN_IF_ERROR(lock.Take(folder.path));
+    MF_ASSIGN_OR_RETURN(FileLock lock, DataDirectory::HoldFree(folder.path));
     MF_ASSIGN_OR_RETURN(std::unique_ptr<SnapshotReader> reader,
                         OpenRocksSnapshotReader(folder.path));
     readers.push_back(std::move(reader));
@@ -301,7 +278,6 @@ Status Resharder::CopyRow(const SnapshotKey& key) {
 }
 
 Status Resharder::Publish() {
-  report_.description = sources_[0].info.description;
   for (uint32_t i = 0; i < options_.shards; ++i) {
     SnapshotInfo info = sources_[0].info;
     info.shard = i;
@@ -315,6 +291,9 @@ Status Resharder::Publish() {
     MF_RETURN_IF_ERROR(RemoveTree(temporary_ + "/" + name + "/live"));
     MF_RETURN_IF_ERROR(SyncPath(temporary_ + "/" + name));
   }
+  // Whoever finds snapshots finds what run they are of.
+  const std::string description = options_.to + "/" + kDescriptionFile;
+  MF_RETURN_IF_ERROR(PublishFile(description, sources_[0].info.description));
   // All are complete and durable. A server refuses to start while the temporary folder is there, so
   // no set is ever used of which some were moved and some were not.
   moving_ = true;

@@ -21,8 +21,7 @@ struct ReshardReport {
   uint64_t step = 0;
   uint32_t from_shards = 0;
   uint64_t rows = 0;
-  uint64_t bytes = 0;       // of the tables written
-  std::string description;  // RunDescription::Json() of the run
+  uint64_t bytes = 0;  // of the tables written
 };
 
 /// Called now and then.

@@ -41,8 +41,8 @@ Result<CommitState::End> CommitState::Finish(OpenStep at, Ended how) {
   if (!prepared_) {
     return Status(Code::kNotYet, "step " + std::to_string(at.step) + " is not prepared");
   }
+  ended_.push_back(how);  // first: memory may end
   prepared_ = false;
-  ended_.push_back(how);
   return End{Action::kDo, how};
 }
 

@@ -21,6 +21,8 @@ class CommitState {
   /// The same with the epoch: the state that can be read.
   FinishedStep state() const { return {epoch_, finished()}; }
   OpenStep open() const { return state().next(); }
+  /// The open step is prepared: its end may come.
+  bool prepared() const { return prepared_; }
   /// False until the first rollback: nothing but hello, status and rollback is answered.
   bool recovered() const { return restored_; }
 

@@ -48,21 +48,46 @@ void RunHost::Handle(const std::string& peer, const Request& request, double now
   }
   shard_->Handle(peer, request, now);
   if (shard_->run_id().empty()) return Close();  // it did not fit what is stored here
+  if (shard_->lost()) return CloseIfLost();
   trained_ |= shard_->commit().recovered();
   // Not at hello: who is refused by another server says it again and again.
   if (hello == nullptr && shard_->IsWorker(request.session)) heard_ = now;
 }
 
+void RunHost::HandleMeanwhile(const std::string& peer, const Request& request, double now) {
+  const bool served = shard_ != nullptr && !shard_->run_id().empty();
+  const auto* hello = std::get_if<HelloRequest>(&request.body);
+  if (hello != nullptr) {
+    if (const Status meant = Shard::CheckAddressee(*hello, options_.shard); !meant.ok()) {
+      return Send(peer, request, meant);
+    }
+    // Another run may be about to take this one's place.
+    const bool other =
+        !hello->description.empty() && served && !shard_->Describes(hello->description);
+    if (other) return Send(peer, request, Status(Code::kUnavailable, "busy; try again"));
+  }
+  if (!served) return Send(peer, request, Status(Code::kUnavailable, "busy; try again"));
+  shard_->Handle(peer, request, now);
+  if (hello == nullptr && shard_->IsWorker(request.session)) heard_ = now;
+}
+
 void RunHost::Tick(double now) {
   if (shard_ != nullptr) shard_->Tick(now);
+  CloseIfLost();
+}
+
+void RunHost::CloseIfLost() {
+  if (shard_ == nullptr || !shard_->lost()) return;
+  unsaved_ = ending_;
+  Close();
 }
 
 Status RunHost::Admit(const HelloRequest& hello, double now) {
   MF_RETURN_IF_ERROR(Shard::CheckAddressee(hello, options_.shard));
   if (hello.description.empty()) return Status::Ok();  // only looks at what is here
+  if (shard_ != nullptr && shard_->Describes(hello.description)) return Status::Ok();
   MF_ASSIGN_OR_RETURN(const RunDescription run, RunDescription::FromJson(hello.description));
   if (shard_ == nullptr) return Begin(run, now);
-  if (shard_->run_id() == run.RunId()) return Status::Ok();
   const double silent = now - heard_;
   if (trained_ && !shard_->finished() && silent < idle_seconds_) return Status::Ok();
   if (shard_->writing_snapshot() || silent < quiet_seconds_) {
@@ -73,13 +98,37 @@ Status RunHost::Admit(const HelloRequest& hello, double now) {
   return Begin(run, now);
 }
 
+void RunHost::End(double now) {
+  ending_ = true;
+  if (shard_ != nullptr) shard_->End(now);
+}
+
+bool RunHost::ReadyToEnd(double now) {
+  if (shard_ != nullptr && !shard_->ReadyToEnd(now)) return false;
+  return run_storage_ == nullptr || run_storage_->disk().idle();
+}
+
+double RunHost::disk_busy_seconds() const {
+  const double names = run_storage_ == nullptr ? 0 : run_storage_->disk().busy_seconds();
+  return std::max(names, shard_ == nullptr ? 0 : shard_->snapshot_late_seconds());
+}
+
+bool RunHost::HasWorkers(double now) const {
+  return shard_ != nullptr && trained_ && !shard_->finished() && now - heard_ < kQuietSeconds;
+}
+
 Status RunHost::Begin(const RunDescription& run, double now) {
+  if (ending_) return {Code::kUnavailable, "this server ends"};
   MF_RETURN_IF_ERROR(CheckFits(run, options_.shard.shards));
   Shard::Options options = options_.shard;
   std::unique_ptr<RunStorage> storage;
   if (options_.storage != nullptr) {
-    if (options_.one_run) MF_RETURN_IF_ERROR(options_.storage->CheckNoOther(run));
-    MF_ASSIGN_OR_RETURN(storage, options_.storage->OpenRun(run));
+    const Status opened = OnDisk([&]() -> Status {
+      if (options_.one_run) MF_RETURN_IF_ERROR(options_.storage->CheckNoOther(run));
+      MF_ASSIGN_OR_RETURN(storage, options_.storage->OpenRun(run));
+      return Status::Ok();
+    });
+    MF_RETURN_IF_ERROR(opened);
     storage->SetOptions(&options);
   }
   if (shard_ != nullptr) {
@@ -90,8 +139,9 @@ Status RunHost::Begin(const RunDescription& run, double now) {
   }
   Close();  // its memory is free before the new one takes its own
   incarnation_ = options.incarnation += runs_begun_++;
+  auto shard = std::make_unique<Shard>(options, pool_, send_);
   run_storage_ = std::move(storage);
-  shard_ = std::make_unique<Shard>(options, pool_, send_);
+  shard_ = std::move(shard);
   heard_ = now;
   const double lease_seconds = run.rules.lease_seconds;
   idle_seconds_ = std::max(options_.idle_seconds, lease_seconds);
@@ -99,10 +149,17 @@ Status RunHost::Begin(const RunDescription& run, double now) {
   return Status::Ok();
 }
 
+Status RunHost::OnDisk(const std::function<Status()>& job) const {
+  Status status;
+  pool_.RunAside([&] { status = job(); });
+  return status;
+}
+
 void RunHost::Close() {
   if (shard_ == nullptr) return;
-  shard_.reset();
-  run_storage_.reset();
+  // Before what takes time: requests that are answered meanwhile find nothing, and no halves.
+  const auto storage = std::exchange(run_storage_, nullptr);  // outlives the shard
+  const auto shard = std::exchange(shard_, nullptr);
   trained_ = false;
   if (options_.shard.metrics == nullptr) return;
   for (const Metric metric : kMetricsOfARun) options_.shard.metrics->Forget(metric);
@@ -115,7 +172,9 @@ bool RunHost::Serves(const std::string& run_id) const {
 
 Result<ReplyBody> RunHost::Answer(const ListRunsRequest&) {
   ListRunsReply reply;
-  if (options_.storage != nullptr) reply.runs = options_.storage->Runs();
+  if (options_.storage != nullptr) {
+    pool_.RunAside([&] { reply.runs = options_.storage->Runs(); });
+  }
   for (StoredRun& run : reply.runs) run.active = Serves(run.id);
   return ReplyBody(std::move(reply));
 }
@@ -126,7 +185,7 @@ Result<ReplyBody> RunHost::Answer(const DeleteRunRequest& remove) {
     return Status::Invalid("run " + remove.id +
                            " is served now; stop the server or begin another run first");
   }
-  MF_RETURN_IF_ERROR(options_.storage->Delete(remove.id));
+  MF_RETURN_IF_ERROR(OnDisk([&] { return options_.storage->Delete(remove.id); }));
   return ReplyBody(DeleteRunReply{});
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -38,9 +39,25 @@ class RunHost {
   ~RunHost();
 
   void Handle(const std::string& peer, const Request& request, double now);
+  /// From inside a Handle(), Work() or Tick() that takes long (ThreadPool::SetYield), for requests
+  /// that Shard::AnswersAtOnce(): a hello of another run than the one that is served has to wait.
+  void HandleMeanwhile(const std::string& peer, const Request& request, double now);
   void Tick(double now);
+  /// The server is to end: see Shard. Another run does not begin any more.
+  void End(double now);
+  bool ending() const { return ending_; }
+  bool ReadyToEnd(double now);
+  /// For how long the disk of what is served has not answered, or is late with a snapshot; 0: it is
+  /// well.
+  double disk_busy_seconds() const;
+  /// The folder of what is served was moved or removed.
+  bool folder_moved() const { return run_storage_ != nullptr && run_storage_->moved(); }
+  /// A worker of an unfinished run has been heard of late.
+  bool HasWorkers(double now) const;
   /// Goes on with a snapshot that is being written. True if there is more to do at once.
   bool Work(double now) { return shard_ != nullptr && shard_->Work(now); }
+  /// After ReadyToEnd(): the last finished step could not be saved.
+  bool unsaved() const { return unsaved_ || (shard_ != nullptr && shard_->unsaved()); }
   bool writing_snapshot() const { return shard_ != nullptr && shard_->writing_snapshot(); }
 
  private:
@@ -49,12 +66,18 @@ class RunHost {
   /// In place of the run that is served; that one stays if the new one cannot be stored.
   Status Begin(const RunDescription& run, double now);
   void Close();
+  /// A run whose state is lost is begun anew by the next hello of a worker.
+  void CloseIfLost();
   bool Serves(const std::string& run_id) const;
+  /// Does what waits for the disk (ThreadPool::RunAside).
+  Status OnDisk(const std::function<Status()>& job) const;
   Result<ReplyBody> Answer(const ListRunsRequest& list);
   Result<ReplyBody> Answer(const DeleteRunRequest& remove);
   void Send(const std::string& peer, const Request& request, Result<ReplyBody> body);
 
   const Options options_;
+  bool ending_ = false;
+  bool unsaved_ = false;
   ThreadPool& pool_;
   const Shard::Send send_;
   uint64_t incarnation_;

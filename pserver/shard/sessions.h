@@ -20,8 +20,8 @@ class Sessions {
     if (contains(session)) return session;
     std::random_device random;
     session = uint64_t{random()} << 32 | random();
+    order_.push_back(session);  // first: none is known that will not be forgotten
     known_.insert(session);
-    order_.push_back(session);
     if (order_.size() > most_) {
       known_.erase(order_.front());
       order_.pop_front();

@@ -4,9 +4,13 @@
 #include <cmath>
 #include <limits>
 #include <new>
-#include <numeric>
+#include <string_view>
+#include <system_error>
 
+#include "common/base/buffer_pool.h"
+#include "common/base/logging.h"
 #include "common/base/machine_limits.h"
+#include "common/run/versions.h"
 #include "pserver/shard/shard_run.h"
 
 namespace mf {
@@ -14,6 +18,9 @@ namespace {
 
 constexpr size_t kWorkersMax = 65'536;
 constexpr size_t kObserversMax = 256;
+constexpr double kApplyPatienceSeconds = 5;  // of a server that ends
+
+constexpr const char* kLost = "the server is out of memory and has lost its state; try again";
 
 Status Bad(const std::string& what) { return Status::Invalid(what); }
 
@@ -32,13 +39,20 @@ Status CheckDenseMemory(const RunDescription& run) {
              " GB, this server's machine has " + std::to_string(limit / 1e9) + " GB");
 }
 
+void SampleDisk(DataDirectory& folder, Metrics& metrics) {
+  folder.LookForIt();
+  const DataDirectory::Space disk = folder.DiskSpace();
+  if (disk.size == 0) return;  // it did not answer, and is neither empty nor full
+  metrics.Set(Metric::kDataFree, static_cast<double>(disk.free));
+  metrics.Set(Metric::kDataSize, static_cast<double>(disk.size));
+}
+
 }  // namespace
 
-Status AnotherTrainingThere(const std::string& there, const RunDescription& here) {
-  const Result<RunDescription> run = RunDescription::FromJson(there);
+Status AnotherTrainingThere(const Result<RunDescription>& there, const RunDescription& here) {
   return {Code::kWrongRun,
           "this server's folder holds another training: " +
-              (run.ok() ? DescribeDifference(run.value(), here) : run.status().message()) +
+              (there.ok() ? DescribeDifference(there.value(), here) : there.status().message()) +
               "; use the same --config, --set and --data to go on with it, or a folder of its own"};
 }
 
@@ -48,10 +62,7 @@ Status CheckFits(const RunDescription& run, uint32_t shards) {
 }
 
 Status Shard::CheckAddressee(const HelloRequest& hello, const Options& options) {
-  if (hello.protocol != kProtocolVersion) {
-    return Bad("protocol " + std::to_string(hello.protocol) + ", this server speaks " +
-               std::to_string(kProtocolVersion));
-  }
+  MF_RETURN_IF_ERROR(CheckVersion(kProtocolFormat, hello.protocol, ""));
   if (hello.shard == options.shard && hello.shards == options.shards) return Status::Ok();
   return Bad("asked for shard " + std::to_string(hello.shard) + " of " +
              std::to_string(hello.shards) + ", this is shard " + std::to_string(options.shard) +
@@ -67,22 +78,44 @@ Shard::Shard(const Options& options, ThreadPool& pool, Send send)
       observers_(kObserversMax) {
   if (options.store == nullptr) return;
   MF_CHECK(options.writer != nullptr);
-  snapshots_ = std::make_unique<Snapshots>(*options.store, *options.writer, options.metrics);
+  snapshots_ = std::make_unique<Snapshots>(*options.store, *options.writer, options.disk, pool,
+                                           options.metrics);
 }
 
 Shard::~Shard() { snapshots_.reset(); }  // before the tables that it reads
 
 void Shard::Handle(const std::string& peer, const Request& request, double now) {
   Call call{.peer = peer, .request = request, .now = now};
-  Status status;
+  const bool at_once = AnswersAtOnce(request.op());
+  MF_CHECK(at_once || doing_ == nullptr);
+  if (!at_once) doing_ = OpName(request.op());
   try {
-    status = Dispatch(call);
+    const Status status = Dispatch(call);
+    if (!status.ok() || !call.answered) Answer(call, status);
   } catch (const std::bad_alloc&) {
-    status = Status::Failed(
-        std::string(OpName(request.op())) +
-        ": the server has not enough memory for it; use more servers or a smaller model");
+    AnswerOutOfMemory(call);
   }
-  if (!status.ok() || !call.answered) Answer(call, status);
+  if (!at_once) doing_ = nullptr;
+}
+
+void Shard::AnswerOutOfMemory(Call& call) {
+  EmptyPool();
+  const std::string_view op = OpName(call.request.op());
+  if (lost_) {
+    spdlog::error(
+        "memory ended in the middle of {}: this server has lost its state, which is recovered from "
+        "the last snapshot; use more servers or a smaller model",
+        op);
+  }
+  if (call.answered) return;
+  try {
+    Answer(call, lost_ ? Status(Code::kUnavailable, std::string(op) + ": " + kLost)
+                       : Status::Failed(std::string(op) +
+                                        ": the server has not enough memory for it; use more "
+                                        "servers or a smaller model"));
+  } catch (const std::bad_alloc&) {
+    // Not even for the answer: who asks asks again.
+  }
 }
 
 void Shard::Answer(Call& call, const Status& status) {
@@ -103,10 +136,12 @@ void Shard::Answer(Call& call, const Status& status) {
 }
 
 Status Shard::Dispatch(Call& call) {
+  if (lost_) return {Code::kUnavailable, kLost};
   const Op op = call.request.op();
   const uint64_t session = call.request.session;
   if (observers_.contains(session)) {
-    if (op != Op::kHello && op != Op::kStatus && op != Op::kBuckets) {
+    constexpr Op kAllowed[] = {Op::kHello, Op::kStatus, Op::kBuckets, Op::kSave, Op::kStop};
+    if (std::find(std::begin(kAllowed), std::end(kAllowed), op) == std::end(kAllowed)) {
       return Bad(std::string(OpName(op)) + " from an observer");
     }
   } else if (op != Op::kHello && !workers_.contains(session)) {
@@ -121,7 +156,7 @@ Status Shard::Do(const HelloRequest& hello, Call& call) {
   const bool observer = hello.description.empty();
   if (observer) {
     if (run_ == nullptr) return {Code::kUnavailable, "no training has begun on this server"};
-  } else {
+  } else if (!Describes(hello.description)) {
     MF_ASSIGN_OR_RETURN(RunDescription run, RunDescription::FromJson(hello.description));
     if (run_ == nullptr) {
       MF_RETURN_IF_ERROR(OpenRun(std::move(run)));
@@ -132,7 +167,12 @@ Status Shard::Do(const HelloRequest& hello, Call& call) {
     }
   }
   Sessions& sessions = observer ? observers_ : workers_;
-  call.reply.body = HelloReply{.session = sessions.Renew(call.request.session), .state = State()};
+  const bool known = sessions.contains(call.request.session);
+  const uint64_t session = sessions.Renew(call.request.session);
+  if (service_ != nullptr && !observer && !known) {
+    service_->Joined(session, call.request.session != 0, call.now);
+  }
+  call.reply.body = HelloReply{.session = session, .state = State()};
   return Status::Ok();
 }
 
@@ -141,20 +181,22 @@ Status Shard::OpenRun(RunDescription run) {
   MF_RETURN_IF_ERROR(CheckFits(run, options_.shards));
   if (const auto held = snapshots_ == nullptr ? std::nullopt : snapshots_->NewestInfo();
       held.has_value() && held->run_id != run.RunId()) {
-    return AnotherTrainingThere(held->description, run);
+    return AnotherTrainingThere(RunDescription::FromJson(held->description), run);
   }
-  run_ = std::make_unique<Run>(std::move(run));
+  auto opened = std::make_unique<Run>(std::move(run));
+  if (options_.shard == 0) {
+    service_ =
+        std::make_unique<CoordinatorService>(opened->rules, options_.boot_count, options_.metrics,
+                                             [this](const std::string& peer, Reply answer) {
+                                               answer.incarnation = options_.incarnation;
+                                               send_(peer, std::move(answer));
+                                             });
+  }
+  run_ = std::move(opened);
   if (options_.metrics != nullptr) {
     options_.metrics->Set(Metric::kRunSteps, static_cast<double>(run_->rules.steps));
     options_.metrics->Set(Metric::kServers, static_cast<double>(options_.shards));
   }
-  if (options_.shard != 0) return Status::Ok();
-  service_ =
-      std::make_unique<CoordinatorService>(run_->rules, options_.boot_count, options_.metrics,
-                                           [this](const std::string& peer, Reply answer) {
-                                             answer.incarnation = options_.incarnation;
-                                             send_(peer, std::move(answer));
-                                           });
   return Status::Ok();
 }
 
@@ -169,11 +211,25 @@ const std::string& Shard::run_id() const {
   return run_ == nullptr ? none : run_->id;
 }
 
+bool Shard::Describes(const std::string& description) const {
+  return run_ != nullptr && run_->text == description;
+}
+
 RunState Shard::State() const {
   RunState state{.finished = commit_.state(), .description = run_->text};
   if (snapshots_ != nullptr) state.snapshots = snapshots_->State();
   if (options_.folder != nullptr) state.had_common = options_.folder->common_step();
+  state.doing = Doing();
   return state;
+}
+
+std::string Shard::Doing() const {
+  if (const auto percent = snapshots_ == nullptr ? std::nullopt : snapshots_->loaded_percent();
+      percent.has_value()) {
+    return "loading step " + std::to_string(commit_.finished()) + ": " + std::to_string(*percent) +
+           "%";
+  }
+  return doing_ == nullptr ? "" : doing_;
 }
 
 Status Shard::Do(const StatusRequest&, Call& call) {
@@ -202,100 +258,69 @@ Status Shard::Do(const RollbackRequest& rollback, Call& call) {
     }
   }
   MF_RETURN_IF_ERROR(commit_.Rollback(rollback.to).status());
-  Status restored = Status::Failed("not enough memory for the tables");
+  last_end_ = {};
+  Status restored;
+  const char* lacking = nullptr;
   try {
     restored = Restore(step);
   } catch (const std::bad_alloc&) {
+    lacking = "memory";
+  } catch (const std::system_error&) {
+    lacking = "threads";
   }
-  if (!restored.ok()) {
-    run_->DropTensors();
-    commit_.RollbackFailed();
+  if (lacking == nullptr && restored.ok()) {
+    monitor_.RolledBack(commit_.finished());
     return restored;
   }
-  monitor_.RolledBack(commit_.finished());
-  return Status::Ok();
+  run_->Drop();
+  commit_.RollbackFailed();
+  if (lacking == nullptr) return restored;
+  return Status::Failed(std::string("not enough ") + lacking + " for the tables");
 }
 
 Status Shard::Restore(uint64_t step) {
   if (snapshots_ != nullptr) snapshots_->AbandonCurrent();  // it reads the tables
-  BuildTables();
+  run_->ForgetPrepared();
+  const ShardTables::Options options{.shard = options_.shard,
+                                     .shards = options_.shards,
+                                     .memory_bytes = options_.memory_bytes,
+                                     .writes_snapshots = snapshots_ != nullptr};
+  run_->Build(run_->description, options, pool_);
   if (snapshots_ == nullptr) return Status::Ok();
   if (step == 0) return snapshots_->Clear(run_->clock);
   std::vector<StepRecord> records;
-  MF_RETURN_IF_ERROR(
-      snapshots_->Load(step, run_->id, run_->tensors, run_->history, run_->clock, &records));
+  MF_RETURN_IF_ERROR(snapshots_->Load(step, run_->id, *run_, &records));
   if (service_ != nullptr) service_->Restore(step, records);
   return Status::Ok();
 }
 
-void Shard::BuildTables() {
-  // What fits the budget is addressed directly, the smallest tensors first (DESIGN 2.8).
-  run_->DropTensors();
-  run_->history.Truncate(0);
-  run_->ForgetPrepared();
-  const RunRules& rules = run_->rules;
-  std::vector<TensorLayout> layouts;
-  for (const TensorSpec& spec : run_->specs) {
-    layouts.push_back(LayoutOf(spec, rules.column_blocks, options_.shard, options_.shards));
-  }
-  const auto state_bytes = [&](size_t i) {
-    // Gradients of a step can hit every row, too; and while a snapshot is written the state may
-    // have to be kept twice.
-    const uint64_t rows = layouts[i].spec.total_rows();
-    const uint64_t state = Table::DirectBytes(layouts[i], rows);
-    return state * (snapshots_ == nullptr ? 1 : 2) + rows * layouts[i].stride * sizeof(float);
-  };
-  std::vector<size_t> by_size(layouts.size());
-  std::iota(by_size.begin(), by_size.end(), size_t{0});
-  std::stable_sort(by_size.begin(), by_size.end(),
-                   [&](size_t a, size_t b) { return state_bytes(a) < state_bytes(b); });
-  std::vector<Table::Storage> storage(layouts.size(), Table::Storage::kSparse);
-  uint64_t left = options_.memory_bytes;
-  // Dense tensors are read and written whole: direct whatever the budget is.
-  for (const size_t i : by_size) {
-    if (layouts[i].spec.kind != TensorKind::kDense) continue;
-    storage[i] = Table::Storage::kDirect;
-    left -= std::min(left, state_bytes(i));
-  }
-  for (const size_t i : by_size) {
-    if (storage[i] == Table::Storage::kDirect) continue;
-    if (state_bytes(i) > left) break;
-    storage[i] = Table::Storage::kDirect;
-    left -= state_bytes(i);
-  }
-  std::vector<std::unique_ptr<TensorShard>> tensors;
-  for (size_t i = 0; i < layouts.size(); ++i) {
-    // Every server sees every hit: one of them counts (DESIGN 7).
-    const TensorShard::Options options{rules.seed, storage[i], options_.shard == 0,
-                                       run_->micro_batches()};
-    tensors.push_back(std::make_unique<TensorShard>(std::move(layouts[i]), options, run_->clock,
-                                                    pool_, *run_->arena, run_->scratch));
-  }
-  run_->tensors = std::move(tensors);
-}
-
 Status Shard::Do(const PrepareRequest& prepare, Call& call) {
   if (run_->tensors.empty()) return {Code::kUnavailable, "waits for recovery"};
-  MF_ASSIGN_OR_RETURN(const auto action, commit_.Prepare(prepare.at, run_->AllIn()));
-  if (action == CommitState::Action::kDo) {
-    run_->ForgetPrepared();
-    PrepareReply& prepared = run_->prepared;
-    std::vector<double>& squares = run_->squares;
-    squares.clear();
-    for (const auto& tensor : run_->tensors) {
-      tensor->Prepare(&squares);
-      if (!tensor->finite() && prepared.not_finite.empty()) {
-        prepared.not_finite = tensor->layout().spec.name;
-      }
-    }
-    Buffer buffer(squares.size() * sizeof(double));
-    std::memcpy(buffer.data(), squares.data(), buffer.size());
-    run_->prepared_squares = {Frame(buffer)};
-    if (snapshots_ != nullptr) prepared.snapshots = snapshots_->State();
+  if (ending_since_.has_value() && prepare.at == commit_.open() && !commit_.prepared()) {
+    return {Code::kUnavailable, "this server ends"};
   }
+  MF_ASSIGN_OR_RETURN(const auto action, commit_.Prepare(prepare.at, run_->AllIn()));
+  if (action == CommitState::Action::kDo) AllOrLost([&] { Prepare(); });
   call.reply.body = run_->prepared;
   call.reply.payload = run_->prepared_squares;
   return Status::Ok();
+}
+
+void Shard::Prepare() {
+  run_->ForgetPrepared();
+  PrepareReply& prepared = run_->prepared;
+  std::vector<double>& squares = run_->squares;
+  squares.clear();
+  for (const auto& tensor : run_->tensors) {
+    tensor->Prepare(&squares);
+    if (!tensor->finite() && prepared.not_finite.empty()) {
+      prepared.not_finite = tensor->layout().spec.name;
+    }
+  }
+  Buffer buffer(squares.size() * sizeof(double));
+  std::memcpy(buffer.data(), squares.data(), buffer.size());
+  run_->prepared_squares = {Frame(buffer)};
+  if (snapshots_ != nullptr) prepared.snapshots = snapshots_->State();
 }
 
 template <class Update>
@@ -304,24 +329,26 @@ Result<bool> Shard::EndStep(OpenStep at, Ended how, const SnapshotPlan& snapshot
   MF_ASSIGN_OR_RETURN(const auto end, commit_.Finish(at, how));
   const bool applied = end.ended == Ended::kApplied;
   if (end.action != CommitState::Action::kDo) return applied;
-  try {
-    update();
-  } catch (const std::bad_alloc&) {
-    // Half a step is in the tables: they are no state that anybody may read or save.
-    if (snapshots_ != nullptr) snapshots_->AbandonCurrent();
-    run_->DropTensors();
-    commit_.RollbackFailed();
-    return Status(Code::kUnavailable, "not enough memory to apply a step; it has to be recovered");
-  }
+  AllOrLost(update);
+  last_end_ = {commit_.finished(), applied, grad_norm};
   monitor_.StepEnded(commit_.finished(), applied);
-  if (snapshots_ == nullptr) return applied;
-  if (options_.folder != nullptr) {
-    // For a recovery that finds none any more. If it cannot be kept now, it is said again.
-    (void)options_.folder->KeepCommonStep(snapshots.common);
-  }
-  snapshots_->Discard(snapshots.discard);
-  if (snapshots.take) TakeSnapshot(at, applied, grad_norm, now);
+  if (snapshots_ != nullptr) FollowPlan(snapshots, now);
   return applied;
+}
+
+void Shard::FollowPlan(const SnapshotPlan& plan, double now) {
+  try {
+    if (options_.folder != nullptr) {
+      // For a recovery that finds none any more. If it cannot be kept now, it is said again.
+      OnDisk(
+          [folder = options_.folder, step = plan.common] { (void)folder->KeepCommonStep(step); });
+    }
+    snapshots_->Discard(plan.discard);
+    if (plan.take) TakeSnapshot(now);
+  } catch (const std::bad_alloc&) {
+    // The step has ended all the same, and what is not done now is in a later plan, too.
+    spdlog::error("step {}: out of memory for its snapshot", commit_.finished());
+  }
 }
 
 Status Shard::Do(const ApplyRequest& apply, Call& call) {
@@ -351,13 +378,14 @@ Status Shard::Do(const DropRequest& drop, Call& call) {
   return Status::Ok();
 }
 
-void Shard::TakeSnapshot(OpenStep after, bool applied, double grad_norm, double now) {
+void Shard::TakeSnapshot(double now) {
   std::vector<StepRecord> records;
   if (service_ != nullptr) {
-    records = service_->coordinator().records();
-    // The coordinator hears of the step's end later.
-    if (service_->coordinator().step() == after.step) {
-      records.push_back(service_->coordinator().RecordIfEnded(applied, grad_norm));
+    const Coordinator& coordinator = service_->coordinator();
+    records = coordinator.records();
+    if (coordinator.step() == last_end_.step && last_end_.step == commit_.finished() &&
+        (records.empty() || records.back().step < last_end_.step)) {
+      records.push_back(coordinator.RecordIfEnded(last_end_.applied, last_end_.grad_norm));
     }
   }
   const SnapshotInfo info{.step = commit_.finished(),
@@ -366,7 +394,83 @@ void Shard::TakeSnapshot(OpenStep after, bool applied, double grad_norm, double 
                           .shard = options_.shard,
                           .shards = options_.shards,
                           .applied = run_->history.count()};
-  snapshots_->Begin(info, run_->tensors, run_->history, records, run_->clock, now);
+  snapshots_->Begin(info, *run_, records, now);
+}
+
+void Shard::OnDisk(std::function<void()> job) {
+  if (options_.disk == nullptr) return job();
+  options_.disk->Do(std::move(job));
+}
+
+bool Shard::IsPublished(uint64_t step) const {
+  const std::vector<uint64_t> published = snapshots_->State().published;
+  return std::binary_search(published.begin(), published.end(), step);
+}
+
+Status Shard::Save(uint64_t step, double now) {
+  if (snapshots_ == nullptr) return Bad("this server keeps no snapshots");
+  if (!run_->rules.snapshots.on()) {
+    return Bad("snapshots are turned off: snapshot.every_steps and snapshot.every_minutes are 0");
+  }
+  if (step == 0) return Bad("save of step 0, which is made from the seed");
+  if (IsPublished(step) || snapshots_->writing() == step) return Status::Ok();
+  if (!commit_.recovered()) return {Code::kUnavailable, "waits for recovery"};
+  if (step != commit_.finished()) {
+    return {step < commit_.finished() ? Code::kStale : Code::kNotYet,
+            "save of step " + std::to_string(step) + ", here it is " +
+                std::to_string(commit_.finished())};
+  }
+  if (snapshots_->writing() != 0) return Status::Ok();
+  if (std::exchange(save_begun_, step) == step) {
+    save_begun_ = 0;  // whoever asks again has it tried again
+    return Status::Failed("the snapshot of step " + std::to_string(step) + " could not be written");
+  }
+  TakeSnapshot(now);
+  return Status::Ok();
+}
+
+Status Shard::Do(const SaveRequest& save, Call& call) {
+  MF_RETURN_IF_ERROR(Save(save.step, call.now));
+  if (save.by_all && IsPublished(save.step) && options_.folder != nullptr) {
+    Status kept;
+    pool_.RunAside([&] {
+      if (options_.disk != nullptr) options_.disk->Drain();
+      kept = options_.folder->KeepCommonStep(save.step);
+    });
+    MF_RETURN_IF_ERROR(kept);
+  }
+  call.reply.body = SaveReply{snapshots_->State()};
+  return Status::Ok();
+}
+
+Status Shard::Do(const LeaveRequest&, Call& call) {
+  MF_RETURN_IF_ERROR(CheckCoordinator());
+  call.reply.body = AllOrLost([&] { return service_->Leave(call.request.session, call.now); });
+  return Status::Ok();
+}
+
+Status Shard::Do(const StopRequest& stop, Call& call) {
+  MF_RETURN_IF_ERROR(CheckCoordinator());
+  if (stop.run != run_->id) return Bad("stop of run " + stop.run + ", here it is " + run_->id);
+  if (service_->coordinator().recovers()) {
+    return {Code::kUnavailable, "a server was started again, and no worker has recovered it yet"};
+  }
+  call.reply.body = AllOrLost([&] { return service_->Stop(call.now); });
+  return Status::Ok();
+}
+
+bool Shard::ReadyToEnd(double now) {
+  if (run_ == nullptr || snapshots_ == nullptr) return true;
+  if (!commit_.recovered() || commit_.finished() == 0) return !writing_snapshot();
+  // All servers have prepared the step, perhaps, and some have ended it.
+  if (commit_.prepared() && now - ending_since_.value() < kApplyPatienceSeconds) return false;
+  const uint64_t step = commit_.finished();
+  if (IsPublished(step)) return !writing_snapshot();
+  const Status saved = Save(step, now);
+  if (saved.ok()) return false;
+  unsaved_ = saved.code() != Code::kInvalid;  // or snapshots are turned off
+  spdlog::error("the state after step {} is not saved: {}", step, saved.message());
+  return true;
 }
 
 Status Shard::CheckCoordinator() const {
@@ -380,58 +484,65 @@ Status Shard::Do(const DeleteRunRequest&, Call&) { return Bad("not a request to 
 
 Status Shard::Do(const LeaseRequest& ask, Call& call) {
   MF_RETURN_IF_ERROR(CheckCoordinator());
-  MF_RETURN_IF_ERROR(service_->Lease(call.peer, call.request, ask, call.now));
+  MF_RETURN_IF_ERROR(
+      AllOrLost([&] { return service_->Lease(call.peer, call.request, ask, call.now); }));
   call.answered = true;
   return Status::Ok();
 }
 
-Status Shard::Do(const RenewRequest& renew, Call& call) {
+template <class Body>
+Status Shard::Report(const Body& body, ReplyBody reply, Call& call) {
   MF_RETURN_IF_ERROR(CheckCoordinator());
-  call.reply.body = RenewReply{};
-  return service_->Report(call.request.session, renew, call.now);
+  call.reply.body = std::move(reply);
+  return AllOrLost([&] { return service_->Report(call.request.session, body, call.now); });
+}
+
+Status Shard::Do(const RenewRequest& renew, Call& call) {
+  return Report(renew, RenewReply{}, call);
 }
 
 Status Shard::Do(const GiveBackRequest& give_back, Call& call) {
-  MF_RETURN_IF_ERROR(CheckCoordinator());
-  call.reply.body = GiveBackReply{};
-  return service_->Report(call.request.session, give_back, call.now);
+  return Report(give_back, GiveBackReply{}, call);
 }
 
 Status Shard::Do(const MicroBatchDoneRequest& done, Call& call) {
-  MF_RETURN_IF_ERROR(CheckCoordinator());
-  call.reply.body = MicroBatchDoneReply{};
-  return service_->Report(call.request.session, done, call.now);
+  return Report(done, MicroBatchDoneReply{}, call);
 }
 
 Status Shard::Do(const StepEndedRequest& ended, Call& call) {
-  MF_RETURN_IF_ERROR(CheckCoordinator());
-  call.reply.body = StepEndedReply{};
-  return service_->Report(call.request.session, ended, call.now);
+  return Report(ended, StepEndedReply{}, call);
 }
 
 Status Shard::Do(const EvaluatedRequest& evaluated, Call& call) {
-  MF_RETURN_IF_ERROR(CheckCoordinator());
-  call.reply.body = EvaluatedReply{};
-  return service_->Report(call.request.session, evaluated, call.now);
+  return Report(evaluated, EvaluatedReply{}, call);
 }
 
 Status Shard::Do(const RecoveredRequest& recovered, Call& call) {
-  MF_RETURN_IF_ERROR(CheckCoordinator());
-  call.reply.body = RecoveredReply{};
-  return service_->Report(call.request.session, recovered, call.now);
+  return Report(recovered, RecoveredReply{}, call);
 }
 
 void Shard::Tick(double now) {
-  if (service_ != nullptr) service_->Tick(now);
+  if (lost_) return;
+  try {
+    if (service_ != nullptr) AllOrLost([&] { service_->Tick(now); });
+    Tell(now);
+  } catch (const std::bad_alloc&) {
+    if (lost_) spdlog::error("memory ended: this server has lost its state");
+  }
+}
+
+/// The metrics.
+void Shard::Tell(double now) {
   if (run_ != nullptr) monitor_.Tick(run_->tensors, commit_.open().step, now);
   if (run_ != nullptr && snapshots_ != nullptr) snapshots_->UpdateAgeMetric(now);
   if (options_.metrics != nullptr && options_.folder != nullptr && now >= next_disk_sample_) {
     constexpr double kBetweenLooks = 5;  // seconds; the disk may be far away
     next_disk_sample_ = now + kBetweenLooks;
-    const DataDirectory::Space disk = options_.folder->DiskSpace();
-    if (disk.size > 0) {  // else it did not answer, and is neither empty nor full
-      options_.metrics->Set(Metric::kDataFree, static_cast<double>(disk.free));
-      options_.metrics->Set(Metric::kDataSize, static_cast<double>(disk.size));
+    // One look at a time: while it waits it says how well the disk is.
+    if (options_.disk == nullptr || options_.disk->idle()) {
+      OnDisk([folder = options_.folder, metrics = options_.metrics] {
+        SampleDisk(*folder, *metrics);
+      });
     }
   }
 }

@@ -135,7 +135,7 @@ Status Shard::Do(const BackwardRequest& backward, Call& call) {
   MF_RETURN_IF_ERROR(ReadBuckets(payload, backward.tokens, *tensor, &c.buckets));
   const size_t count = backward.tokens * tensor->layout().width();
   const Wire wire = run_->rules.wire;
-  MF_RETURN_IF_ERROR(CheckFrame(payload, 2, count * (wire == Wire::kBf16 ? 2 : 4), "gradient"));
+  MF_RETURN_IF_ERROR(CheckFrame(payload, 2, count * NumberBytes(wire), "gradient"));
   MF_RETURN_IF_ERROR(CheckFrame(payload, 3, backward.tokens, "exponent"));
   c.tokens = backward.tokens;
   c.weights = payload[1];
@@ -152,7 +152,7 @@ Status Shard::Do(const BackwardRequest& backward, Call& call) {
   c.finite =
       AllFinite(c.weights.data(), buckets.size()) && AllFinite(c.dy.data(), count) &&
       std::find(exponents, exponents + backward.tokens, kNotFinite) == exponents + backward.tokens;
-  tensor->Contribute(backward.micro_batch, std::move(c));
+  AllOrLost([&] { tensor->Contribute(backward.micro_batch, std::move(c)); });
   return Status::Ok();
 }
 
@@ -187,7 +187,7 @@ Status Shard::Do(const PushRequest& push, Call& call) {
   c.values = payload[2];
   c.finite = AllFinite(c.values.data(), count);
   c.whole = whole;
-  tensor->Contribute(push.micro_batch, std::move(c));
+  AllOrLost([&] { tensor->Contribute(push.micro_batch, std::move(c)); });
   return Status::Ok();
 }
 

@@ -3,33 +3,29 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "pserver/shard/shard.h"
-#include "pserver/table/tensor_shard.h"
+#include "pserver/table/shard_tables.h"
 
 namespace mf {
 
-struct Shard::Run {
+struct Shard::Run : ShardTables {
   explicit Run(RunDescription d)
-      : description(std::move(d)),
+      : ShardTables(d),
+        description(std::move(d)),
         text(description.Json()),
         id(description.RunId()),
         rules(description.rules),
-        specs(description.tensors),
-        history(specs) {}
+        specs(description.tensors) {}
 
   uint64_t micro_batches() const { return static_cast<uint64_t>(rules.micro_batches); }
   bool AllIn() const {
     return std::all_of(tensors.begin(), tensors.end(),
                        [&](const auto& t) { return t->watermark() == micro_batches(); });
-  }
-
-  void DropTensors() {
-    tensors.clear();
-    arena = std::make_unique<PageArena>();
   }
 
   void ForgetPrepared() {
@@ -42,15 +38,20 @@ struct Shard::Run {
   const std::string id;
   const RunRules& rules;
   const std::vector<TensorSpec>& specs;
-  UpdateHistory history;
-  ChangeClock clock;
-  RequestScratch scratch;
-  std::unique_ptr<PageArena> arena = std::make_unique<PageArena>();  // of the tensors' state
-  std::vector<std::unique_ptr<TensorShard>> tensors;
   std::vector<double> squares;  // of the step that is being prepared
   // The answer to prepare, kept until the next step is prepared.
   PrepareReply prepared;
   Frames prepared_squares;
 };
+
+template <class Change>
+auto Shard::AllOrLost(const Change& change) {
+  try {
+    return change();
+  } catch (const std::bad_alloc&) {
+    lost_ = true;
+    throw;
+  }
+}
 
 }  // namespace mf

@@ -1,13 +1,8 @@
 #include "pserver/shard/storage.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
-
 #include "common/base/files.h"
+#include "common/base/logging.h"
+#include "common/base/machine_limits.h"
 #include "pserver/snapshot/snapshot_files.h"
 #include "pserver/snapshot/snapshot_folders.h"
 #include "pserver/snapshot/snapshot_rocksdb.h"
@@ -52,21 +47,24 @@ Status CheckLayout(const std::string& dir) {
 }  // namespace
 
 Result<std::unique_ptr<RunStorage>> RunStorage::Open(const std::string& run, uint32_t shard,
-                                                     uint32_t shards) {
+                                                     uint32_t shards, NoLocks without) {
   if (const uint32_t other = OtherShards(run, shards); other != 0) {
     return NeedsReshard(run, other, shards);
   }
   std::unique_ptr<RunStorage> storage(new RunStorage());
-  MF_ASSIGN_OR_RETURN(storage->folder_, DataDirectory::Open(run, shard, shards));
+  MF_ASSIGN_OR_RETURN(storage->folder_, DataDirectory::Open(run, shard, shards, without));
   MF_ASSIGN_OR_RETURN(storage->store_, OpenRocksSnapshots(storage->folder_->path()));
+  MF_RETURN_IF_ERROR(CheckThreads(2));
   storage->writer_ = MakeThreadedSnapshotWriter(*storage->store_);
+  storage->disk_ = std::make_unique<DiskThread>();
   return storage;
 }
 
 Status RunStorage::Describe(const RunDescription& description) const {
   const std::string run = FolderOf(folder_->path());
   const std::string text = description.Json();
-  if (ReadDescription(run) == text) return Status::Ok();
+  const auto there = ReadDescription(run);
+  if (there.ok() && there.value() == text) return Status::Ok();
   // By way of this server's own folder: others may be writing theirs, of the same process id where
   // each is in a container.
   const std::string temporary = folder_->path() + "/tmp-description";
@@ -79,11 +77,13 @@ void RunStorage::SetOptions(Shard::Options* options) const {
   options->folder = folder_.get();
   options->store = store_.get();
   options->writer = writer_.get();
+  options->disk = disk_.get();
 }
 
 Result<std::unique_ptr<Storage>> Storage::Open(const std::string& dir, uint32_t shard,
-                                               uint32_t shards) {
+                                               uint32_t shards, NoLocks without) {
   std::unique_ptr<Storage> storage(new Storage());
+  storage->without_ = without;
   storage->dir_ = dir;
   storage->shard_ = shard;
   storage->shards_ = shards;
@@ -100,40 +100,45 @@ Result<std::unique_ptr<Storage>> Storage::Open(const std::string& dir, uint32_t 
     return Status::Invalid("--data " + made.message());
   }
   const std::string lock = DataDirectory::PathOf(dir, shard, shards) + ".lock";
-  storage->lock_ = open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (storage->lock_ < 0) {
-    return Status::Invalid("--data " + dir + ": cannot write: " + std::strerror(errno) +
-                           "; name a folder that this user can write");
-  }
-  if (flock(storage->lock_, LOCK_EX | LOCK_NB) != 0) {
-    return Status::Failed("--data " + dir +
-                          ": another server runs on it; stop that one or name another folder");
-  }
+  MF_ASSIGN_OR_RETURN(storage->lock_, LockForServer(lock, dir, without));
+  storage->RemoveGone();
   return storage;
-}
-
-Storage::~Storage() {
-  if (lock_ >= 0) close(lock_);
 }
 
 Result<std::unique_ptr<RunStorage>> Storage::OpenRun(const RunDescription& run) {
   const std::string path = dir_ + "/" + RunFolderName(run.RunId());
   const bool is_new = !FileExists(OwnFolder(path));
-  Result<std::unique_ptr<RunStorage>> storage = RunStorage::Open(path, shard_, shards_);
+  Result<std::unique_ptr<RunStorage>> storage = RunStorage::Open(path, shard_, shards_, without_);
   if (storage.ok()) {
     if (Status described = storage.value()->Describe(run); !described.ok()) storage = described;
   }
   if (!storage.ok() && is_new) {
+    // What is told is why it could not be opened; an empty folder is nobody's harm.
     (void)RemoveTree(OwnFolder(path));
     (void)RemoveIfEmpty(path);
   }
   return storage;
 }
 
+void Storage::RemoveGone() const {
+  const auto remove = [](const std::string& path) {
+    if (const Status removed = RemoveTree(path); !removed.ok()) spdlog::warn(removed.message());
+  };
+  for (const std::string& name : FileNames(dir_))
+    if (name.starts_with(std::string(kGonePrefix) + "run-")) remove(dir_ + "/" + name);
+  for (const RunFolder& run : FindRuns(dir_)) {
+    const std::string gone = GonePath(OwnFolder(run.path));
+    if (!FileExists(gone)) continue;
+    remove(gone);
+    (void)RemoveIfEmpty(run.path);  // it only takes room
+  }
+}
+
 Status Storage::CheckNoOther(const RunDescription& run) const {
   for (const StoredRun& other : Runs()) {
-    if (other.newest == 0 || other.id == run.RunId()) continue;
-    return AnotherTrainingThere(ReadDescription(dir_ + "/" + RunFolderName(other.id)), run);
+    const std::string folder = RunFolderName(other.id);
+    if (other.newest == 0 || folder == RunFolderName(run.RunId())) continue;
+    return AnotherTrainingThere(StoredDescription(dir_ + "/" + folder), run);
   }
   return Status::Ok();
 }
@@ -158,7 +163,7 @@ Status Storage::Delete(const std::string& id) {
   for (const StoredRun& run : Runs()) {
     if (run.id != id) continue;
     const std::string path = dir_ + "/" + RunFolderName(id);
-    MF_RETURN_IF_ERROR(RemoveTree(OwnFolder(path)));
+    MF_RETURN_IF_ERROR(RemoveAtOnce(OwnFolder(path)));
     return RemoveIfEmpty(path);
   }
   return Status::Invalid("run " + id + " is not stored on this server");

@@ -17,6 +17,7 @@
 #include "common/run/run_description.h"
 #include "pserver/shard/data_directory.h"
 #include "pserver/shard/shard.h"
+#include "pserver/snapshot/disk_thread.h"
 #include "pserver/snapshot/snapshot_store.h"
 #include "pserver/snapshot/snapshot_writer.h"
 
@@ -28,28 +29,32 @@ class RunStorage {
   /// RUN/shard-<i>-of-<S>, locked. kInvalid, with the command to run, if RUN holds snapshots of
   /// another number of servers and none of this one.
   static Result<std::unique_ptr<RunStorage>> Open(const std::string& run, uint32_t shard,
-                                                  uint32_t shards);
+                                                  uint32_t shards, NoLocks without);
   /// Writes the run's description beside the servers' folders, unless it stands there.
   Status Describe(const RunDescription& description) const;
 
   /// Sets what `options` says of storage; this object has to outlive the shard.
   void SetOptions(Shard::Options* options) const;
+  const DiskThread& disk() const { return *disk_; }
+  /// DataDirectory::moved.
+  bool moved() const { return folder_->moved(); }
 
  private:
   RunStorage() = default;
   std::unique_ptr<DataDirectory> folder_;
   std::unique_ptr<SnapshotStore> store_;
   std::unique_ptr<SnapshotWriter> writer_;
+  std::unique_ptr<DiskThread> disk_;  // ends first: its jobs use the others
 };
 
 class Storage {
  public:
   /// Makes `dir` if it is missing and locks this server's place in it. kInvalid, saying what to do,
   /// if it cannot be written, holds runs of another number of servers only, or snapshots of an
-  /// older version; kFailed if another server holds it.
+  /// older version, or if `without` refuses a file system without locks; kFailed if another server
+  /// holds it.
   static Result<std::unique_ptr<Storage>> Open(const std::string& dir, uint32_t shard,
-                                               uint32_t shards);
-  ~Storage();
+                                               uint32_t shards, NoLocks without = NoLocks::kRefuse);
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
 
@@ -65,12 +70,15 @@ class Storage {
 
  private:
   Storage() = default;
+  /// What a deletion left that was cut off; what cannot be removed is warned of.
+  void RemoveGone() const;
   /// Of this server, in the run's folder.
   std::string OwnFolder(const std::string& run_folder) const;
 
   std::string dir_;
   uint32_t shard_ = 0, shards_ = 1;
-  int lock_ = -1;
+  NoLocks without_ = NoLocks::kRefuse;
+  FileLock lock_;
 };
 
 }  // namespace mf

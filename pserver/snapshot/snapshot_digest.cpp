@@ -12,6 +12,8 @@
 #include <nlohmann/json.hpp>
 
 #include "common/base/digest.h"
+#include "common/run/json_memory.h"
+#include "common/run/versions.h"
 #include "pserver/snapshot/snapshot_files.h"
 #include "pserver/snapshot/snapshot_options.h"
 
@@ -20,8 +22,19 @@ namespace {
 
 using nlohmann::json;  // its objects sort their keys: dump() is canonical
 
-constexpr int kFormat = 2;
 constexpr uint64_t kMaxDigestBytes = uint64_t{64} << 20;
+constexpr int kDepthMax = 3;  // of arrays and objects in each other; what is deeper is no digest
+
+/// Throws json::exception. The library writes, and compares, by recursion: a megabyte of brackets
+/// would exhaust the stack.
+json ParseFlat(const std::string& text) {
+  bool flat = true;
+  const auto watch = [&](int depth, json::parse_event_t, json&) {
+    return flat &= depth <= kDepthMax;
+  };
+  json root = json::parse(text, watch);
+  return flat ? root : json();
+}
 
 }  // namespace
 
@@ -38,8 +51,11 @@ SnapshotSummary SnapshotDigest::Summary() const {
 }
 
 std::string EncodeDigest(const SnapshotDigest& digest) {
+  constexpr size_t kItemBytes = 256;
+  const JsonMemory memory(digest.info.description.size() +
+                          kItemBytes * (digest.files.size() + digest.spaces.size()));
   json root;
-  root["format"] = kFormat;
+  root["format"] = kSnapshotFormat.newest;
   root["step"] = digest.info.step;
   root["run_id"] = digest.info.run_id;
   root["description"] = digest.info.description;
@@ -68,16 +84,13 @@ std::string EncodeDigest(const SnapshotDigest& digest) {
 }
 
 Result<SnapshotDigest> DecodeDigest(const std::string& text, const std::string& path) {
+  const JsonMemory memory(text.size());
   try {
-    json root = json::parse(text);
+    json root = ParseFlat(text);
     const std::string sha256 = root.at("sha256").get<std::string>();
     root.erase("sha256");
     if (Sha256Hex(root.dump()) != sha256) return Damaged(path, "its checksum does not match");
-    if (root.at("format").get<int>() != kFormat) {
-      return Status::Invalid(path + ": format " + root.at("format").dump() +
-                             ", this program reads format " + std::to_string(kFormat) +
-                             "; go on with the version that wrote it, or start in another folder");
-    }
+    MF_RETURN_IF_ERROR(CheckVersion(kSnapshotFormat, root.at("format").get<uint32_t>(), path));
     SnapshotDigest digest;
     digest.info.step = root.at("step").get<uint64_t>();
     digest.info.run_id = root.at("run_id").get<std::string>();
@@ -168,9 +181,10 @@ Result<DigestFile> DescribeFile(const std::string& folder, const std::string& na
 
 Status CheckFiles(const SnapshotDigest& digest, const std::string& folder, bool everything) {
   for (const std::string& name : FileNames(folder)) {
-    const bool known =
-        name == kDigestName || std::any_of(digest.files.begin(), digest.files.end(),
-                                           [&](const DigestFile& f) { return f.name == name; });
+    // NFS keeps a file that is deleted while it is open under such a name.
+    const bool known = name == kDigestName || name.starts_with(".nfs") ||
+                       std::any_of(digest.files.begin(), digest.files.end(),
+                                   [&](const DigestFile& f) { return f.name == name; });
     if (!known) return Damaged(folder + "/" + name, "is no file of this snapshot");
   }
   for (const DigestFile& file : digest.files) {

@@ -1,6 +1,7 @@
 // The file DIGEST of a snapshot: what it is of, how many entries it has, and every other file with
 // its size and checksums. It carries a SHA-256 of itself, so from this file on everything in a
-// snapshot is checked by something already checked. Format: docs/SNAPSHOTS.md.
+// snapshot is checked by something already checked; `format` and that SHA-256 stay as they are in
+// every version, so that a newer one is told from a damaged one. Format: docs/SNAPSHOTS.md.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +38,8 @@ struct SnapshotDigest {
 };
 
 std::string EncodeDigest(const SnapshotDigest& digest);
-/// `path` is for messages. kInvalid, saying what to do, if it is whole but of another format.
+/// `path` is for messages. kInvalid, saying what to do, if it is whole but of a version that is not
+/// read (common/run/versions.h).
 Result<SnapshotDigest> DecodeDigest(const std::string& text, const std::string& path);
 /// Reads and decodes the DIGEST of the snapshot in `folder`.
 Result<SnapshotDigest> LoadDigest(const std::string& folder);

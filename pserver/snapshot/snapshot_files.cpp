@@ -1,7 +1,5 @@
 #include "pserver/snapshot/snapshot_files.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
@@ -11,12 +9,12 @@ namespace mf {
 namespace fs = std::filesystem;
 
 Status LinkDatabase(const std::string& from, const std::string& to, const std::string& leave) {
-  MF_RETURN_IF_ERROR(MakeFolder(to));
+  MF_RETURN_IF_ERROR(MakeScratchFolder(to));
   for (const std::string& name : FileNames(from)) {
     if (name == leave) continue;
     const std::string source = from + "/" + name, target = to + "/" + name;
     if (name.ends_with(".sst")) {
-      if (link(source.c_str(), target.c_str()) != 0) return FileError(source, "link to " + target);
+      MF_RETURN_IF_ERROR(LinkOrCopy(source, target));
       continue;
     }
     std::error_code error;

@@ -9,7 +9,7 @@
 
 namespace mf {
 
-/// `to` becomes the same database as `from`: tables by hard links, the rest by copies, because
+/// `to` becomes the same database as `from`: tables by LinkOrCopy(), the rest by copies, because
 /// RocksDB appends to those. Files named in `leave` are left out.
 Status LinkDatabase(const std::string& from, const std::string& to, const std::string& leave);
 

@@ -8,7 +8,6 @@
 #include <tuple>
 
 #include "common/client/snapshot_plan.h"
-#include "common/run/run_description.h"
 #include "pserver/snapshot/snapshot_files.h"
 #include "pserver/snapshot/snapshot_rocksdb.h"
 
@@ -50,25 +49,34 @@ std::string RunFolderName(const std::string& run_id) {
 
 std::vector<RunFolder> FindRuns(const std::string& dir) {
   std::vector<RunFolder> runs;
+  std::error_code error;
   for (const std::string& name : FileNames(dir)) {
     const std::string path = dir + "/" + name;
-    if (IsRunName(name) && FileExists(path + "/.")) runs.push_back({name, path});
+    // One that may not be entered is there, too.
+    if (IsRunName(name) && std::filesystem::is_directory(path, error)) runs.push_back({name, path});
   }
   return runs;
 }
 
-std::string ReadDescription(const std::string& run_folder) {
+Result<std::string> ReadDescription(const std::string& run_folder) {
   constexpr uint64_t kBytesMax = 64 << 20;
-  auto text = ReadSmallFile(run_folder + "/" + kDescriptionFile, kBytesMax);
-  return text.ok() ? std::move(text).value() : "";
+  return ReadSmallFile(run_folder + "/" + kDescriptionFile, kBytesMax);
+}
+
+Result<RunDescription> StoredDescription(const std::string& run_folder) {
+  MF_ASSIGN_OR_RETURN(const std::string text, ReadDescription(run_folder));
+  auto run = RunDescription::FromJson(text);
+  if (run.ok()) return run;
+  return Status(run.status().code(),
+                run_folder + "/" + kDescriptionFile + ": " + run.status().message());
 }
 
 StoredRun DescribeStored(const RunFolder& folder) {
-  const auto run = RunDescription::FromJson(ReadDescription(folder.path));
+  const auto run = StoredDescription(folder.path);
   const auto unknown = [&](const std::string& why) {
     return StoredRun{.id = folder.name.substr(kRunPrefix.size()), .about = why};
   };
-  if (!run.ok()) return unknown("unreadable: " + run.status().message());
+  if (!run.ok()) return unknown(kUnreadable + run.status().message());
   if (RunFolderName(run.value().RunId()) != folder.name) {
     return unknown("the description in this folder is another run's");
   }
@@ -107,16 +115,13 @@ Status RemoveIfEmpty(const std::string& run_folder) {
   std::error_code error;
   std::filesystem::remove(run_folder + "/" + kDescriptionFile, error);
   if (error) return FileError(run_folder, "remove its description", error.message());
-  (void)rmdir(run_folder.c_str());
+  (void)rmdir(run_folder.c_str());  // unless somebody has put something into it
   return Status::Ok();
 }
 
 Result<std::vector<ShardFolder>> FindShardFolders(const std::string& dir) {
-  if (!FileExists(dir + "/.")) {
-    return Status::Invalid(dir +
-                           ": not a folder; name the --data folder of the servers or one of " +
-                           "its shard-<i>-of-<S>");
-  }
+  MF_RETURN_IF_ERROR(
+      CheckFolder(dir, "name the --data folder of the servers or one of its shard-<i>-of-<S>"));
   ShardFolder folder{.path = dir};
   std::error_code error;
   const std::filesystem::path whole = std::filesystem::canonical(dir, error);

@@ -9,6 +9,7 @@
 
 #include "common/base/status.h"
 #include "common/net/messages.h"
+#include "common/run/run_description.h"
 #include "pserver/snapshot/snapshot_store.h"
 
 namespace mf {
@@ -29,11 +30,14 @@ std::vector<RunFolder> FindRuns(const std::string& dir);
 /// The one run of `dir`, which is a --data folder with one run that has snapshots, or a run's
 /// folder by whatever name. kInvalid if there is none, or more than one run, which are then named.
 Result<RunFolder> TheRunIn(const std::string& dir);
+/// How `about` of a run begins whose description cannot be read; the reason follows.
+inline const std::string kUnreadable = "unreadable: ";
 /// What its description says; `newest` and `active` stay 0. RunFolderName() of its id is the
 /// folder's name: where the description is another run's, or none, the id is the rest of the name.
 StoredRun DescribeStored(const RunFolder& folder);
-/// The text in a run's folder; empty if it cannot be read.
-std::string ReadDescription(const std::string& run_folder);
+/// The text in a run's folder, and what it says.
+Result<std::string> ReadDescription(const std::string& run_folder);
+Result<RunDescription> StoredDescription(const std::string& run_folder);
 /// The run's folder goes with the last server's, its description with it.
 Status RemoveIfEmpty(const std::string& run_folder);
 

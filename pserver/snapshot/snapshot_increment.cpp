@@ -25,7 +25,7 @@ Status Increment::Begin(uint64_t file_bytes) {
   Drop();
   file_bytes_ = file_bytes;
   MF_RETURN_IF_ERROR(RemoveTree(folder_));
-  return MakeFolder(folder_);
+  return MakeScratchFolder(folder_);
 }
 
 void Increment::Drop() {

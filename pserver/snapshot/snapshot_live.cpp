@@ -8,12 +8,18 @@
 #include <spdlog/spdlog.h>
 
 #include <filesystem>
+#include <new>
+#include <system_error>
 
+#include "common/base/machine_limits.h"
 #include "pserver/snapshot/snapshot_files.h"
 #include "pserver/snapshot/snapshot_key.h"
 #include "pserver/snapshot/snapshot_options.h"
 
 namespace mf {
+namespace {
+constexpr int kThreads = 3;
+}  // namespace
 
 LiveDatabase::LiveDatabase(std::string folder)
     : folder_(std::move(folder)), statistics_(rocksdb::CreateDBStatistics()) {}
@@ -54,6 +60,8 @@ Status LiveDatabase::Reopen() {
 Status LiveDatabase::OpenDatabase() {
   rocksdb::Options options = LiveOptions();
   options.statistics = statistics_;
+  // Its own, which it starts when it needs them, and that of a merge.
+  MF_RETURN_IF_ERROR(CheckThreads(kThreads));
   rocksdb::DB* db = nullptr;
   const rocksdb::Status opened = rocksdb::DB::Open(options, folder_, &db);
   if (!opened.ok()) return RocksError(folder_, "open", opened);
@@ -143,11 +151,12 @@ uint64_t LiveDatabase::merged_bytes() const {
 
 void LiveDatabase::StartMerge() {
   if (merging_ || db_ == nullptr) return;
-  (void)WaitForMerge();
+  (void)WaitForMerge();  // the one before has said how it went
   std::error_code error;
   const auto space = std::filesystem::space(folder_, error);
   // As much as all inputs at worst, and a tenth to spare: a merge is no reason to fill a disk.
-  if (!error && space.available < bytes() + bytes() / 10) {
+  // Some file systems do not know: no size at all.
+  if (!error && space.capacity > 0 && space.available < bytes() + bytes() / 10) {
     spdlog::warn(
         "{}: {} bytes free, a merge of snapshots needs {}; free some: until then they grow",
         folder_, space.available, bytes() + bytes() / 10);
@@ -155,10 +164,26 @@ void LiveDatabase::StartMerge() {
   }
   merging_ = true;
   merge_cancel_ = false;
-  merge_ = std::thread([this, count = increments_.load()] { Merge(count); });
+  try {
+    merge_ = std::thread([this, count = increments_.load()] { Merge(count); });
+  } catch (const std::system_error& refused) {
+    merging_ = false;
+    spdlog::warn("{}: no thread to merge snapshots ({}); until then they grow", folder_,
+                 refused.code().message());
+  }
 }
 
 void LiveDatabase::Merge(uint32_t increments) {
+  try {
+    Compact(increments);
+  } catch (const std::bad_alloc&) {
+    merge_status_ = Status::Failed("out of memory");  // short: takes none itself
+    merge_failed_ = true;
+  }
+  merging_ = false;
+}
+
+void LiveDatabase::Compact(uint32_t increments) {
   rocksdb::CompactRangeOptions options;
   options.exclusive_manual_compaction = false;
   options.canceled = &merge_cancel_;
@@ -172,7 +197,6 @@ void LiveDatabase::Merge(uint32_t increments) {
     merge_failed_ = true;
     spdlog::warn("{}", merge_status_.message());
   }
-  merging_ = false;
 }
 
 Status LiveDatabase::WaitForMerge() {
@@ -182,7 +206,7 @@ Status LiveDatabase::WaitForMerge() {
 
 void LiveDatabase::StopMerge() {
   merge_cancel_ = true;
-  (void)WaitForMerge();
+  (void)WaitForMerge();  // given up, whatever came of it
 }
 
 }  // namespace mf

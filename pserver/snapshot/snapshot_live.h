@@ -68,7 +68,8 @@ class LiveDatabase {
  private:
   Status OpenDatabase();
   void StopMerge();
-  void Merge(uint32_t increments);
+  void Merge(uint32_t increments);  // on merge_
+  void Compact(uint32_t increments);
   uint64_t LevelBytes(int level) const;
   /// What RocksDB knows of its tables by now.
   void LearnChecksums();

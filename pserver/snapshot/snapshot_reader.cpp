@@ -15,6 +15,9 @@
 namespace mf {
 namespace {
 
+/// Of more, of which each has 128 MiB, some are opened when they are met.
+constexpr size_t kFilesHeld = 512;
+
 /// RocksDB's message with the file it names; else the snapshot's folder.
 Status Unreadable(const std::string& folder, const rocksdb::Status& status) {
   std::string text = status.ToString();
@@ -32,7 +35,11 @@ class RocksCursor : public SnapshotCursor {
 
   Status Open() {
     rocksdb::DB* db = nullptr;
-    const rocksdb::Status opened = rocksdb::DB::OpenForReadOnly(ReaderOptions(), folder_, &db);
+    rocksdb::Options options = ReaderOptions();
+    // All files at once, so that a snapshot that is deleted meanwhile can be read to its end.
+    if (digest_.files.size() <= kFilesHeld) options.max_open_files = -1;
+    options.max_file_opening_threads = 1;
+    const rocksdb::Status opened = rocksdb::DB::OpenForReadOnly(options, folder_, &db);
     if (!opened.ok()) return Unreadable(folder_, opened);
     db_.reset(db);
     rocksdb::ReadOptions read;
@@ -169,8 +176,7 @@ Status VerifySnapshotFiles(const std::string& folder) {
 }
 
 Result<std::unique_ptr<SnapshotReader>> OpenRocksSnapshotReader(const std::string& folder) {
-  if (!FileExists(folder + "/."))
-    return Status::Invalid(folder + ": not a folder; name a folder of snapshots");
+  MF_RETURN_IF_ERROR(CheckFolder(folder, "name a folder of snapshots"));
   return std::unique_ptr<SnapshotReader>(new RocksReader(folder));
 }
 

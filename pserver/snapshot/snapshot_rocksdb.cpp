@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <new>
 #include <optional>
 
+#include "common/base/machine_limits.h"
 #include "common/base/mutex.h"
 #include "pserver/snapshot/snapshot_digest.h"
 #include "pserver/snapshot/snapshot_files.h"
@@ -62,7 +64,7 @@ class RocksSnapshots : public SnapshotStore {
     MutexLock lock(mutex_);
     return stats_;
   }
-  void WaitForMerge() override { (void)live_.WaitForMerge(); }
+  void WaitForMerge() override { (void)live_.WaitForMerge(); }  // the log has how it went
 
  private:
   bool IsPublished(uint64_t step) const;
@@ -98,6 +100,8 @@ class RocksSnapshots : public SnapshotStore {
   uint64_t read_step_ = 0;
   uint64_t merged_before_ = 0;  // bytes merged until the last publish
 
+  // While published steps are renamed: until then one that is off the list looks like a stray one.
+  Mutex names_mutex_ MF_ACQUIRED_BEFORE(mutex_);
   mutable Mutex mutex_;
   std::vector<uint64_t> published_ MF_GUARDED_BY(mutex_);
   PublishStats stats_ MF_GUARDED_BY(mutex_);
@@ -114,19 +118,21 @@ Status RocksSnapshots::Open() {
                            "runs, remove it and the shards beside it and reshard again");
   }
   if (const Status made = MakeFolder(folder_); !made.ok()) return invalid(made);
+  const std::vector<uint64_t> published = StepsIn(folder_);
+  for (const uint64_t step : published) {
+    // What is damaged is dealt with by whoever reads it. Of another version: no run could go on,
+    // and nothing beside it is ours to remove.
+    if (const Status read = Summary(step).status(); read.code() == Code::kInvalid) return read;
+  }
   for (const std::string& name : FileNames(folder_)) {
-    if (!name.starts_with("tmp-") && !name.starts_with("gone-")) continue;
+    if (!name.starts_with("tmp-") && !name.starts_with(kGonePrefix)) continue;
     if (const Status removed = RemoveTree(folder_ + "/" + name); !removed.ok())
       return invalid(removed);
   }
   if (const Status status = live_.Remove(); !status.ok()) return invalid(status);
-  if (const Status status = MakeFolder(live_.folder()); !status.ok()) return invalid(status);
+  if (const Status status = MakeScratchFolder(live_.folder()); !status.ok()) return invalid(status);
   MutexLock lock(mutex_);
-  published_ = StepsIn(folder_);
-  for (const uint64_t step : published_) {
-    // What is damaged is dealt with by whoever reads it. Of another format: no run could go on.
-    if (const Status read = Summary(step).status(); read.code() == Code::kInvalid) return read;
-  }
+  published_ = published;
   return Status::Ok();
 }
 
@@ -166,6 +172,7 @@ Result<SnapshotInfo> RocksSnapshots::Read(uint64_t step, const SnapshotVisit& vi
 }
 
 Status RocksSnapshots::RemoveStrays() {
+  MutexLock naming(names_mutex_);
   for (const uint64_t step : StepsIn(folder_)) {
     if (IsPublished(step)) continue;
     const std::string gone = folder_ + "/gone-stray-" + std::to_string(step);
@@ -247,7 +254,12 @@ Status RocksSnapshots::Publish(const SnapshotInfo& info) {
     return failed_ = Status::Failed(StepPath(folder_, info.step) +
                                     ": cannot be published again; delete it first");
   }
-  failed_ = PublishIncrement(info);
+  try {
+    failed_ = PublishIncrement(info);
+  } catch (const std::bad_alloc&) {
+    failed_ = Status::Failed("out of memory");  // short: takes none itself
+    keys_known_ = false;                        // some of the increment's may be among them
+  }
   if (!failed_.ok()) {
     live_.Invalidate();
     // What a failed attempt left would only fill the disk; the next attempt removes it again.
@@ -257,6 +269,7 @@ Status RocksSnapshots::Publish(const SnapshotInfo& info) {
     return failed_;
   }
   Abandon();
+  GiveBackMemory();
   if (MergeIsDue(1.0)) live_.StartMerge();
   return Status::Ok();
 }
@@ -307,6 +320,11 @@ Status RocksSnapshots::PublishIncrement(const SnapshotInfo& info) {
   for (const std::string& name : FileNames(temporary))
     MF_RETURN_IF_ERROR(SyncPath(temporary + "/" + name));
   MF_RETURN_IF_ERROR(SyncPath(temporary));
+  {
+    // Once it has its name nothing may end for want of memory but what Publish() knows of.
+    MutexLock lock(mutex_);
+    published_.reserve(published_.size() + 1);
+  }
   MF_RETURN_IF_ERROR(RenamePath(temporary, path));
   if (const Status synced = SyncPath(folder_); !synced.ok()) {
     // Nobody knows whether the name would survive a crash: it must not be counted on. If it cannot
@@ -315,9 +333,9 @@ Status RocksSnapshots::PublishIncrement(const SnapshotInfo& info) {
     return synced;
   }
 
+  keys_.Merge(std::move(added_));
   base_ = info.step;
   emptied_ = false;
-  keys_.Merge(std::move(added_));
   const uint64_t merged = live_.merged_bytes();
   MutexLock lock(mutex_);
   published_.insert(std::upper_bound(published_.begin(), published_.end(), info.step), info.step);
@@ -349,17 +367,31 @@ Status RocksSnapshots::WriteDigest(const SnapshotInfo& info, const std::string& 
 }
 
 Status RocksSnapshots::TakeAway(uint64_t step, const std::string& name) {
+  const auto place = [&]() MF_REQUIRES(mutex_) {
+    return std::lower_bound(published_.begin(), published_.end(), step);
+  };
+  MutexLock naming(names_mutex_);
+  {
+    // Off the list first: nobody is told of what goes, or waits for the disk to look at the list.
+    MutexLock lock(mutex_);
+    const auto found = place();
+    if (found == published_.end() || *found != step)
+      return Status::Failed(StepPath(folder_, step) + ": no such snapshot; list the folder");
+    published_.erase(found);
+  }
+  const Status renamed = RenamePath(StepPath(folder_, step), folder_ + "/" + name);
+  if (renamed.ok()) return renamed;
+  if (!FileExists(StepPath(folder_, step))) {
+    spdlog::warn("{}: somebody else has removed it", StepPath(folder_, step));
+    return Status::Ok();
+  }
   MutexLock lock(mutex_);
-  const auto found = std::lower_bound(published_.begin(), published_.end(), step);
-  if (found == published_.end() || *found != step)
-    return Status::Failed(StepPath(folder_, step) + ": no such snapshot; list the folder");
-  MF_RETURN_IF_ERROR(RenamePath(StepPath(folder_, step), folder_ + "/" + name));
-  published_.erase(found);
-  return Status::Ok();
+  published_.insert(place(), step);
+  return renamed;
 }
 
 Status RocksSnapshots::Delete(uint64_t step) {
-  std::string name = "gone-" + std::to_string(step);
+  std::string name = kGonePrefix + std::to_string(step);
   while (FileExists(folder_ + "/" + name)) name += "x";
   MF_RETURN_IF_ERROR(TakeAway(step, name));
   MF_RETURN_IF_ERROR(SyncPath(folder_));
@@ -392,6 +424,7 @@ Status RocksSnapshots::Reset(uint64_t step) {
   read_step_ = 0;
   // Going back must not fail for want of a few bytes on a full disk: Begin() tries again.
   if (!RemoveStrays().ok() || !EnsureLive().ok()) live_.Invalidate();
+  GiveBackMemory();  // of what was there before, and of reading
   return Status::Ok();
 }
 

@@ -26,8 +26,9 @@ struct RocksSnapshotOptions {
 Result<std::unique_ptr<SnapshotStore>> OpenRocksSnapshots(const std::string& folder,
                                                           const RocksSnapshotOptions& options = {});
 
-/// Only reads: takes no lock, removes and writes nothing, and may run beside a server (a snapshot
-/// that the server deletes meanwhile reads as an error). kInvalid if `folder` is not a folder.
+/// Only reads: takes no lock, removes and writes nothing, and may run beside a server. A snapshot
+/// that the server deletes meanwhile stays readable for a cursor that is open on it, if it has at
+/// most 512 files; else it reads as an error. kInvalid if `folder` is not a folder.
 Result<std::unique_ptr<SnapshotReader>> OpenRocksSnapshotReader(const std::string& folder);
 
 }  // namespace mf

@@ -40,6 +40,9 @@ class SnapshotWriter {
   virtual std::optional<Outcome> Poll() = 0;
   /// Forgets the increment, if one is open; returns when the store is left alone.
   virtual void Abandon() = 0;
+  /// For how long the store has not ended what it was given, beyond the time that a slow disk needs
+  /// for as many bytes; 0: it is well.
+  virtual double late_seconds() const = 0;
 };
 
 /// On a thread of its own. `store` outlives it.

@@ -7,17 +7,31 @@
 
 #include "common/base/logging.h"
 #include "pserver/snapshot/snapshot_format.h"
+#include "pserver/snapshot/snapshot_load.h"
 
 namespace mf {
 namespace {
-constexpr double kSlowSeconds = 600;     // for a snapshot: longer is told
+constexpr double kLateSeconds = 60;      // of the writer: more is told
 constexpr size_t kChunkBytes = 4 << 20;  // handed over between two requests: about 1 ms
+constexpr const char* kOutOfMemory = "out of memory";  // short: takes none itself
+
+/// Something is being loaded while this lives.
+class Loading {
+ public:
+  explicit Loading(std::optional<int>& percent) : percent_(percent) { percent_ = 0; }
+  ~Loading() { percent_.reset(); }
+  Loading(const Loading&) = delete;
+  Loading& operator=(const Loading&) = delete;
+
+ private:
+  std::optional<int>& percent_;
+};
 }  // namespace
 
 /// One snapshot on its way.
 struct Snapshots::Writing {
   SnapshotInfo info;
-  const Tensors* tensors;
+  const std::vector<std::unique_ptr<TensorShard>>* tensors;
   uint32_t clock;  // at the cut
   double since;
   size_t tensor = 0;          // whose rows are being handed over
@@ -30,8 +44,9 @@ struct Snapshots::Writing {
   SnapshotChunk chunk;     // filled, not taken yet
 };
 
-Snapshots::Snapshots(SnapshotStore& store, SnapshotWriter& writer, Metrics* metrics)
-    : store_(store), writer_(writer), metrics_(metrics) {
+Snapshots::Snapshots(SnapshotStore& store, SnapshotWriter& writer, DiskThread* disk,
+                     ThreadPool& pool, Metrics* metrics)
+    : store_(store), writer_(writer), disk_(disk), pool_(pool), metrics_(metrics) {
   if (metrics != nullptr) metrics->Count(Metric::kSnapshotFailures, {}, 0);
 }
 
@@ -40,21 +55,33 @@ Snapshots::~Snapshots() { AbandonCurrent(); }
 uint64_t Snapshots::writing() const { return writing_ == nullptr ? 0 : writing_->info.step; }
 
 std::optional<SnapshotInfo> Snapshots::NewestInfo() const {
-  const std::vector<uint64_t> published = store_.Published();
-  for (auto step = published.rbegin(); step != published.rend(); ++step) {
-    if (auto info = store_.Info(*step); info.ok()) return std::move(info).value();
-  }
-  return std::nullopt;
+  std::optional<SnapshotInfo> newest;
+  pool_.RunAside([&] {
+    const std::vector<uint64_t> published = store_.Published();
+    for (auto step = published.rbegin(); step != published.rend(); ++step) {
+      auto info = store_.Info(*step);
+      if (!info.ok()) continue;
+      newest = std::move(info).value();
+      return;
+    }
+  });
+  return newest;
 }
 
-void Snapshots::Begin(const SnapshotInfo& info, const Tensors& tensors,
-                      const UpdateHistory& history, const std::vector<StepRecord>& records,
-                      ChangeClock& clock, double now) {
+void Snapshots::Begin(const SnapshotInfo& info, ShardTables& tables,
+                      const std::vector<StepRecord>& records, double now) {
+  try {
+    TryBegin(info, tables, records, now);
+  } catch (const std::bad_alloc&) {
+    Failed(info.step, Status::Failed(kOutOfMemory));
+  }
+}
+
+void Snapshots::TryBegin(const SnapshotInfo& info, ShardTables& tables,
+                         const std::vector<StepRecord>& records, double now) {
   if (writing_ != nullptr) {
     // The last step of a run: its state stays, so the order can wait until the writer is done.
-    next_ = [=, this, &tensors, &history, &clock](double then) {
-      Begin(info, tensors, history, records, clock, then);
-    };
+    next_ = [=, this, &tables](double then) { Begin(info, tables, records, then); };
     return;
   }
   const std::vector<uint64_t> published = store_.Published();
@@ -62,26 +89,27 @@ void Snapshots::Begin(const SnapshotInfo& info, const Tensors& tensors,
     // What the failed one left may stand on a snapshot that is deleted: all is written anew.
     last_step_ = last_applied_ = 0;
     last_clock_ = kNothing;
-    if (const Status reset = store_.Reset(0); !reset.ok()) return Failed(info.step, reset);
+    if (const Status reset = OnStore([&] { return store_.Reset(0); }); !reset.ok())
+      return Failed(info.step, reset);
   }
   try {
     auto writing = std::make_unique<Writing>();
     writing->info = info;
-    writing->tensors = &tensors;
+    writing->tensors = &tables.tensors;
     writing->since = now;
-    writing->clock = clock.now++;
+    writing->clock = tables.clock.now++;
     // That of the last step again: its evaluation came later.
     std::copy_if(records.begin(), records.end(), std::back_inserter(writing->records),
                  [this](const StepRecord& record) { return record.step >= last_step_; });
     writing->first_rate = last_applied_ + 1;
-    for (uint64_t i = last_applied_ + 1; i <= history.count(); ++i) {
-      writing->rates.push_back(history.rate(i));
+    for (uint64_t i = last_applied_ + 1; i <= tables.history.count(); ++i) {
+      writing->rates.push_back(tables.history.rate(i));
     }
-    for (const auto& tensor : tensors) tensor->BeginCut(last_clock_);
+    for (const auto& tensor : tables.tensors) tensor->BeginCut(last_clock_);
     writing_ = std::move(writing);
   } catch (const std::bad_alloc&) {
-    for (const auto& tensor : tensors) tensor->EndCut();
-    return Failed(info.step, Status::Failed("not enough memory"));
+    for (const auto& tensor : tables.tensors) tensor->EndCut();
+    throw;
   }
   writer_.Begin();
 }
@@ -101,7 +129,7 @@ void Snapshots::FillChunk() {
     const size_t offset = chunk.values.size();
     chunk.values.insert(chunk.values.end(), bytes, std::byte{});
     chunk.entries.push_back({space, id, offset, bytes});
-    return &chunk.values[offset];
+    return chunk.values.data() + offset;
   };
   std::vector<std::byte> row;
   for (; writing_->tensor < writing_->tensors->size(); ++writing_->tensor) {
@@ -124,8 +152,21 @@ void Snapshots::FillChunk() {
 }
 
 bool Snapshots::Work(double now) {
+  try {
+    return TryWork(now);
+  } catch (const std::bad_alloc&) {
+    const uint64_t step = writing();
+    const auto next = std::exchange(next_, nullptr);
+    AbandonCurrent();
+    if (step != 0) Failed(step, Status::Failed(kOutOfMemory));
+    if (next != nullptr) next(now);
+    return false;
+  }
+}
+
+bool Snapshots::TryWork(double now) {
   if (writing_ == nullptr) return false;
-  if (!writing_->said && now - writing_->since > kSlowSeconds) {
+  if (!writing_->said && writer_.late_seconds() > kLateSeconds) {
     writing_->said = true;
     spdlog::warn(
         "snapshot of step {}: not written after {:.0f} s; is the disk well? no other one "
@@ -174,21 +215,39 @@ void Snapshots::UpdateAgeMetric(double now) {
 void Snapshots::AbandonCurrent() {
   next_ = nullptr;
   if (writing_ == nullptr) return;
-  writer_.Abandon();
+  pool_.RunAside([&] { writer_.Abandon(); });
   for (const auto& tensor : *writing_->tensors) tensor->EndCut();
   writing_.reset();
 }
 
 void Snapshots::Discard(const std::vector<uint64_t>& steps) {
+  if (steps.empty()) return;
   const std::vector<uint64_t> published = store_.Published();
-  for (const uint64_t step : steps) {
-    if (!std::binary_search(published.begin(), published.end(), step)) continue;
-    // What is being written stands on the newest. It will be said again.
-    if (writing() != 0 && step == published.back()) continue;
-    if (const Status deleted = store_.Delete(step); !deleted.ok()) {
-      spdlog::error("snapshot of step {}: {}", step, deleted.message());
+  // What is written stands on the newest: it does not go meanwhile, and is said again; nor after
+  // the next one has begun.
+  const bool newest =
+      std::count(steps.begin(), steps.end(), published.empty() ? 0 : published.back()) > 0;
+  std::vector<uint64_t> going = steps;
+  if (newest && writing() != 0) std::erase(going, published.back());
+  const auto remove = [&store = store_, going, said = undeletable_] {
+    for (const uint64_t step : going) {
+      // It may have been said before.
+      const std::vector<uint64_t> there = store.Published();
+      if (!std::binary_search(there.begin(), there.end(), step)) continue;
+      const Status deleted = store.Delete(step);
+      if (deleted.ok()) {
+        said->erase(step);
+      } else if (said->insert(step).second) {
+        spdlog::error("snapshot of step {}: {}", step, deleted.message());
+      }
     }
-  }
+  };
+  if (disk_ == nullptr) return remove();
+  if (!newest || writing() != 0) return disk_->Do(remove);
+  pool_.RunAside([&] {
+    disk_->Drain();
+    remove();
+  });
 }
 
 Status Snapshots::DeleteNewer(uint64_t step) {
@@ -198,34 +257,39 @@ Status Snapshots::DeleteNewer(uint64_t step) {
   return Status::Ok();
 }
 
+Status Snapshots::OnStore(const std::function<Status()>& job) {
+  Status status;
+  pool_.RunAside([&] {
+    // Not beside what was said to be deleted before.
+    if (disk_ != nullptr) disk_->Drain();
+    status = job();
+  });
+  return status;
+}
+
 Status Snapshots::Clear(ChangeClock& clock) {
   AbandonCurrent();
-  MF_RETURN_IF_ERROR(DeleteNewer(0));
-  MF_RETURN_IF_ERROR(store_.Reset(0));
+  const Status cleared = OnStore([&]() -> Status {
+    MF_RETURN_IF_ERROR(DeleteNewer(0));
+    return store_.Reset(0);
+  });
+  MF_RETURN_IF_ERROR(cleared);
   clock = {};
   last_step_ = last_applied_ = 0;
   last_clock_ = kNothing;
   return Status::Ok();
 }
 
-Status Snapshots::Load(uint64_t step, const std::string& run_id, const Tensors& tensors,
-                       UpdateHistory& history, ChangeClock& clock,
+Status Snapshots::Load(uint64_t step, const std::string& run_id, ShardTables& tables,
                        std::vector<StepRecord>* records) {
   AbandonCurrent();
-  MF_RETURN_IF_ERROR(DeleteNewer(step));
-  if (const Status read = Read(step, run_id, tensors, history, records); !read.ok()) {
-    std::string what = "snapshot of step " + std::to_string(step) + ": " + read.message();
-    if (read.code() == Code::kDamaged) {
-      const Status aside = store_.Quarantine(step);
-      what += aside.ok() ? "; it was set aside" : "; " + aside.message();
-    }
-    spdlog::error("{}", what);
-    return {Code::kUnavailable, what};
+  {
+    const Loading loading(loaded_percent_);
+    MF_RETURN_IF_ERROR(DeleteNewerAndRead(step, run_id, tables, records));
   }
-  MF_RETURN_IF_ERROR(store_.Reset(step));
-  clock = {};
+  tables.clock = {};
   last_step_ = step;
-  last_applied_ = history.count();
+  last_applied_ = tables.history.count();
   last_clock_ = 0;
   saved_at_.reset();
   if (metrics_ != nullptr) {
@@ -234,38 +298,19 @@ Status Snapshots::Load(uint64_t step, const std::string& run_id, const Tensors& 
   return Status::Ok();
 }
 
-Status Snapshots::Read(uint64_t step, const std::string& run_id, const Tensors& tensors,
-                       UpdateHistory& history, std::vector<StepRecord>* records) {
-  const auto take = [&](uint32_t space, uint64_t id, const std::byte* data,
-                        size_t bytes) -> Status {
-    if (space == kRateSpace) {
-      MF_ASSIGN_OR_RETURN(const double lr, DecodeRate(data, bytes));
-      if (id != history.count() + 1) {
-        return Status::Failed("rate of step " + std::to_string(history.count() + 1) + " missing");
-      }
-      history.Append(lr);
-      return Status::Ok();
-    }
-    if (space == kRecordSpace) {
-      MF_ASSIGN_OR_RETURN(const StepRecord record, DecodeRecord(id, data, bytes));
-      records->push_back(record);
-      return Status::Ok();
-    }
-    if (space >= tensors.size()) return Status::Failed("entries of an unknown kind");
-    return tensors[space]->Restore(id, data, bytes);
-  };
-  // Checksums are right by then: what does not fit is no snapshot of this run.
-  const auto visit = [&](uint32_t space, uint64_t id, const std::byte* data, size_t bytes) {
-    const Status taken = take(space, id, data, bytes);
-    return taken.ok() ? taken : Status(Code::kDamaged, taken.message());
-  };
-  MF_ASSIGN_OR_RETURN(const SnapshotInfo info, store_.Read(step, visit));
-  if (info.step != step || info.applied != history.count() || info.run_id != run_id) {
-    return Status(Code::kDamaged, "it is of step " + std::to_string(info.step) + " of run " +
-                                      info.run_id + " with " + std::to_string(history.count()) +
-                                      " of " + std::to_string(info.applied) + " applied steps");
+Status Snapshots::DeleteNewerAndRead(uint64_t step, const std::string& run_id, ShardTables& tables,
+                                     std::vector<StepRecord>* records) {
+  MF_RETURN_IF_ERROR(OnStore([&] { return DeleteNewer(step); }));
+  const auto progress = [this](double part) { loaded_percent_ = static_cast<int>(100 * part); };
+  const Status read = LoadSnapshot(store_, step, run_id, tables, records, pool_, progress);
+  if (read.ok()) return OnStore([&] { return store_.Reset(step); });
+  std::string what = "snapshot of step " + std::to_string(step) + ": " + read.message();
+  if (read.code() == Code::kDamaged) {
+    const Status aside = OnStore([&] { return store_.Quarantine(step); });
+    what += aside.ok() ? "; it was set aside" : "; " + aside.message();
   }
-  return Status::Ok();
+  spdlog::error("{}", what);
+  return {Code::kUnavailable, what};
 }
 
 }  // namespace mf

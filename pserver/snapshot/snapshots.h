@@ -9,68 +9,83 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "common/client/snapshot_plan.h"
 #include "common/metrics/metrics.h"
 #include "common/net/messages.h"
+#include "pserver/snapshot/disk_thread.h"
 #include "pserver/snapshot/snapshot_store.h"
 #include "pserver/snapshot/snapshot_writer.h"
-#include "pserver/table/optimizer.h"
-#include "pserver/table/tensor_shard.h"
+#include "pserver/table/shard_tables.h"
 
 namespace mf {
 
 class Snapshots {
  public:
-  using Tensors = std::vector<std::unique_ptr<TensorShard>>;
-
-  /// All outlive it; `metrics` may be nullptr.
-  Snapshots(SnapshotStore& store, SnapshotWriter& writer, Metrics* metrics);
+  /// All outlive it, and `disk` ends before the store does; `metrics` may be nullptr. What waits
+  /// for the disk yields to the pool's caller (ThreadPool::RunAside), or is done on `disk` (none:
+  /// at once).
+  Snapshots(SnapshotStore& store, SnapshotWriter& writer, DiskThread* disk, ThreadPool& pool,
+            Metrics* metrics);
   ~Snapshots();
 
   SnapshotState State() const { return {store_.Published(), writing()}; }
   /// Of the newest published one that can be read: whose run this folder holds.
   std::optional<SnapshotInfo> NewestInfo() const;
 
-  /// Begins the snapshot of the state after info.step finished steps, which `tensors` and `history`
-  /// hold now; while one is being written, only the last of a run, which then begins when that is
-  /// done. `records`: of all steps, rising (shard 0; else none). `clock` goes on.
-  void Begin(const SnapshotInfo& info, const Tensors& tensors, const UpdateHistory& history,
-             const std::vector<StepRecord>& records, ChangeClock& clock, double now);
+  /// Begins the snapshot of the state after info.step finished steps, which `tables` hold now and
+  /// which outlive it; while one is being written, only the last of a run, which then begins when
+  /// that is done. `records`: of all steps, rising (shard 0; else none).
+  void Begin(const SnapshotInfo& info, ShardTables& tables, const std::vector<StepRecord>& records,
+             double now);
   /// Hands over some rows and looks whether the writer is done. True if there is more to do at
   /// once, false if it has to wait for the writer or there is nothing to do.
   bool Work(double now);
   /// Of the one that is being written; 0: none.
   uint64_t writing() const;
+  /// SnapshotWriter::late_seconds.
+  double late_seconds() const { return writer_.late_seconds(); }
 
   /// Tells the metrics how old what was last saved is.
   void UpdateAgeMetric(double now);
 
   /// Forgets the one that is being written.
   void AbandonCurrent();
+  /// Soon, on the disk's thread.
   void Discard(const std::vector<uint64_t>& steps);
   /// Goes back: gives up what is being written, deletes all newer than `step` and fills the
-  /// tensors, which are as made from the seed, from the snapshot of `step` (not 0). kUnavailable if
+  /// tables, which are as made from the seed, from the snapshot of `step` (not 0). kUnavailable if
   /// it cannot be read, naming the file; a damaged one is set aside.
-  Status Load(uint64_t step, const std::string& run_id, const Tensors& tensors,
-              UpdateHistory& history, ChangeClock& clock, std::vector<StepRecord>* records);
+  Status Load(uint64_t step, const std::string& run_id, ShardTables& tables,
+              std::vector<StepRecord>* records);
+  /// How much of it Load() has read, in percent; no value: nothing is being loaded.
+  std::optional<int> loaded_percent() const { return loaded_percent_; }
   /// The same for step 0.
   Status Clear(ChangeClock& clock);
 
  private:
   struct Writing;
+  void TryBegin(const SnapshotInfo& info, ShardTables& tables,
+                const std::vector<StepRecord>& records, double now);
+  bool TryWork(double now);
   void FillChunk();
   void Failed(uint64_t step, const Status& status);
   void Finish(const SnapshotWriter::Outcome& outcome, double now);
+  /// Does what waits for the disk, and changes what is published.
+  Status OnStore(const std::function<Status()>& job);
   Status DeleteNewer(uint64_t step);
-  Status Read(uint64_t step, const std::string& run_id, const Tensors& tensors,
-              UpdateHistory& history, std::vector<StepRecord>* records);
+  Status DeleteNewerAndRead(uint64_t step, const std::string& run_id, ShardTables& tables,
+                            std::vector<StepRecord>* records);
 
   SnapshotStore& store_;
   SnapshotWriter& writer_;
+  DiskThread* const disk_;
+  ThreadPool& pool_;
   Metrics* const metrics_;
+  std::optional<int> loaded_percent_;
   std::unique_ptr<Writing> writing_;
   std::function<void(double now)> next_;  // a Begin() that waits for the writer
   // What the store's live database holds: the next snapshot adds what came later.
@@ -78,7 +93,10 @@ class Snapshots {
   uint64_t last_applied_ = 0;
   int64_t last_clock_ = kNothing;  // rows changed later are not in it
   static constexpr int64_t kNothing = -1;
-  bool failing_ = false;            // the last one failed
+  bool failing_ = false;  // the last one failed
+  // That could not be deleted, and are said so once: they are to be deleted again and again. Of
+  // the disk's thread.
+  const std::shared_ptr<std::set<uint64_t>> undeletable_ = std::make_shared<std::set<uint64_t>>();
   std::optional<double> saved_at_;  // when the state was last as on disk
 };
 

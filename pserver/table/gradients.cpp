@@ -55,10 +55,11 @@ void Gradients::Add(uint64_t row, const void* values) {
 }
 
 void Gradients::Seal() {
-  if (std::exchange(sealed_, true)) return;
+  if (sealed_) return;
   SortHits();
   std::fill(squares_.begin(), squares_.end(), SquareSum());
   for (const Hit& hit : hits_) AddSquares(squares_.data(), gradient(hit), layout_.blocks);
+  sealed_ = true;  // last: memory may have ended before
 }
 
 void Gradients::SortHits() {

@@ -38,8 +38,9 @@ void* PageArena::Take(size_t bytes) {
   if (bytes > left_) {
     if (bytes >= kOwnMapping) return blocks_.emplace_back(bytes, Pages::kHuge).as<void>();
     const bool first = blocks_.empty() && bytes <= kFirstBlock;
-    left_ = first ? kFirstBlock : kBlock;
-    next_ = blocks_.emplace_back(left_, Pages::kHuge).as<std::byte>();
+    const size_t block = first ? kFirstBlock : kBlock;
+    next_ = blocks_.emplace_back(block, Pages::kHuge).as<std::byte>();
+    left_ = block;
   }
   left_ -= bytes;
   return std::exchange(next_, next_ + bytes);

@@ -29,8 +29,8 @@ uint32_t RowIndex::Insert(uint64_t row) {
   const uint32_t next = static_cast<uint32_t>(rows_.size());
   if (direct_) {
     if (slots_[row] != kNone) return slots_[row];
+    rows_.push_back(row);  // first: memory may end, and a slot has a row
     slots_[row] = next;
-    rows_.push_back(row);
     return next;
   }
   if ((rows_.size() + 1) * 4 > slots_.size() * 3) Grow();  // at most three quarters full
@@ -39,8 +39,8 @@ uint32_t RowIndex::Insert(uint64_t row) {
   for (; slots_[i] != kNone; i = (i + 1) & mask) {
     if (rows_[slots_[i]] == row) return slots_[i];
   }
-  slots_[i] = next;
   rows_.push_back(row);
+  slots_[i] = next;
   return next;
 }
 

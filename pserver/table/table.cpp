@@ -13,6 +13,7 @@ namespace {
 constexpr size_t kScratchChunkBytes = 4 << 20;
 constexpr size_t kScratchChunksKept = 8;        // 32 MiB a table
 constexpr size_t kSparseChunkBytes = 64 << 10;  // a plane: little is touched in vain
+constexpr uint32_t kRowsPerPause = 256;         // rows of a kilobyte: some tenths of a millisecond
 constexpr size_t kPrefetchAhead = 16;           // rows looked up ahead in a hash index
 }  // namespace
 
@@ -207,7 +208,8 @@ const void* Table::MakeCaughtUp(uint64_t row, uint32_t slot, const TensorHistory
   return out;
 }
 
-void Table::Materialise(const std::vector<Gradients::Hit>& hits) {
+void Table::Materialise(const std::vector<Gradients::Hit>& hits,
+                        const std::function<void()>& pause) {
   if (storage_ == Storage::kDirect) return;
   step_slots_.resize(hits.size());
   std::vector<float> temporary;
@@ -221,6 +223,7 @@ void Table::Materialise(const std::vector<Gradients::Hit>& hits) {
     updated_at_.push_back(kNeverUpdated);
     changed_at_.push_back(0);
     GenerateInto(hits[i].row, slot, temporary);
+    if (slot % kRowsPerPause == 0) pause();
   }
 }
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -75,8 +76,9 @@ class Table {
   void ReadMany(std::span<const uint32_t> rows, bool training, const TensorHistory& history,
                 ReadScratch& scratch, const void** out);
 
-  /// Sparse tables: gives the rows slots, so that Update() may run. Direct tables: nothing.
-  void Materialise(const std::vector<Gradients::Hit>& hits);
+  /// Sparse tables: gives the rows slots, so that Update() may run. Direct tables: nothing. Calls
+  /// `pause` now and then: the first update of a large table makes all its rows.
+  void Materialise(const std::vector<Gradients::Hit>& hits, const std::function<void()>& pause);
   /// Applied step history.count() + 1 with rate `lr` on hits [begin, end) of a sealed gradient.
   /// REQUIRES Materialise() of the same hits.
   void Update(const Gradients& gradients, size_t begin, size_t end, const TensorHistory& history,

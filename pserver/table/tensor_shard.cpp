@@ -10,7 +10,11 @@
 namespace mf {
 namespace {
 
-constexpr uint64_t kFillRows = 4096;  // rows of a fill or update job
+// Rows of a job that writes them: what is asked meanwhile waits for one of them.
+constexpr size_t kJobBytes = size_t{1} << 20;
+uint64_t RowsPerJob(size_t row_bytes) {
+  return std::clamp<uint64_t>(kJobBytes / row_bytes, 16, 4096);
+}
 constexpr size_t kTokensPerJob = 64;  // least tokens of a gather job
 
 uint64_t Total(const TensorLayout& layout) { return layout.spec.total_rows(); }
@@ -38,10 +42,11 @@ TensorShard::TensorShard(TensorLayout layout, const Options& options, const Chan
   scratch_.local_rows.resize(static_cast<size_t>(pool.threads()));
   if (options.storage == Table::Storage::kSparse) return;
   const uint64_t rows = static_cast<uint64_t>(layout_.spec.rows);
-  const uint64_t jobs = (rows + kFillRows - 1) / kFillRows;
+  const uint64_t per_job = RowsPerJob(row_bytes_);
+  const uint64_t jobs = (rows + per_job - 1) / per_job;
   pool_.ParallelFor(tables * jobs, [&](size_t i, int) {
-    const uint64_t begin = i % jobs * kFillRows;
-    tables_[i / jobs]->Fill(begin, std::min(rows, begin + kFillRows));
+    const uint64_t begin = i % jobs * per_job;
+    tables_[i / jobs]->Fill(begin, std::min(rows, begin + per_job));
   });
 }
 
@@ -153,10 +158,11 @@ void TensorShard::AddRows(const Contribution& c) {
     for (uint64_t& row : local) row -= k * rows_per_table;
     gradients_[k]->Insert(local.data(), local.size());
   });
-  const size_t jobs = (rows.size() + kFillRows - 1) / kFillRows;
+  const uint64_t per_job = RowsPerJob(row_bytes_);
+  const size_t jobs = (rows.size() + per_job - 1) / per_job;
   pool_.ParallelFor(jobs, [&](size_t job, int) {
-    const size_t end = std::min(rows.size(), (job + 1) * kFillRows);
-    for (size_t i = job * kFillRows; i < end; ++i) {
+    const size_t end = std::min<size_t>(rows.size(), (job + 1) * per_job);
+    for (size_t i = job * per_job; i < end; ++i) {
       const std::byte* values = c.values.data() + i * layout_.width() * sizeof(float);
       gradients_[rows[i] / rows_per_table]->Add(rows[i] % rows_per_table, values);
     }
@@ -188,9 +194,10 @@ void TensorShard::Pull(std::span<const uint64_t> rows, bool training, const Upda
   pool_.ParallelFor(run_begin.size(), [&](size_t run, int) {
     const size_t end = run + 1 < run_begin.size() ? run_begin[run + 1] : rows.size();
     // In slices, so that a large read does not pile up scratch rows.
-    for (size_t begin = run_begin[run]; begin < end; begin += kFillRows) {
+    const size_t per_slice = RowsPerJob(row_bytes_);
+    for (size_t begin = run_begin[run]; begin < end; begin += per_slice) {
       const uint64_t table = rows[begin] / rows_per_table;
-      read(begin, std::min(end, begin + kFillRows), table, scratch_.made_rows[table]);
+      read(begin, std::min(end, begin + per_slice), table, scratch_.made_rows[table]);
     }
   });
 }
@@ -267,14 +274,18 @@ void TensorShard::Prepare(std::vector<double>* squares) {
 }
 
 void TensorShard::Apply(const UpdateHistory& history, double lr, float scale) {
-  pool_.ParallelFor(tables_.size(),
-                    [&](size_t k, int) { tables_[k]->Materialise(gradients_[k]->hits()); });
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int thread) {
+    tables_[k]->Materialise(gradients_[k]->hits(), [&] {
+      if (thread == 0) pool_.Yield();  // by the thread that called, as between two tables
+    });
+  });
   std::vector<RequestScratch::Hits>& jobs = scratch_.hits;
   jobs.clear();
+  const uint64_t per_job = RowsPerJob(row_bytes_);
   for (size_t k = 0; k < tables_.size(); ++k) {
     const size_t rows = gradients_[k]->hits().size();
-    for (size_t begin = 0; begin < rows; begin += kFillRows) {
-      jobs.push_back({k, begin, std::min<size_t>(rows, begin + kFillRows)});
+    for (size_t begin = 0; begin < rows; begin += per_job) {
+      jobs.push_back({k, begin, std::min<size_t>(rows, begin + per_job)});
     }
   }
   const TensorHistory& own = history.Of(layout_.spec.id);

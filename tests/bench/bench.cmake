@@ -22,6 +22,10 @@ add_executable(round_trip_bench ${MF_BENCH}/round_trip_bench.cpp)
 target_link_libraries(round_trip_bench PRIVATE mf_bench mf_pserver mf_common PkgConfig::ZMQ)
 add_executable(snapshot_bench ${MF_BENCH}/snapshot_bench.cpp)
 target_link_libraries(snapshot_bench PRIVATE mf_bench mf_pserver)
+add_executable(status_bench ${MF_BENCH}/status_bench.cpp)
+target_link_libraries(status_bench PRIVATE mf_bench mf_common)
+add_executable(flood_peer ${MF_BENCH}/flood_peer.cpp)
+target_link_libraries(flood_peer PRIVATE mf_worker)
 # That the scripts run; they assert no time.
 add_test(NAME bench_scripts COMMAND ${MF_PYTHON} -B ${MF_BENCH}/scripts_test.py $<TARGET_FILE:worker>
   $<TARGET_FILE:pserver> $<TARGET_FILE:replay_bench>)

@@ -178,19 +178,19 @@ class Cluster:
         def bytes_of(direction: str) -> float:
             return sum(total(f'mf_wire_bytes_total{{direction="{direction}",op="{op}"}}') for op in OPS)
 
-        return Observed(step=statistics.median(self.step_seconds(name)[first:last]),
+        return Observed(step=statistics.median(self.step_seconds(name, first, last)),
                         worker=(after[1].own - before[1].own) / count,
                         messages=(after[1].messages - before[1].messages) / count,
                         servers=(after[2] - before[2]) / count,
                         commit=total('mf_step_seconds_sum{phase="commit"}', slice(1)) / count,
                         up=bytes_of("received") / count, down=bytes_of("sent") / count)
 
-    def step_seconds(self, name: str) -> list[float]:
-        """Of each step so far, in order."""
+    def step_seconds(self, name: str, first: int = 0, last: int | None = None) -> list[float]:
+        """Of each step that the worker timed, in order: of all so far, or of lines `first` to `last` of its report."""
         with open(os.path.join(self.path(name), "metrics.jsonl"), encoding="ascii") as file:
             lines = [json.loads(line) for line in file if line.endswith("\n")]
         step_tokens = lines[0]["tokens"] / lines[0]["step"]
-        return [step_tokens / line["tokens_per_second"] for line in lines]
+        return [step_tokens / line["tokens_per_second"] for line in lines[first:last] if line["tokens_per_second"]]
 
 
 def scrape(address: str) -> dict[str, float]:
@@ -199,8 +199,3 @@ def scrape(address: str) -> dict[str, float]:
         lines = answer.read().decode().splitlines()
     return {series: float(value) for series, _, value in
             (line.rpartition(" ") for line in lines if not line.startswith("#"))}
-
-
-def median_after(seconds: list[float], warm_up: int) -> float:
-    """The typical step, without those that touch new memory."""
-    return statistics.median(seconds[warm_up:])

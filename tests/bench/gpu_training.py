@@ -101,7 +101,9 @@ def train(name: str, command: list[str], environment: dict[str, str], folder: st
     if not steps:
         return Row(name, math.nan, 0, [], f"FAILED: no step within {seconds:.0f} s")
     skipped = min(WARM_UP, len(steps) // 2)
-    rate = statistics.median(step["tokens_per_second"] for step in steps[skipped:])
+    # null: a step that was not timed, such as the first one.
+    rates = [step["tokens_per_second"] for step in steps[skipped:] if step["tokens_per_second"]]
+    rate = statistics.median(rates) if rates else math.nan
     losses = [step["loss"] for step in steps]
     # JSON has no number for what is none.
     bad = any(loss is None for loss in losses)

@@ -91,7 +91,8 @@ def step_seconds(out: str) -> dict[int, float]:
     with open(os.path.join(out, "metrics.jsonl"), encoding="ascii") as file:
         lines = [json.loads(line) for line in file if line.endswith("\n")]
     tokens = lines[0]["tokens"]
-    return {line["step"]: tokens / line["tokens_per_second"] for line in lines}
+    # null: a step that this worker did not time.
+    return {line["step"]: tokens / line["tokens_per_second"] for line in lines if line["tokens_per_second"]}
 
 
 def folder_bytes(folder: str) -> int:

@@ -10,12 +10,13 @@ metrics.jsonl has them, without the first ones; the kinds take turns and the bes
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import tempfile
 import sys
 from typing import NamedTuple
 
-from cluster import Cluster, end_cleanly, median_after, text
+from cluster import Cluster, end_cleanly, text
 from report import Report
 
 SERVERS = WORKERS = 2
@@ -49,7 +50,7 @@ def train(flags: argparse.Namespace, config: str | bytes, projection: str, steps
                    for name in (f"worker-{number}" for number in range(WORKERS))}
         for name, worker in workers.items():
             cluster.finish(name, worker)
-        return median_after(cluster.step_seconds("worker-0"), min(WARM_UP, steps - 1))
+        return statistics.median(cluster.step_seconds("worker-0", min(WARM_UP, steps - 1)))
 
 
 class Peer(NamedTuple):

@@ -32,8 +32,9 @@ skip() {
 }
 
 [ "$(id -u)" -eq 0 ] || docker info > /dev/null 2>&1 || skip "no Docker engine answers, and only root can start one"
-# An engine that is there stays as it is: Debian's would replace Docker's own.
-command -v docker > /dev/null || ./deploy/install_packages.sh engine || skip "no Docker engine can be installed"
+# An engine that is there stays as it is: Debian's would replace Docker's own. The command alone is none.
+docker info > /dev/null 2>&1 || command -v dockerd > /dev/null || ./deploy/install_packages.sh engine ||
+  skip "no Docker engine can be installed"
 ./deploy/install_packages.sh compose || skip "promtool and debootstrap cannot be installed"
 [ -z "$picture" ] || ./deploy/install_packages.sh picture quickstart
 promtool check config deploy/prometheus/prometheus.yml

@@ -30,8 +30,8 @@ target_link_libraries(mf_cuda_emulated PUBLIC mf_emulated_gpu mf_worker mf_commo
 file(GLOB MF_EMULATED_GPU_TESTS CONFIGURE_DEPENDS emulated_gpu/*_test.cpp)
 mf_test_program(emulated_gpu_test ${MF_EMULATED_GPU_TESTS})
 target_link_libraries(emulated_gpu_test PRIVATE mf_emulated_gpu GTest::gtest_main)
-add_test(NAME emulated_gpu_test COMMAND emulated_gpu_test)
-set_tests_properties(emulated_gpu_test PROPERTIES LABELS unit)
+# Each time in another order of threads: MF_TRIALS times.
+mf_add_gtest(emulated_gpu_test unit --gtest_repeat=${MF_TRIALS})
 
 # The tests of single operations that GPUs run, too (tests/gpu/ops).
 file(GLOB MF_GPU_OPS_SOURCES CONFIGURE_DEPENDS gpu/ops/*.cpp)
@@ -44,8 +44,7 @@ set_tests_properties(emulated_gpu_ops_test PROPERTIES LABELS unit)
 foreach(name model tables training)
   mf_test_program(emulated_gpu_${name}_test gpu/main.cpp gpu/${name}_test.cpp)
   target_link_libraries(emulated_gpu_${name}_test PRIVATE mf_cuda_emulated)
-  add_test(NAME emulated_gpu_${name}_test COMMAND emulated_gpu_${name}_test)
-  set_tests_properties(emulated_gpu_${name}_test PROPERTIES LABELS unit)
+  mf_add_gtest(emulated_gpu_${name}_test unit --gtest_repeat=${MF_TRIALS})
 endforeach()
 
 # Under address sanitizer kernels that read or write beyond an array are found; under thread sanitizer

@@ -69,15 +69,9 @@ std::vector<float> Whole(const TensorSpec& tensor, const Compute::Gradient& grad
                          const TokenBatch& batch) {
   EXPECT_EQ(gradient.rows,
             tensor.name == "embed.weight" ? DistinctTokens(batch.inputs) : std::vector<uint64_t>());
-  const std::span<const float> values = gradient.values;
-  if (gradient.rows.empty()) return {values.begin(), values.end()};
-  const size_t columns = static_cast<size_t>(tensor.columns);
-  std::vector<float> whole(static_cast<size_t>(tensor.rows) * columns, 0.0f);
-  EXPECT_EQ(values.size(), gradient.rows.size() * columns);
-  for (size_t i = 0; i < gradient.rows.size(); ++i) {
-    std::copy_n(&values[i * columns], columns, &whole[gradient.rows[i] * columns]);
-  }
-  return whole;
+  std::vector<float> values(gradient.values.begin(), gradient.values.end());
+  if (!gradient.rows.empty()) CompleteEmbedding(tensor, batch, &values);
+  return values;
 }
 
 TEST_P(GpuModelTest, AgreesWithOracle) {

@@ -124,7 +124,8 @@ std::vector<float> Logprobs(const LoadedModel& model, Compute& compute, ThreadPo
       },
       [&](std::span<const float> logprobs) {
         all.insert(all.end(), logprobs.begin(), logprobs.end());
-      });
+      },
+      {});
   EXPECT_TRUE(status.ok()) << status.message();
   return all;
 }

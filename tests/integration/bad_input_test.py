@@ -4,6 +4,7 @@ stderr that names the thing. Usage: bad_input_test.py PATH_OF_WORKER"""
 import json
 import math
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -69,16 +70,17 @@ class BadInput(unittest.TestCase):
             file.write(content.encode() if isinstance(content, str) else content)
         return self.path(name)
 
-    def run_worker(self, *arguments):
-        return subprocess.run([WORKER, *arguments], capture_output=True, timeout=120, check=False,
+    def run_worker(self, *arguments, program=WORKER):
+        return subprocess.run([program, *arguments], capture_output=True, timeout=120, check=False,
                               encoding="utf-8", errors="replace")
 
-    def refused(self, arguments, *named):
-        result = self.run_worker(*arguments)
+    def refused(self, arguments, *named, program=WORKER):
+        result = self.run_worker(*arguments, program=program)
         about = f"{arguments}\nstdout: {result.stdout}\nstderr: {result.stderr}"
         self.assertEqual(result.returncode, 2, about)
-        lines = result.stderr.splitlines()
-        self.assertEqual(len(lines), 1, about)
+        lines = result.stderr.split("\n")
+        self.assertEqual(lines[1:], [""], about)
+        self.assertIsNone(re.search(r"[\x00-\x1f\x7f]", lines[0]), about)
         self.assertTrue(lines[0].startswith("error: "), about)
         for word in named:
             self.assertIn(word, lines[0], about)
@@ -127,6 +129,18 @@ class BadInput(unittest.TestCase):
         self.refused(self.train("--set", "model.probez=2"), "model.probez")
         self.refused(self.train("--set", "probes"), "probes", "section.key=value")
 
+    def test_what_is_quoted_commands_no_terminal(self):
+        odd = "\x1b[2Jodd\nname\r\x07"
+        self.refused(self.train("--set", f"model.{odd}=2"), "[2Jodd name")
+        config = self.write("odd.toml", TINY + f"{json.dumps(odd)} = 3\n")
+        self.refused(self.train(config=config), "odd.toml:", "[2Jodd name")
+        model = self.write("odd.safetensors", safetensors({odd: [1]}, model_file()[1])[:-1])
+        self.refused(["eval", "--model", model, "--data", self.data], "[2Jodd name")
+        pserver = os.path.join(os.path.dirname(WORKER), "pserver")
+        self.refused(["serve", "--shard", "0/1", "--data", self.path("state"),
+                      "--listen", f"tcp://{odd}:0"], "[2Jodd name",
+                     program=pserver)
+
     def test_unknown_flag_or_command(self):
         self.refused(self.train("--no-such-flag"), "--no-such-flag")
         self.refused(["no-such-command"], "no-such-command")
@@ -142,6 +156,54 @@ class BadInput(unittest.TestCase):
         for command in (self.train(), ["eval", "--model", "m", "--data", "d"],
                         ["score", "--model", "m", "--text", "t"]):
             self.refused([*command, "--backend", "gpu"], "--backend", "cuda")
+
+    def test_numbers_of_flags(self):
+        """They are read as they stand or refused: no octal number, no nan, nothing that wraps."""
+        pserver = os.path.join(os.path.dirname(WORKER), "pserver")
+        servers = ["--pservers", "tcp://127.0.0.1:1"]
+        serve = ["serve", "--listen", "tcp://127.0.0.1:0", "--shard", "0/1", "--data", self.path("state")]
+        generate = ["generate", "--model", "m", "--prompt", "x"]
+        reshard = ["reshard", "--from", self.path("a"), "--to", self.path("b"), "--shards", "1"]
+        eval_ = ["eval", "--model", "m", "--data", self.data]
+        whole = [(WORKER, self.train(), ("--steps", 1, 10**9), ("--seed", 0, 2**53), ("--threads", 0, 1024),
+                      ("--server-threads", 0, 1024), ("--memory", 0, 10**15), ("--shards", 1, 4096)),
+                 (WORKER, generate, ("--seed", 0, 2**64 - 1), ("--tokens", 0, 10**12), ("--threads", 0, 1024)),
+                 (WORKER, eval_, ("--windows", 0, 10**12)),
+                 (WORKER, ["flops", "--config", self.config], ("--sequence", 0, 2**20)),
+                 (pserver, serve, ("--memory", 0, 10**15), ("--waiting-bytes", 0, 10**15), ("--threads", 0, 1024)),
+                 (pserver, reshard, ("--shards", 1, 4096), ("--step", 0, 10**9))]
+        strange = ["0x10", "1e1", "+1", "1.5", "nan", "1 ", str(2**64)]
+        for program, command, *flags in whole:
+            for flag, low, high in flags:
+                for value in ["-1", str(high + 1), *(strange if flag in ("--steps", "--memory") else [])]:
+                    self.refused([*command, f"{flag}={value}"], f"{flag} {value}: it must be a whole number from "
+                                 f"{low} to {high}; see", program=program)
+        for program, command, flag, high in (
+                (WORKER, self.train(), "--grace-seconds", 10**9), (WORKER, generate, "--temperature", 1000),
+                (WORKER, ["stop", *servers], "--grace-seconds", 10**9), (pserver, serve, "--grace-seconds", 10**9),
+                (pserver, serve, "--idle-seconds", 10**9)):
+            more = ["inf", "-nan", "1e300", "1e999", "0x1p3", "5s"] if flag == "--temperature" else []
+            for value in ("nan", "-1", *more):
+                self.refused([*command, f"{flag}={value}"], f"{flag} {value}: it must be a number from 0 to "
+                             f"{high}; see", program=program)
+        for shard in ("4294967296/2", "-1/2", "2/2", "0/4097", "0/0", "0/4294967297", "0/2/3", "0/ 2", "0", "/2"):
+            self.refused([*serve, "--shard", shard], f"--shard {shard}: not of the form 0/2", program=pserver)
+        self.assertFalse(os.path.exists(self.path("state")))
+        self.assertFalse(os.path.exists(self.path("out")))
+        # The zero in front of a number makes nothing else of it.
+        result = self.run_worker(*self.train("--steps", "010"))
+        self.assertEqual(result.returncode, 0, result.stderr)
+        with open(os.path.join(self.path("out"), "metrics.jsonl"), "rb") as file:
+            self.assertEqual(file.read().count(b"\n"), 10)
+
+    def test_numbers_that_are_too_fine(self):
+        self.refused(self.train("--set", "train.seed=9007199254740993"), "train.seed: 9007199254740993")
+        self.refused(self.train("--set", "train.eps=1e-40"), "train.eps: 1e-40", "float32")
+        self.refused(self.train("--set", "model.temperature=1e-60"), "model.temperature: 1e-60", "float32")
+
+    def test_deeper_than_a_configuration(self):
+        deep = self.write("deep.toml", "[model]\n" + "a." * 35000 + "b=1\n")
+        self.refused(["flops", "--config", deep], "deep.toml:2", "nested deeper")
 
     def test_more_servers_than_column_blocks(self):
         self.refused(self.train("--shards", "99"), "99", "column blocks")
@@ -199,7 +261,7 @@ class BadInput(unittest.TestCase):
         result = self.run_worker("eval", "--model", model, "--data", self.data, "--windows", "2")
         self.assertEqual(result.returncode, 0, result.stderr)
         name, loss, rest = result.stdout.split(" ", 2)
-        self.assertEqual((name, rest), ("val_loss", "nats/token over 32 tokens\n"))
+        self.assertEqual((name, rest), ("val_loss", "nats/token over 32 tokens\nperplexity 257.0000\n"))
         self.assertAlmostEqual(float(loss), math.log(257), places=4)
         result = self.run_worker("generate", "--model", model, "--prompt", "caf\u00e9 ",
                                  "--tokens", "40", "--temperature", "0")

@@ -1,6 +1,7 @@
 """Processes of one cluster for the integration tests: started in a temporary folder, on ports that the
 system chose, and ended by their id. Programs set WORKER and PSERVER before they start."""
 
+import atexit
 import hashlib
 import json
 import os
@@ -11,9 +12,14 @@ import subprocess
 import tempfile
 import time
 import unittest
+import urllib.error
 import urllib.request
 
 DEADLINE = 120  # seconds for any one thing to happen
+
+# Who runs the tests under nohup or behind "&" has these ignored, and processes inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CONFIG = """[model]
 d = 64
@@ -102,6 +108,7 @@ class ClusterCase(unittest.TestCase):
             process.stdout.close()
 
         self.addCleanup(end)
+        atexit.register(end)  # Ctrl-C leaves no time for cleanups
         return process
 
     def serve(self, shard: int, shards: int, listen: str = "tcp://127.0.0.1:0",
@@ -128,6 +135,14 @@ class ClusterCase(unittest.TestCase):
             lines = answer.read().decode().splitlines()
         return {series: float(value) for series, _, value in
                 (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+    def health(self) -> tuple[int, str]:
+        """What server 0 says at /health."""
+        try:
+            with urllib.request.urlopen(f"http://{self.metrics[0]}/health", timeout=DEADLINE) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
 
     def metric(self, shard: int, series: str) -> float:
         """A server's series; 0 if it is not there."""
@@ -178,6 +193,14 @@ class ClusterCase(unittest.TestCase):
                 return file.read().count(b"\n")
         except FileNotFoundError:
             return 0
+
+    def wait_for(self, what: str, condition) -> None:
+        end = time.monotonic() + DEADLINE
+        while not condition():
+            if time.monotonic() > end:
+                logs = [name for name in sorted(os.listdir(self.folder)) if name.endswith(".log")]
+                self.fail("\n".join([f"{what} does not come", *(self.log(name[:-len(".log")]) for name in logs)]))
+            time.sleep(0.02)
 
     def wait_for_steps(self, name: str, steps: int) -> None:
         end = time.monotonic() + DEADLINE

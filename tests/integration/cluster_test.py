@@ -96,7 +96,7 @@ class Refusals(Cluster):
         servers = [self.serve(shard, 2)[1] for shard in range(2)]
         self.refused("order", self.train("order", servers[::-1]), 2, servers[1], "shard 1 of 2")
         self.refused("few", self.train("few", servers[:1]), 2, servers[0], "0 of 2")
-        self.refused("twice", self.train("twice", [servers[0]] * 2), 2, servers[0], "shard 0 of 2")
+        self.refused("twice", self.train("twice", [servers[0]] * 2), 2, servers[0], "named twice")
 
     def test_a_missing_server_is_named(self) -> None:
         address = self.serve(0, 2)[1]

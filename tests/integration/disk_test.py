@@ -8,28 +8,16 @@ import glob
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import unittest
 
+import own_mounts
 from cluster_case import DEADLINE, ClusterCase
 
-INSIDE = "--inside-a-namespace"
-if INSIDE not in sys.argv:
-    # Mounts of the test end with it, whatever happens; without root the user becomes it inside.
-    with tempfile.TemporaryDirectory() as probe:
-        # A changed root has no mount of its own, whose propagation could be changed.
-        for more in ([], ["--map-root-user"], ["--propagation", "unchanged"]):
-            unshare = ["unshare", "--mount", *more]
-            tried = subprocess.run([*unshare, "sh", "-c", f"mount -t tmpfs tmpfs {probe} && umount {probe}"],
-                                   capture_output=True, check=False)
-            if tried.returncode == 0:
-                os.rmdir(probe)
-                os.execvp(unshare[0], [*unshare, sys.executable, "-B", *sys.argv, INSIDE])
+if not own_mounts.enter():
     print("disk_test: this machine lets nobody here mount a tmpfs, not even in a namespace", file=sys.stderr)
     sys.exit(77)
-sys.argv.remove(INSIDE)
 ClusterCase.PSERVER = sys.argv.pop(2)
 ClusterCase.WORKER = sys.argv.pop(1)
 SICK = 1  # the server on the small disk

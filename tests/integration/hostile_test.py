@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import unittest
+import urllib.request
 
 from cluster_case import DEADLINE, ClusterCase
 
@@ -113,6 +115,23 @@ class Hostile(ClusterCase):
         self.assertGreater(dropped, MESSAGES / 20)
         print(f"{sent} messages, {dropped} did not parse, refused by code {refused}, "
               f"{raw.connections} raw connections", flush=True)
+
+    def test_who_says_nothing_keeps_no_scraper_out(self) -> None:
+        self.serve(0, 1)
+        host, port = self.metrics[0].split(":")
+        for count in (16, 48):
+            idle = [socket.create_connection((host, int(port))) for _ in range(count)]
+            for one in idle[::2]:
+                one.sendall(b"GET /met")
+            begin = time.monotonic()
+            self.assertIn("mf_replies_unsent_total", self.scrape(self.metrics[0]))
+            with urllib.request.urlopen(f"http://{self.metrics[0]}/health", timeout=DEADLINE) as answer:
+                self.assertEqual(answer.status, 200)
+            taken = time.monotonic() - begin
+            print(f"metrics and health beside {count} silent connections: {taken:.2f} s", flush=True)
+            self.assertLess(taken, 10 if count == 16 else 20)  # it was 20 s beside 16, and a minute beside 48
+            for one in idle:
+                one.close()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ BUILD = sys.argv.pop(3)
 ClusterCase.PSERVER = sys.argv.pop(2)
 ClusterCase.WORKER = sys.argv.pop(1)
 EXAMPLE = os.path.join(os.path.dirname(__file__), "..", "..", "worker", "examples", "hashed_regression")
-STEPS = "200"
+STEPS = "400"
 
 
 class Library(ClusterCase):

@@ -55,7 +55,7 @@ class Resume(ClusterCase):
         name = f"first-{state}"
         worker = self.train(name, addresses)
         self.wait_for_steps(name, at)
-        self.stop([worker], 1)
+        self.stop([worker], 128 + signal.SIGTERM)
         self.stop(processes, 0)
         self.assertLess(self.steps(name), self.STEPS - 5)
 
@@ -63,7 +63,7 @@ class Resume(ClusterCase):
         expected = self.embedded()
         worker = self.train("again", [])
         self.wait_for_steps("again", 30)
-        self.stop([worker], 1)
+        self.stop([worker], 128 + signal.SIGTERM)
         lines = self.steps("again")
         self.assertLess(lines, self.STEPS - 5)
         self.finish("again", self.train("again", []))

@@ -5,6 +5,7 @@ PATH_OF_PSERVER"""
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -253,7 +254,14 @@ class Security(ClusterCase):
             old = file.read()
         with open(clients, "w", encoding="ascii") as file:
             file.write(old.rstrip("\n"))
+        # The file is replaced, and stays what it was: a link, with its owner and mode.
+        kept = os.path.join(self.keys, "elsewhere")
+        os.rename(clients, kept)
+        os.symlink("../elsewhere", clients)
+        os.chmod(kept, 0o640)
         self.keygen("keys", "--add-client", "second")
+        self.assertTrue(os.path.islink(clients))
+        self.assertEqual(stat.S_IMODE(os.stat(kept).st_mode), 0o640)
         with open(clients, encoding="ascii") as file:
             lines = file.read().splitlines()
         self.assertEqual(lines[:-1], old.splitlines())
@@ -262,6 +270,29 @@ class Security(ClusterCase):
             with self.subTest(name):
                 self.assert_refused("second already" if name == "second" else "--add-client", self.PSERVER,
                                     "keygen", "--out", self.keys, f"--add-client={name}")
+
+    def test_clusters_that_are_made_at_once(self) -> None:
+        keys = os.path.join(self.folder, "at-once")
+        making = [self.start([self.PSERVER, "keygen", "--out", keys], "keygen.log") for _ in range(8)]
+        self.assertEqual(sorted(process.wait(DEADLINE) for process in making), [0] + [2] * 7, self.log("keygen"))
+        found = sorted(os.path.join(folder, name) for folder, _, names in os.walk(keys) for name in names)
+        self.assertEqual([os.path.relpath(path, keys) for path in found],
+                         ["client/client.key", "client/server.pub", "server/clients", "server/server.key"])
+        with open(found[1], encoding="ascii") as public, open(found[3], encoding="ascii") as secret:
+            self.assertIn(public.read(), secret.read())  # of one making
+
+    def test_clients_that_are_added_at_once(self) -> None:
+        names = [f"client-{number}" for number in range(12)]
+        adding = [self.start([self.PSERVER, "keygen", "--out", self.keys, "--add-client", name], "keygen.log")
+                  for name in [*names, "twice", "twice"]]
+        ended = [process.wait(DEADLINE) for process in adding]
+        self.assertEqual((ended[:-2], sorted(ended[-2:])), ([0] * len(names), [0, 2]), self.log("keygen"))
+        with open(os.path.join(self.keys, "server", "clients"), encoding="ascii") as file:
+            admitted = [line.split() for line in file if not line.startswith("#")]
+        self.assertEqual(sorted(name for _, _, name in admitted), sorted([*names, "twice", "client"]))
+        for _, key, name in admitted:
+            with open(os.path.join(self.keys, name, "client.key"), encoding="ascii") as file:
+                self.assertIn(f"public {key}\n", file.read())
 
 
 if __name__ == "__main__":

@@ -8,91 +8,25 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <map>
 #include <random>
 #include <string>
 
 #include "pserver/snapshot/snapshot_files.h"
 #include "pserver/snapshot/snapshot_rocksdb.h"
-#include "tests/support/snapshot_model.h"
+#include "tests/support/versioned_rows.h"
 
 namespace mf {
 namespace {
 
-constexpr uint64_t kRows = 600;
-constexpr size_t kKeep = 2;
-// Small, so that there are several tables in an increment and merges all the time.
-constexpr RocksSnapshotOptions kOptions = {
-    .file_bytes = 30000, .merge_ratio = 0.8, .merge_increments = 4};
-
-uint64_t Mix(uint64_t x) {
-  x = (x ^ x >> 31) * 0x9E3779B97F4A7C15ULL;
-  x = (x ^ x >> 29) * 0xBF58476D1CE4E5B9ULL;
-  return x ^ x >> 32;
-}
-
-/// Whether step `step` writes the row: all at every sixth, a tenth otherwise.
-bool Changes(uint64_t seed, uint64_t row, uint64_t step) {
-  return step % 6 == 1 || Mix(seed + row * 1000003 + step) % 10 == 0;
-}
-
-std::string Value(uint64_t seed, uint64_t row, uint64_t step) {
-  std::string value(240, '\0');
-  for (size_t i = 0; i < value.size(); i += 8) {
-    const uint64_t word = Mix(seed + row * 7919 + step * 104729 + i);
-    std::memcpy(value.data() + i, &word, 8);
-  }
-  return value;
-}
-
-SnapshotKey KeyOf(uint64_t row) { return {static_cast<uint32_t>(row * 4 / kRows), row}; }
-
-std::string RateOf(uint64_t step) { return std::string(8, static_cast<char>(step)); }
-
-Entries StateAfter(uint64_t seed, uint64_t step) {
-  Entries state;
-  for (uint64_t row = 0; row < kRows; ++row) {
-    for (uint64_t s = step; s >= 1; --s) {
-      if (!Changes(seed, row, s)) continue;
-      state[KeyOf(row)] = Value(seed, row, s);
-      break;
-    }
-  }
-  for (uint64_t s = 1; s <= step; ++s) state[{kRateSpace, s}] = RateOf(s);
-  return state;
-}
-
 Status PublishForever(const std::string& folder, uint64_t seed) {
-  MF_ASSIGN_OR_RETURN(const auto store, OpenRocksSnapshots(folder, kOptions));
-  const std::vector<uint64_t> published = store->Published();
-  uint64_t step = published.empty() ? 0 : published.back();
-  if (step % 2 == 0 && step > 0) {
-    // As a server does, that loads what it goes on from.
-    MF_RETURN_IF_ERROR(store->Read(step, [](auto&&...) { return Status::Ok(); }).status());
-  }
-  MF_RETURN_IF_ERROR(store->Reset(step));
-  for (;;) {
-    ++step;
-    MF_RETURN_IF_ERROR(store->Begin());
-    for (uint64_t row = 0; row < kRows; ++row) {
-      if (!Changes(seed, row, step)) continue;
-      const std::string value = Value(seed, row, step);
-      const SnapshotKey key = KeyOf(row);
-      MF_RETURN_IF_ERROR(store->Put(key.space, key.id, value.data(), value.size()));
-    }
-    const std::string rate = RateOf(step);
-    MF_RETURN_IF_ERROR(store->Put(kRateSpace, step, rate.data(), rate.size()));
-    MF_RETURN_IF_ERROR(store->Publish(TestInfo(step)));
-    if (write(STDOUT_FILENO, &step, sizeof(step)) != sizeof(step))
-      return Status::Failed("nobody listens");
-    std::vector<uint64_t> steps = store->Published();
-    for (size_t i = 0; i + kKeep < steps.size(); ++i) MF_RETURN_IF_ERROR(store->Delete(steps[i]));
-  }
+  return PublishVersionedRows(folder, seed, UINT64_MAX, [](uint64_t step) {
+    const bool told = write(STDOUT_FILENO, &step, sizeof(step)) == sizeof(step);
+    return told ? Status::Ok() : Status::Failed("nobody listens");
+  });
 }
 
 /// Starts a child, kills it after `delay_us`, and returns the last step it reported, or `before`.
@@ -121,27 +55,6 @@ Result<uint64_t> RunAndKill(const char* program, const std::string& folder, uint
   return step;
 }
 
-Status Check(const std::string& folder, uint64_t seed, uint64_t reported) {
-  MF_ASSIGN_OR_RETURN(const auto reader, OpenRocksSnapshotReader(folder));
-  const std::vector<uint64_t> steps = reader->Published();
-  const uint64_t newest = steps.empty() ? 0 : steps.back();
-  if (newest < reported || newest > reported + 1)
-    return Status::Failed("step " + std::to_string(reported) + " was reported, the newest is " +
-                          std::to_string(newest));
-  if (steps.size() > kKeep + 1) return Status::Failed("too many steps: deletions are undone");
-  if (newest > kKeep && steps.size() < kKeep) return Status::Failed("too few steps");
-  for (const uint64_t step : steps) {
-    MF_RETURN_IF_ERROR(reader->VerifyFiles(step));
-    Entries found;
-    MF_ASSIGN_OR_RETURN(const SnapshotInfo info, ReadEntries(*reader, step, &found));
-    if (info.step != step || info.applied != TestInfo(step).applied)
-      return Status::Failed("step " + std::to_string(step) + " says it is another");
-    if (found != StateAfter(seed, step))
-      return Status::Failed("step " + std::to_string(step) + " is not the state after it");
-  }
-  return Status::Ok();
-}
-
 int Torture(const char* program, uint64_t trials, uint64_t seed) {
   std::printf("seed %" PRIu64 ", %" PRIu64 " kills\n", seed, trials);
   std::fflush(stdout);
@@ -159,7 +72,7 @@ int Torture(const char* program, uint64_t trials, uint64_t seed) {
       const std::string kind = name.substr(0, name.find_first_of("0123456789"));
       left[kind] += kind != "step-" && kind != "live";
     }
-    if (status.ok()) status = Check(folder, seed, step.value());
+    if (status.ok()) status = CheckVersionedRows(folder, seed, step.value());
     if (!status.ok()) {
       std::fprintf(stderr, "kill %" PRIu64 " of seed %" PRIu64 ": %s\n", trial, seed,
                    status.message().c_str());

@@ -264,16 +264,16 @@ class MemoryFormer:
         """y = sum over pairs of w_b T_k[b] + bias."""
         part = f"{block}.{name.split('.')[1]}"
         tables = self.parameters[f"{part}.tables"]
-        K, rows, width = tables.shape
+        K, rows, _ = tables.shape
         z = x.reshape(x.shape[0], K, -1)
         assert 2 ** z.shape[2] == rows
         buckets = indices.choose(name, z.detach(), self.config.probes)
         weights = pair_weights(z, buckets, self.config.score, self.config.temperature)
-        y = self.parameters[f"{part}.bias"].expand(x.shape[0], width)
-        for k in range(K):  # a table at a time: all at once would need K * T * width numbers
-            table = ReadAsBf16.apply(tables[k]) if self.bf16_tables else tables[k]
-            y = y + (weights[:, k, :, None] * table[buckets[:, k]]).sum(dim=1)
-        return y
+        if self.bf16_tables:
+            tables = ReadAsBf16.apply(tables)
+        # All tables at once: the gradient of tables[k] would be as large as all tables, for each k.
+        rows_read = tables[torch.arange(K)[:, None], buckets]  # [T, K, probes, width]
+        return (weights[..., None] * rows_read).sum(dim=(1, 2)) + self.parameters[f"{part}.bias"]
 
     def _attention(self, qkv: torch.Tensor, sequences: int, length: int) -> torch.Tensor:
         heads = self.config.heads

@@ -23,6 +23,7 @@
 #include "common/client/lease_work.h"
 #include "common/client/table_client.h"
 #include "common/net/transport.h"
+#include "tests/support/model_cases.h"
 #include "worker/compute/cpu_compute.h"
 #include "worker/config/config.h"
 #include "worker/config/tensors.h"
@@ -146,7 +147,8 @@ struct System {
   }
 
   Status ExportAt(FinishedStep at, const std::string& path) {
-    return Export(trainer->tables(), config, tensors, at, ExportRows::kAll, path);
+    ServerTensors reader(trainer->tables(), at);
+    return Export(reader, config, tensors, ExportRows::kAll, path);
   }
 
   explicit System(const Config& c) : config(c), run(DescribeRun(config, "reference")) {}
@@ -212,6 +214,8 @@ Status TrainOnce(System& system, const Model& model, const DenseTensors& paramet
         model.Train(parameters, batch, scale, exchange, workspace, &loss_sum, &gradients));
     MF_RETURN_IF_ERROR(remote.Finish());
   }
+  const TensorSpec& embedding = system.tensors[model.embedding()];
+  CompleteEmbedding(embedding, batch, &gradients[embedding.id]);
   for (const TensorSpec& tensor : system.tensors) {
     if (tensor.kind != TensorKind::kDense) continue;
     MF_RETURN_IF_ERROR(tables.PushWhole(at, 0, tensor, gradients[tensor.id].data()).Wait());

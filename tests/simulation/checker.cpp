@@ -31,6 +31,10 @@ bool SameAnswer(const Reply& a, const Reply& b) {
 
 }  // namespace
 
+bool IsOutOfMemory(const std::string& message) {
+  return message.find("enough memory") != std::string::npos;
+}
+
 OpenStep StepOf(const Request& request) {
   return std::visit(
       [](const auto& body) -> OpenStep {
@@ -82,7 +86,10 @@ void Checker::After(size_t server, const Request& request, const CommitState& co
     if (reply.op == op && reply.id == request.id) own = &reply;
     if (reply.op == Op::kLease && reply.code == Code::kOk) CheckGrant(As<LeaseReply>(reply));
     // Whatever is late, lost or repeated: what a worker says is never wrong in itself.
-    if (reply.code == Code::kInvalid || reply.code == Code::kFailed ||
+    // Its disk, or its memory.
+    const bool failed_well =
+        reply.code == Code::kFailed && (reply.op == Op::kSave || IsOutOfMemory(reply.message));
+    if (reply.code == Code::kInvalid || (reply.code == Code::kFailed && !failed_well) ||
         reply.code == Code::kWrongRun) {
       fail_(where + "answered with an error: " + reply.message);
     }

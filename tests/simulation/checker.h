@@ -18,6 +18,9 @@
 
 namespace mf::simulation {
 
+/// A server has said so; nothing has changed there, or it waits for a recovery.
+bool IsOutOfMemory(const std::string& message);
+
 /// The epoch and step that a request is about, for checks and traces; zeros if it is about none.
 OpenStep StepOf(const Request& request);
 

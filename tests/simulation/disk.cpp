@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "common/base/check.h"
+#include "tests/support/failing_memory.h"
 
 namespace mf::simulation {
 namespace {
@@ -57,6 +58,7 @@ Status SimulatedStore::Begin() {
 }
 
 Status SimulatedStore::Put(uint32_t space, uint64_t id, const void* data, size_t bytes) {
+  const UnlimitedMemory memory;
   const SnapshotKey key{space, id};
   MF_CHECK(increment_.empty() || increment_.rbegin()->first < key);
   increment_.emplace_hint(increment_.end(), key,
@@ -65,6 +67,7 @@ Status SimulatedStore::Put(uint32_t space, uint64_t id, const void* data, size_t
 }
 
 Status SimulatedStore::Publish(const SnapshotInfo& info) {
+  const UnlimitedMemory memory;
   if (!disk_.full || failure_leaves_increment) {
     for (auto& [key, value] : increment_) live_[key] = std::move(value);
   }
@@ -80,6 +83,7 @@ Status SimulatedStore::Delete(uint64_t step) {
 }
 
 Status SimulatedStore::Reset(uint64_t step) {
+  const UnlimitedMemory memory;
   increment_.clear();
   live_.clear();
   if (step != 0) {
@@ -102,12 +106,14 @@ void SimulatedWriter::Begin() {
 bool SimulatedWriter::Put(SnapshotChunk& chunk) {
   MF_CHECK(open_);
   if (busy) return false;
+  const UnlimitedMemory memory;
   chunks_.push_back(std::exchange(chunk, {}));
   return true;
 }
 
 void SimulatedWriter::Publish(const SnapshotInfo& info) {
   MF_CHECK(open_);
+  const UnlimitedMemory memory;
   info_ = info;
   begun_(increment_);
 }

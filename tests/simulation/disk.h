@@ -1,5 +1,6 @@
 // A server's disk in the simulation: published steps survive the death of the process, everything
-// else is lost with it. The writer takes simulated time and may fail as on a full disk.
+// else is lost with it. The writer takes simulated time and may fail as on a full disk. Neither
+// runs out of memory.
 #pragma once
 
 #include <cstdint>
@@ -75,6 +76,7 @@ class SimulatedWriter final : public SnapshotWriter {
   void Publish(const SnapshotInfo& info) override;
   std::optional<Outcome> Poll() override;
   void Abandon() override;
+  double late_seconds() const override { return 0; }
 
   /// The time of increment `increment` has come: it is published, or fails. Nothing if it was
   /// abandoned.

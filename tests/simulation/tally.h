@@ -20,12 +20,15 @@ enum class Seen {
   kServer0Killed,
   kKilledBeforeReplies,
   kServerPaused,
+  kServerEnded,
   kWorkerKilled,
   kWorkerPaused,
+  kWorkerLeft,
   kDeliveredToSuccessor,
   kSnapshotDamaged,
   kLeaseNotRenewed,
   kThroughCodec,
+  kMemoryEnded,
   // What came of them.
   kResend,
   kDeadline,
@@ -58,6 +61,10 @@ enum class Seen {
   kDiscardedOld,
   kDiscardedUncommon,
   kRecoveredAfterTheEnd,
+  kSavedAtTheEnd,
+  kSavedByLastWorker,
+  kSavedForRecovery,
+  kStateLost,
   kCount,
 };
 
@@ -72,12 +79,15 @@ inline constexpr std::array<const char*, static_cast<size_t>(Seen::kCount)> kSee
     "server 0 killed",
     "servers killed between work and answer",
     "servers held",
+    "servers told to end",
     "workers killed",
     "workers held",
+    "workers told to end",
     "requests delivered to a successor",
     "snapshots damaged",
     "leases not renewed by their holders",
     "messages through the codec",
+    "pieces of work in which memory ended",
     "requests sent again",
     "calls given up at the deadline",
     "requests from workers unknown to the server",
@@ -109,6 +119,10 @@ inline constexpr std::array<const char*, static_cast<size_t>(Seen::kCount)> kSee
     "old snapshots discarded",
     "uncommon snapshots discarded",
     "runs recovered after their end",
+    "last steps saved by servers told to end",
+    "last steps saved for the last worker",
+    "steps saved by servers for the recovery of others",
+    "servers that lost their state as memory ended",
 };
 
 class Tally {

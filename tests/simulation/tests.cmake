@@ -6,11 +6,15 @@ target_precompile_headers(mf_simulation REUSE_FROM mf_library_headers)
 target_link_libraries(mf_simulation PUBLIC mf_test_support)
 mf_test_program(simulation_test ${CMAKE_CURRENT_LIST_DIR}/main.cpp)
 target_link_libraries(simulation_test PRIVATE mf_simulation)
+math(EXPR seeds "2000 * ${MF_TRIALS}")
 foreach(part RANGE 1)
-  math(EXPR first "${part} * 5000")
-  add_test(NAME simulation_${part} COMMAND simulation_test --first ${first} --seeds 5000)
+  math(EXPR first "${part} * ${seeds}")
+  add_test(NAME simulation_${part} COMMAND simulation_test --first ${first} --seeds ${seeds})
   set_tests_properties(simulation_${part} PROPERTIES LABELS "unit;simulation")
 endforeach()
+math(EXPR seeds "500 * ${MF_TRIALS}")
+add_test(NAME simulation_memory COMMAND simulation_test --memory-ends --seeds ${seeds})
+set_tests_properties(simulation_memory PROPERTIES LABELS "unit;simulation")
 # The sanitizers see fewer: they are ten times as slow.
 add_test(NAME simulation_short COMMAND simulation_test --seeds 300)
 set_tests_properties(simulation_short PROPERTIES LABELS "simulation;sanitize")
@@ -18,3 +22,9 @@ add_dependencies(sanitize_tests simulation_test)
 
 # Schedules of the same kind, by hand.
 target_link_libraries(zombie_test PRIVATE mf_simulation)
+
+# Memory that ends.
+target_link_libraries(memory_end_test PRIVATE mf_simulation)
+foreach(name memory_end_test simulation_test run_host_test)
+  target_sources(${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/support/memory/failing_new.cpp)
+endforeach()

@@ -30,7 +30,7 @@ Worker::Worker(World& world, size_t index)
       membership_(world.config_text(), world.profile().servers) {}
 
 void Worker::Start() {
-  tasks_.reserve(4);
+  tasks_.reserve(5);
   tasks_.push_back(Main());
   tasks_.back().Start();
 }
@@ -117,6 +117,40 @@ void Worker::Fail(const Status& status) {
   }
 }
 
+void Worker::End() {
+  if (finished_ || std::exchange(ending_, true)) return;
+  world_.Count(Seen::kWorkerLeft);
+  if (world_.tracing()) world_.Trace("worker " + std::to_string(index_) + " is told to end");
+}
+
+Task<Status> Worker::Leave() {
+  Answer answer{Begin(0, {.body = LeaveRequest{}})};
+  Outcome outcome = co_await answer;
+  uint64_t step = 0;
+  if (outcome.ok()) {
+    const LeaveReply& reply = As<LeaveReply>(outcome.value()[0]);
+    if (reply.workers == 0) step = reply.at.step;
+  }
+  while (step != 0) {
+    Answer saved{
+        Begin(std::vector<Request>(world_.profile().servers, {.body = SaveRequest{step}}), 0)};
+    Outcome replies = co_await saved;
+    if (!replies.ok()) break;
+    if (AllSaved(replies.value(), step)) {
+      world_.Count(Seen::kSavedByLastWorker);
+      if (world_.checker().NewestCommon() < step) {
+        world_.Fail("step " + std::to_string(step) + " was said to be saved by all and is not");
+      }
+      break;
+    }
+    Pause pause{*this, 0.05};
+    co_await pause;
+  }
+  left_ = true;
+  world_.InWorker(index_, 0, [] {});  // the world looks at it
+  co_return Status::Ok();
+}
+
 Task<Status> Worker::Main() {
   const Status joined = co_await Join();
   if (!joined.ok()) {
@@ -162,6 +196,13 @@ Task<Status> Worker::RunLane() {
       if (--lanes_left_ == 0) finished_ = true;
       break;
     }
+    if ((ending_ && std::holds_alternative<WorkLoop::Ask>(action)) ||
+        std::holds_alternative<WorkLoop::Stopped>(action)) {
+      if (--lanes_left_ > 0) break;
+      tasks_.push_back(Leave());
+      tasks_.back().Start();
+      break;
+    }
     const std::optional<WorkLoop::Lease> held = loop.lease();
     action = co_await Do(loop, std::move(action));
     if (loop.lease() == held) continue;
@@ -204,7 +245,8 @@ Task<WorkLoop::Action> Worker::Ask(WorkLoop& loop) {
 
 Task<WorkLoop::Action> Worker::Send(WorkLoop& loop, WorkLoop::Call call) {
   const Op op = call.requests[0].op();
-  double seconds = 0;
+  double seconds = call.pause_seconds;
+  if (op == Op::kSave && seconds == 0) world_.Count(Seen::kSavedForRecovery);
   if (op == Op::kApply || op == Op::kDrop) seconds = WorkSeconds();
   if (op == Op::kRollback || op == Op::kRecovered) {
     // Those that come late with a rollback are the ones to be afraid of.

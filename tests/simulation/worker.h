@@ -27,6 +27,9 @@ class Worker {
 
   void Start();
   void OnReply(size_t server, const Reply& reply);
+  /// As SIGTERM does: its lanes ask for no more work, then it leaves the run.
+  void End();
+  bool left() const { return left_; }
   /// It has seen the end of the run, with the records of all steps.
   bool finished() const { return finished_; }
   /// It ended with an error, as a process does.
@@ -69,6 +72,8 @@ class Worker {
 
   Task<Status> Main();
   Task<Status> RunLane();
+  /// As Session::Leave.
+  Task<Status> Leave();
   /// Does what the loop says and tells it how that went.
   Task<WorkLoop::Action> Do(WorkLoop& loop, WorkLoop::Action action);
   Task<WorkLoop::Action> Ask(WorkLoop& loop);
@@ -97,6 +102,8 @@ class Worker {
   std::set<uint64_t> leases_;  // that are renewed
   int lanes_left_ = 0;
   bool finished_ = false;
+  bool ending_ = false;
+  bool left_ = false;
   bool timed_out_ = false;
   std::optional<Status> failure_;
   std::vector<Task<Status>> tasks_;  // last: they use the rest

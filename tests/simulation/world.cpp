@@ -35,6 +35,7 @@ bool IsHot(Op op) {
   switch (op) {
     case Op::kStatus:
     case Op::kRollback:
+    case Op::kSave:
     case Op::kPrepare:
     case Op::kApply:
     case Op::kDrop:
@@ -48,9 +49,11 @@ bool IsHot(Op op) {
 
 }  // namespace
 
-World::World(uint64_t seed, bool trace)
-    : tracing_(trace),
+World::World(uint64_t seed, const Options& options)
+    : tracing_(options.trace),
+      memory_ends_(options.memory_ends),
       dice_(seed),
+      memory_dice_(~seed),
       profile_(dice_),
       model_(profile_.config, profile_.servers, profile_.bad_steps, seed),
       config_text_(DescribeRun(profile_.config, "").Json()),
@@ -179,6 +182,7 @@ void World::StartServer(size_t index) {
   if (server.shard != nullptr) return;
   server.incarnation = next_incarnation_++;
   server.held_until = 0;
+  server.ending = false;
   ++server.disk.boot_count;  // durable before it listens
   server.disk.full = false;
   if (tracing_) {
@@ -228,6 +232,26 @@ void World::KillServer(size_t index, double back_after) {
   At(now_ + back_after, [this, index] { StartServer(index); });
 }
 
+void World::EndServer(size_t index) {
+  Server& server = servers_[index];
+  if (server.shard == nullptr || std::exchange(server.ending, true)) return;
+  Count(Seen::kServerEnded);
+  if (tracing_) Trace("server " + std::to_string(index) + " is told to end");
+  server.shard->End(now_);
+  GoOnEnding(index);
+}
+
+void World::GoOnEnding(size_t index) {
+  Server& server = servers_[index];
+  if (!server.shard->ReadyToEnd(now_)) {
+    WorkOnSnapshot(index);
+    return InServer(index, kTickSeconds, [this, index] { GoOnEnding(index); });
+  }
+  const uint64_t step = server.shard->commit().finished();
+  if (step > 0 && server.disk.published.contains(step)) Count(Seen::kSavedAtTheEnd);
+  KillServer(index, DeadSeconds());
+}
+
 void World::StartWorker(size_t index) {
   Process& process = workers_[index];
   if (process.worker != nullptr) return;
@@ -251,9 +275,11 @@ void World::KillWorker(size_t index, double back_after) {
 
 void World::CheckWorker(size_t index) {
   Process& process = workers_[index];
-  if (process.worker == nullptr || !process.worker->failure().has_value()) return;
+  if (process.worker == nullptr) return;
+  if (process.worker->left()) return KillWorker(index, dice_.Between(0, 1));
+  if (!process.worker->failure().has_value()) return;
   // Whoever started it starts it again after a time without servers; nothing else may end it.
-  if (!process.worker->timed_out()) {
+  if (!process.worker->timed_out() && !IsOutOfMemory(process.worker->failure()->message())) {
     Fail("worker " + std::to_string(index) +
          " ended with an error: " + process.worker->failure()->message());
   }
@@ -323,7 +349,7 @@ void World::Handle(size_t index, const std::string& peer, const Request& request
       if (dice_.Chance(0.5)) {
         Count(Seen::kKilledBeforeReplies);
         checker_->Before(index, request, server.shard->commit());
-        server.shard->Handle(peer, request, now_);
+        InMemory([&] { server.shard->Handle(peer, request, now_); });
         std::vector<std::pair<std::string, Reply>> unsent = std::exchange(server.replies, {});
         checker_->After(index, request, server.shard->commit(), unsent);
         if (tracing_) Trace("  ... works on it, and");
@@ -332,10 +358,10 @@ void World::Handle(size_t index, const std::string& peer, const Request& request
     }
   }
   checker_->Before(index, request, server.shard->commit());
-  server.shard->Handle(peer, request, now_);
+  InMemory([&] { server.shard->Handle(peer, request, now_); });
   checker_->After(index, request, server.shard->commit(), server.replies);
   SendReplies(index);
-  WorkOnSnapshot(index);
+  if (!RestartIfLost(index)) WorkOnSnapshot(index);
 }
 
 void World::SendReplies(size_t index) {
@@ -360,9 +386,10 @@ void World::SendReplies(size_t index) {
 // Snapshots and time in servers.
 
 void World::Tick(size_t index) {
-  servers_[index].shard->Tick(now_);
+  InMemory([&] { servers_[index].shard->Tick(now_); });
   checker_->AfterTick(servers_[index].replies);
   SendReplies(index);
+  if (RestartIfLost(index)) return;
   WorkOnSnapshot(index);
   InServer(index, kTickSeconds, [this, index] { Tick(index); });
 }
@@ -371,8 +398,8 @@ void World::WorkOnSnapshot(size_t index) {
   Server& server = servers_[index];
   if (!server.shard->writing_snapshot()) return;
   server.writer->busy = faults_ && dice_.Chance(0.1);
-  while (server.shard->Work(now_)) {
-  }
+  bool more = true;
+  while (more) InMemory([&] { more = server.shard->Work(now_); });
   server.writer->busy = false;
 }
 
@@ -430,7 +457,7 @@ void World::MaybeFault() {
   const size_t worker =
       hot_ && dice_.Chance(0.7) ? hot_worker_ : static_cast<size_t>(dice_.Below(workers_.size()));
   const double lease = profile_.config.train.lease_seconds;
-  switch (dice_.Below(7)) {
+  switch (dice_.Below(9)) {
     case 0:
     case 1:
       return KillServer(server, DeadSeconds());
@@ -447,6 +474,11 @@ void World::MaybeFault() {
       Count(Seen::kServerPaused);
       servers_[server].held_until = now_ + lease * dice_.Between(0.1, 2);
       if (tracing_) Trace("server " + std::to_string(server) + " is held");
+      return;
+    case 6:
+      return EndServer(server);
+    case 7:
+      if (workers_[worker].worker != nullptr) workers_[worker].worker->End();
       return;
     default:
       return Cut(worker, server, lease * dice_.Between(0.2, 4));
@@ -488,6 +520,7 @@ void World::EndFaults() {
   if (tracing_) Trace("no more faults");
   for (size_t server = 0; server < servers_.size(); ++server) {
     servers_[server].held_until = std::min(servers_[server].held_until, now_ + 1);
+    if (servers_[server].ending) KillServer(server, 0);  // it has had its time
     if (servers_[server].shard == nullptr) StartServer(server);
   }
   // One worker comes fresh and sees whatever state the servers are in; of the others each has its

@@ -26,8 +26,11 @@ namespace mf::simulation {
 
 class World {
  public:
-  /// `trace`: events are described and the last ones kept.
-  World(uint64_t seed, bool trace);
+  struct Options {
+    bool trace = false;        // events are described and the last ones kept
+    bool memory_ends = false;  // in servers, now and then, at any allocation
+  };
+  World(uint64_t seed, const Options& options);
   ~World();
 
   /// Runs the schedule. Empty if all is well, else what is wrong.
@@ -49,6 +52,7 @@ class World {
   const RunModel& model() const { return model_; }
   const std::string& config_text() const { return config_text_; }
   void Count(Seen what) { tally_.Add(what); }
+  const Checker& checker() const { return *checker_; }
   void Fail(const std::string& what);
   bool tracing() const { return tracing_; }
   void Trace(const std::string& what);
@@ -71,6 +75,7 @@ class World {
     Disk disk;
     uint64_t incarnation = 0;
     double held_until = 0;
+    bool ending = false;  // told to
     std::unique_ptr<SimulatedStore> store;
     std::unique_ptr<SimulatedWriter> writer;
     std::unique_ptr<Shard> shard;                        // none: the process is dead
@@ -90,6 +95,9 @@ class World {
 
   void StartServer(size_t server);
   void KillServer(size_t server, double back_after);
+  /// As SIGTERM does: it saves its state, then it is gone.
+  void EndServer(size_t server);
+  void GoOnEnding(size_t server);
   void StartWorker(size_t worker);
   void KillWorker(size_t worker, double back_after);
   void CheckWorker(size_t worker);
@@ -100,6 +108,10 @@ class World {
   void Arrive(size_t server, const std::string& peer, std::shared_ptr<const Request> request);
   void Handle(size_t server, const std::string& peer, const Request& request);
   void SendReplies(size_t server);
+  /// Runs `work` of a server, in which memory may end.
+  void InMemory(const std::function<void()>& work);
+  /// As the process's RunHost does: what is lost is begun anew.
+  bool RestartIfLost(size_t server);
   void Tick(size_t server);
   void WorkOnSnapshot(size_t server);
   void SnapshotHandedOver(size_t server, uint64_t increment);
@@ -114,8 +126,9 @@ class World {
   void CheckTheEnd();
   void CountExpired();
 
-  const bool tracing_;
+  const bool tracing_, memory_ends_;
   Dice dice_;
+  Dice memory_dice_;  // of its own: schedules are the same without
   const Profile profile_;
   const RunModel model_;
   const std::string config_text_;

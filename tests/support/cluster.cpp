@@ -6,6 +6,7 @@
 
 #include "common/client/lease_work.h"
 #include "tests/support/join.h"
+#include "tests/support/model_cases.h"
 #include "worker/config/tensors.h"
 
 namespace mf {
@@ -112,6 +113,8 @@ Cluster::MicroBatch Cluster::Train(const TokenBatch& batch, double loss_scale) {
   Must(model_.Train(parameters, batch, loss_scale, exchange, workspace, &result.loss_sum,
                     &result.gradients));
   Must(remote.Finish());
+  const TensorSpec& embedding = run_.tensors[model_.embedding()];
+  CompleteEmbedding(embedding, batch, &result.gradients[embedding.id]);
   for (const TensorSpec& tensor : run_.tensors) {
     if (tensor.kind != TensorKind::kDense) continue;
     Must(tables_->PushWhole(open_, 0, tensor, result.gradients[tensor.id].data()).Wait());

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
+#include "common/base/check.h"
 #include "common/base/random.h"
+#include "worker/compute/cpu/embedding.h"
 
 namespace mf {
 
@@ -83,6 +86,19 @@ TokenBatch RandomBatch(const Config& config, size_t sequences, size_t length, ui
         static_cast<uint32_t>(RandomBelow(RandomKey(seed, 2 * t + 1), vocabulary)));
   }
   return batch;
+}
+
+void CompleteEmbedding(const TensorSpec& embedding, const TokenBatch& batch,
+                       std::vector<float>* gradient) {
+  const size_t columns = static_cast<size_t>(embedding.columns);
+  const std::vector<uint64_t> rows = DistinctTokens(batch.inputs);
+  MF_CHECK(gradient->size() == rows.size() * columns);
+  std::vector<float> whole(embedding.total_rows() * columns, 0.0f);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::copy_n(gradient->begin() + static_cast<ptrdiff_t>(i * columns), columns,
+                whole.begin() + static_cast<ptrdiff_t>(rows[i] * columns));
+  }
+  *gradient = std::move(whole);
 }
 
 std::vector<std::vector<double>> ToDouble(const DenseTensors& values) {

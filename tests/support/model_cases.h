@@ -7,6 +7,7 @@
 
 #include "common/run/tensor_spec.h"
 #include "worker/config/config.h"
+#include "worker/data/token_batch.h"
 #include "worker/model/model.h"
 
 namespace mf {
@@ -28,6 +29,11 @@ std::vector<ModelCase> ModelSweep(const ModelConfig& shape);
 DenseTensors RandomParameters(const std::vector<TensorSpec>& tensors, uint64_t seed);
 
 TokenBatch RandomBatch(const Config& config, size_t sequences, size_t length, uint64_t seed);
+
+/// The gradient of the embedding, of which a model gives the rows of tokens that occur, becomes
+/// that of the whole tensor; all other rows are 0.
+void CompleteEmbedding(const TensorSpec& embedding, const TokenBatch& batch,
+                       std::vector<float>* gradient);
 
 std::vector<std::vector<double>> ToDouble(const DenseTensors& values);
 

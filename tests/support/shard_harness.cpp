@@ -11,6 +11,7 @@
 #include "common/base/check.h"
 #include "common/kernels/pairs.h"
 #include "common/kernels/wire.h"
+#include "tests/support/failing_memory.h"
 #include "worker/config/tensors.h"
 
 namespace mf {
@@ -62,8 +63,10 @@ ShardHarness::ShardHarness(const RunDescription& run, const Options& options)
   shard_ = std::make_unique<Shard>(Shard::Options{.memory_bytes = options.memory_bytes,
                                                   .metrics = &metrics_,
                                                   .store = options.store,
-                                                  .writer = options.writer},
+                                                  .writer = options.writer,
+                                                  .disk = options.disk},
                                    pool_, [this](const std::string& peer, Reply reply) {
+                                     const UnlimitedMemory memory;
                                      sent_.emplace_back(peer, std::move(reply));
                                    });
   if (!options.recover) return;
@@ -81,11 +84,12 @@ const TensorSpec& ShardHarness::spec(const std::string& name) const {
 
 Reply ShardHarness::Send(Request request) {
   request.id = next_id_++;
-  const size_t before = sent_.size();
+  const auto before = static_cast<ptrdiff_t>(sent_.size());
   shard_->Handle("peer", request, 0);
-  MF_CHECK(sent_.size() == before + 1);
-  MF_CHECK(sent_.back().second.id == request.id);
-  return sent_.back().second;
+  // Others may have been sent and answered meanwhile (ThreadPool::SetYield).
+  const auto is_its = [&](const auto& sent) { return sent.second.id == request.id; };
+  MF_CHECK(std::count_if(sent_.begin() + before, sent_.end(), is_its) == 1);
+  return std::find_if(sent_.begin() + before, sent_.end(), is_its)->second;
 }
 
 Request ShardHarness::Make(RequestBody body, Frames payload) const {

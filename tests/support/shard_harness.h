@@ -37,6 +37,7 @@ class ShardHarness {
     bool recover = true;  // hello and rollback are done
     SnapshotStore* store = nullptr;
     SnapshotWriter* writer = nullptr;
+    DiskThread* disk = nullptr;
   };
   ShardHarness(const RunDescription& run, const Options& options);
   /// A server of the run that trains `config`.
@@ -48,6 +49,7 @@ class ShardHarness {
   /// Everything that was sent by the server so far, in order.
   const std::vector<std::pair<std::string, Reply>>& sent() const { return sent_; }
   Shard& shard() { return *shard_; }
+  ThreadPool& pool() { return pool_; }
   const Metrics& metrics() const { return metrics_; }
   const std::vector<TensorSpec>& specs() const { return run_.tensors; }
   const TensorSpec& spec(const std::string& name) const;

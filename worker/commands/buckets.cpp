@@ -8,10 +8,12 @@
 #include <vector>
 
 #include "common/base/files.h"
-#include "common/client/client.h"
+#include "common/client/connection.h"
+#include "common/commands/command_line.h"
 #include "common/metrics/bucket_summary.h"
 #include "common/run/run_description.h"
 #include "worker/commands/commands.h"
+#include "worker/export/export.h"
 #include "worker/train/buckets_plot.h"
 #include "worker/train/report.h"
 
@@ -38,14 +40,8 @@ Result<Reply> Ask(Client& client, Request request) {
 
 Result<Cluster> AskCluster(const std::vector<std::string>& pservers, const std::string& folder) {
   constexpr double kDeadlineSeconds = 10;  // somebody waits at a terminal
-  TransportContext context;
-  ClientKeys keys;
-  if (!folder.empty()) {
-    MF_ASSIGN_OR_RETURN(keys, LoadClientKeys(folder));
-  }
-  MF_ASSIGN_OR_RETURN(auto transport,
-                      ConnectZmq(context, {pservers[0]}, folder.empty() ? nullptr : &keys));
-  Client client(std::move(transport), {pservers[0]}, {.deadline_seconds = kDeadlineSeconds});
+  MF_ASSIGN_OR_RETURN(const auto connection, Connect({pservers[0]}, folder, kDeadlineSeconds));
+  Client& client = *connection->client;
   const HelloRequest observer{.shards = static_cast<uint32_t>(pservers.size())};
   MF_ASSIGN_OR_RETURN(const Reply joined, Ask(client, {.body = observer}));
   const HelloReply& hello = As<HelloReply>(joined);
@@ -112,6 +108,8 @@ void PrintTable(const Cluster& cluster, bool each) {
 }
 
 Status Run(const BucketsFlags& flags) {
+  if (!flags.svg.empty())
+    MF_RETURN_IF_ERROR(CheckExportPlace("--svg", flags.svg, OutputKind::kPlot));
   MF_ASSIGN_OR_RETURN(const Cluster cluster, AskCluster(flags.pservers, flags.keys));
   if (cluster.layers.empty()) {
     return Status::Failed("this training has no memory layers");
@@ -133,10 +131,8 @@ void AddBucketsCommand(CLI::App& app, int* exit_code) {
   auto flags = std::make_shared<BucketsFlags>();
   CLI::App* command =
       app.add_subcommand("buckets", "How evenly a running cluster's training hits its tables");
-  command
-      ->add_option("--pservers", flags->pservers,
-                   "tcp://HOST:PORT,... of all servers in shard order; the first one is asked")
-      ->delimiter(',')
+  AddServersOption(*command, &flags->pservers,
+                   "of all servers in shard order; the first one is asked")
       ->required();
   command->add_option("--keys", flags->keys, "Folder with client.key and server.pub");
   command->add_flag("--tables", flags->tables, "Every table, too");

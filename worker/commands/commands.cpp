@@ -1,33 +1,11 @@
 #include "worker/commands/commands.h"
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <cstdio>
 
 #include "common/base/machine_limits.h"
+#include "common/commands/number_option.h"
 
 namespace mf {
-namespace {
-
-void PrintError(std::string message) {
-  // Whatever a message quotes, it stays on one line.
-  std::replace_if(
-      message.begin(), message.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
-  std::fprintf(stderr, "error: %s\n", message.c_str());
-}
-
-}  // namespace
-
-int Report(const Status& status) {
-  if (!status.ok()) PrintError(status.message());
-  return status.exit_code();
-}
-
-int ReportUsage(const std::string& message) {
-  PrintError(message + "; see --help");
-  return 2;
-}
-
 void AddBackendOption(CLI::App& command, Backend* backend) {
   const auto take = [backend](const std::string& name) {
     *backend = name == "cpu" ? Backend::kCpu : name == "cuda" ? Backend::kCuda : Backend::kAuto;
@@ -39,9 +17,39 @@ void AddBackendOption(CLI::App& command, Backend* backend) {
       ->default_str("auto");
 }
 
+void AddModelOptions(CLI::App& command, std::string* model, std::string* config) {
+  command.add_option("--model", *model, "Exported safetensors file, or a folder of snapshots")
+      ->required();
+  command.add_option(
+      "--config", *config,
+      "TOML file with the [model] of a file that lost its metadata in another program");
+}
+
+void AddDataOptions(CLI::App& command, DataConfig* data) {
+  command.add_flag("--binary", data->binary, "Take every byte of a text file as it is");
+  const auto take = [data](const std::string& name) {
+    data->ids = name == "u16" ? IdType::kU16 : name == "u32" ? IdType::kU32 : IdType::kAuto;
+  };
+  command.add_option_function<std::string>("--ids", take, "Token ids in a .bin file")
+      ->check(CLI::IsMember({"auto", "u16", "u32"}))
+      ->default_str("auto");
+}
+
+void AddStrideOption(CLI::App& command, int64_t* stride) {
+  AddNumber(command, "--stride", stride, 0, 1'000'000'000,
+            "Windows begin so many tokens apart, and each scores its last ones; 0: one behind the "
+            "other");
+}
+
 int ThreadsOrCores(int threads) {
   if (threads > 0) return threads;
   return CpuLimit();
+}
+
+Result<std::unique_ptr<ThreadPool>> MakePool(int threads) {
+  const int count = ThreadsOrCores(threads);
+  MF_RETURN_IF_ERROR(CheckThreads(count - 1));
+  return std::make_unique<ThreadPool>(count);
 }
 
 }  // namespace mf

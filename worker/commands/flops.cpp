@@ -6,6 +6,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "common/commands/number_option.h"
 #include "worker/commands/commands.h"
 #include "worker/config/config.h"
 
@@ -58,8 +59,7 @@ void AddFlopsCommand(CLI::App& app, int* exit_code) {
   command->add_option("--config", flags->config, "TOML file")->required();
   command->add_option("--set", flags->overrides, "section.key=value, over the file")
       ->allow_extra_args(false);
-  command->add_option("--sequence", flags->sequence, "Tokens; 0: model.sequence")
-      ->check(CLI::NonNegativeNumber);
+  AddNumber(*command, "--sequence", &flags->sequence, 0, 1'048'576, "Tokens; 0: model.sequence");
   command->add_flag("--json", flags->json, "One JSON object");
   command->callback([flags, exit_code] { *exit_code = Report(PrintFlops(*flags)); });
 }

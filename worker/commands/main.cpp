@@ -3,9 +3,15 @@
 #include <string>
 
 #include "common/base/logging.h"
+#include "common/base/machine_limits.h"
+#include "common/base/run_program.h"
+#include "common/commands/command_line.h"
 #include "worker/commands/commands.h"
 
-int main(int argc, char** argv) {
+namespace {
+
+int Run(int argc, char** argv) {
+  mf::PrepareProcess();
   CLI::App app("Trains and uses MemoryFormer models over parameter servers.", "worker");
   std::string level = "info";
   app.add_option("--log", level, "Log level: trace, debug, info, warn, error, off")
@@ -19,23 +25,28 @@ int main(int argc, char** argv) {
       throw CLI::ValidationError(status.message());
     }
   });
+  mf::AddTokenizerCommand(app, &exit_code);
+  mf::AddPrepareCommand(app, &exit_code);
   mf::AddTrainCommand(app, &exit_code);
   mf::AddExportCommand(app, &exit_code);
   mf::AddEvalCommand(app, &exit_code);
   mf::AddScoreCommand(app, &exit_code);
+  mf::AddTasksCommand(app, &exit_code);
   mf::AddGenerateCommand(app, &exit_code);
   mf::AddFlopsCommand(app, &exit_code);
   mf::AddBucketsCommand(app, &exit_code);
+  mf::AddStopCommand(app, &exit_code);
   mf::AddOptionsCommand(app, &exit_code);
   try {
-    app.parse(argc, argv);
+    mf::ParseCommandLine(app, argc, argv, {"--prompt"});
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help
-    // CLI11 would only say that a command is missing.
-    if (app.get_subcommands().empty() && !app.remaining().empty()) {
-      return mf::ReportUsage("unknown command or flag " + app.remaining().front());
-    }
-    return mf::ReportUsage(error.what());
+    return mf::ReportParseError(app, error);
   }
   return exit_code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return mf::RunProgram([&] { return Run(argc, argv); });
 }

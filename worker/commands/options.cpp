@@ -1,5 +1,5 @@
-// worker options: every configuration key, or every metric, in one Markdown table; README.md and
-// docs/METRICS.md hold the same.
+// worker options: every configuration key, or every metric, in one Markdown table; docs/OPTIONS.md
+// and docs/METRICS.md hold the same.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>

@@ -1,7 +1,5 @@
 #include "worker/compute/cpu_compute.h"
 
-#include <algorithm>
-
 #include "worker/compute/cpu/embedding.h"
 
 namespace mf {
@@ -10,7 +8,6 @@ namespace {
 struct CpuWorkspace final : Compute::Workspace {
   Model::Workspace model;
   DenseTensors gradients;
-  std::vector<float> embedding_rows;  // of the tokens that occur
 };
 
 }  // namespace
@@ -33,17 +30,7 @@ Status CpuCompute::Train(const Parameters& parameters, const TokenBatch& batch, 
   for (const TensorSpec& tensor : tensors_) {
     (*gradients)[tensor.id].values = own.gradients[tensor.id];
   }
-  // Of the embedding only the rows of tokens that occur.
-  const TensorSpec& embedding = tensors_[model_.embedding()];
-  Gradient& sparse = (*gradients)[embedding.id];
-  sparse.rows = DistinctTokens(batch.inputs);
-  const size_t columns = static_cast<size_t>(embedding.columns);
-  own.embedding_rows.resize(sparse.rows.size() * columns);
-  for (size_t i = 0; i < sparse.rows.size(); ++i) {
-    std::copy_n(&sparse.values[sparse.rows[i] * columns], columns,
-                &own.embedding_rows[i * columns]);
-  }
-  sparse.values = own.embedding_rows;
+  (*gradients)[model_.embedding()].rows = DistinctTokens(batch.inputs);
   return Status::Ok();
 }
 

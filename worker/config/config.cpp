@@ -2,12 +2,12 @@
 
 #include <toml++/toml.h>
 
-#include <filesystem>
-#include <fstream>
-#include <sstream>
 #include <string_view>
 
+#include "common/base/input_file.h"
+#include "common/base/logging.h"
 #include "worker/config/config_keys.h"
+#include "worker/config/toml_depth.h"
 
 namespace mf {
 namespace {
@@ -28,16 +28,12 @@ KeyValue FromToml(const toml::node& node) {
   return {};
 }
 
-/// The parser's message on one line.
-std::string OneLine(std::string_view text) {
-  std::string line(text);
-  for (char& c : line) {
-    if (c == '\n' || c == '\r') c = ' ';
-  }
-  return line;
-}
-
 Result<toml::table> ParseToml(const std::string& text, const std::string& where) {
+  if (const int64_t line = LineOfDeepNesting(text); line != 0) {
+    return Status::Invalid(where + ":" + std::to_string(line) +
+                           ": nested deeper than any configuration; it has [section] and key = "
+                           "value");
+  }
   try {
     return toml::parse(text);
   } catch (const toml::parse_error& error) {
@@ -47,14 +43,10 @@ Result<toml::table> ParseToml(const std::string& text, const std::string& where)
 }
 
 Status ReadFile(const std::string& path, Config& config) {
-  std::error_code error;
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  if (in) text << in.rdbuf();
-  if (!in || !std::filesystem::is_regular_file(path, error)) {
-    return Status::Invalid(path + ": cannot read this configuration file; give an existing file");
-  }
-  MF_ASSIGN_OR_RETURN(const toml::table root, ParseToml(text.str(), path));
+  constexpr size_t kMostBytes = 1 << 24;
+  MF_ASSIGN_OR_RETURN(const std::string text,
+                      ReadInput(path, "this configuration file", kMostBytes));
+  MF_ASSIGN_OR_RETURN(const toml::table root, ParseToml(text, path));
   for (const auto& [section, node] : root) {
     const auto where = [&path](const toml::node& at) {
       return path + ":" + std::to_string(at.source().begin.line);
@@ -99,18 +91,26 @@ Status ApplyOverride(const std::string& text, Config& config) {
 
 std::string Text(int64_t value) { return std::to_string(value); }
 
+/// `where`: what the configuration is called in messages.
+Result<Config> Override(Config config, const std::vector<std::string>& overrides,
+                        const std::string& where) {
+  for (const std::string& text : overrides) MF_RETURN_IF_ERROR(ApplyOverride(text, config));
+  ResolveConfig(config);
+  const Status status = CheckConfig(config);
+  if (!status.ok()) return Status::Invalid(where + ": " + status.message());
+  return config;
+}
+
 }  // namespace
 
 Result<Config> LoadConfig(const std::string& path, const std::vector<std::string>& overrides) {
   Config config = UnresolvedConfig();
   if (!path.empty()) MF_RETURN_IF_ERROR(ReadFile(path, config));
-  for (const std::string& text : overrides) MF_RETURN_IF_ERROR(ApplyOverride(text, config));
-  ResolveConfig(config);
-  if (const Status status = CheckConfig(config); !status.ok()) {
-    return Status::Invalid((path.empty() ? std::string("configuration") : path) + ": " +
-                           status.message());
-  }
-  return config;
+  return Override(config, overrides, path.empty() ? "configuration" : path);
+}
+
+Result<Config> OverrideConfig(Config config, const std::vector<std::string>& overrides) {
+  return Override(config, overrides, "configuration");
 }
 
 Status CheckConfig(const Config& config) {

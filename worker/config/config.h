@@ -17,6 +17,7 @@ enum class Score { kSoftmax, kScaled };  // w_b = p_b, or p_b * sim_b
 enum class NormKind { kRmsNorm, kLayerNorm };
 enum class Projection { kMemory, kDense };
 enum class Placement { kAuto, kServer, kDevice };
+enum class IdType { kAuto, kU16, kU32 };  // of .bin files; kAuto: worker/data/id_format.h
 
 struct ModelConfig {
   int64_t d = 128;  // width of the residual stream
@@ -65,6 +66,9 @@ struct TrainConfig {
 
 struct DataConfig {
   double validation_ratio = 0.1;
+  bool binary = false;         // take the bytes of text files as they are, whatever they are
+  IdType ids = IdType::kAuto;  // of .bin files
+  std::string tokenizer = {};  // file; empty: that of the prepared data, or bytes
 };
 
 struct ExchangeConfig {
@@ -82,6 +86,9 @@ struct Config {
   SnapshotRules snapshot;
   DataConfig data;
   ExchangeConfig exchange;
+  /// The tokenizer's file, whole; empty: bytes are tokens. Not a key: it belongs to the model, and
+  /// is wherever the model's configuration is (worker/data/run_tokenizer.h).
+  std::string tokenizer;
 
   int64_t tokens_per_micro_batch() const { return train.batch * model.sequence; }
 };
@@ -91,6 +98,9 @@ struct Config {
 /// and what is allowed (Code::kInvalid).
 Result<Config> LoadConfig(const std::string& path, const std::vector<std::string>& overrides);
 
+/// The same, beginning with another configuration instead of a file's.
+Result<Config> OverrideConfig(Config config, const std::vector<std::string>& overrides);
+
 /// Checks ranges and relations (d == K * tau, heads divide d, ...). Called by LoadConfig.
 Status CheckConfig(const Config& config);
 
@@ -98,10 +108,13 @@ Status CheckConfig(const Config& config);
 /// "train": {...}, ...}. Equal strings are equal runs, whatever their snapshots, leases, deadlines
 /// and windows.
 std::string IdentityJson(const Config& config);
-/// {"model": {...}}: what an exported file carries (DESIGN 8).
+/// All keys, resolved, as JSON with sorted keys.
+std::string ConfigJson(const Config& config);
+/// {"model": {...}}: what an exported file carries (DESIGN 8). All three have "tokenizer", too, the
+/// file in base64, if there is one.
 std::string ModelJson(const Config& config);
-/// The inverse of both, for what a run's description or a safetensors file holds: unknown keys are
-/// errors, absent ones have their defaults.
+/// The inverse of all three, for what a run's description, a safetensors file or a run.json holds:
+/// unknown keys are errors, absent ones have their defaults.
 Result<Config> ConfigFromJson(const std::string& json);
 
 /// One row per key: name, default, allowed values, meaning; the table of docs/OPTIONS.md is made

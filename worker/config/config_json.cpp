@@ -1,6 +1,8 @@
 // The configuration as JSON (run identity, safetensors files) and as the table of docs/OPTIONS.md.
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "worker/config/base64.h"
 #include "worker/config/config.h"
 #include "worker/config/config_keys.h"
 
@@ -8,6 +10,8 @@ namespace mf {
 namespace {
 
 using nlohmann::json;  // its objects sort their keys
+
+constexpr const char* kTokenizer = "tokenizer";  // beside the sections
 
 json ToJson(const KeyValue& value) {
   return std::visit(
@@ -44,6 +48,7 @@ std::string Dump(const Config& config, Wanted wanted) {
   for (const ConfigKey& key : ConfigKeys()) {
     if (wanted(key)) root[key.section][key.name] = ToJson(key.get(config));
   }
+  if (!config.tokenizer.empty()) root[kTokenizer] = ToBase64(config.tokenizer);
   return root.dump();
 }
 
@@ -51,6 +56,10 @@ std::string Dump(const Config& config, Wanted wanted) {
 
 std::string IdentityJson(const Config& config) {
   return Dump(config, [](const ConfigKey& key) { return key.decides_result; });
+}
+
+std::string ConfigJson(const Config& config) {
+  return Dump(config, [](const ConfigKey&) { return true; });
 }
 
 std::string ModelJson(const Config& config) {
@@ -63,6 +72,12 @@ Result<Config> ConfigFromJson(const std::string& text) {
   if (!root.is_object()) return Status::Invalid(where + ": not a JSON object");
   Config config = UnresolvedConfig();
   for (const auto& [section, keys] : root.items()) {
+    if (section == kTokenizer && keys.is_string()) {
+      const auto content = FromBase64(keys.get_ref<const std::string&>());
+      if (!content.has_value()) return Status::Invalid(where + ": tokenizer is not base64");
+      config.tokenizer = *content;
+      continue;
+    }
     if (!keys.is_object() || (keys.empty() && !IsConfigSection(section))) {
       return Status::Invalid(where + ": " + section + " is not a section");
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 
 namespace mf {
 namespace {
@@ -13,6 +14,8 @@ std::string FormatNumber(double value) {
   const auto end = std::to_chars(text, text + sizeof(text), value);
   return std::string(text, end.ptr);
 }
+
+constexpr float kSmallestFloat = std::numeric_limits<float>::min();  // with all its digits
 
 enum class Ends { kClosed, kOpenLow, kOpenHigh };
 
@@ -25,6 +28,15 @@ struct Bounds {
     const bool above = ends == Ends::kOpenLow ? value > low : value >= low;
     const bool below = ends == Ends::kOpenHigh ? value < high : value <= high;
     return above && below;
+  }
+  /// As integers: beyond 2^53 a double is another number. The ends are whole.
+  bool HoldsWhole(int64_t value) const {
+    return value >= static_cast<int64_t>(low) && value <= static_cast<int64_t>(high);
+  }
+  /// What must be more than 0 is divided by, as float32: there it must not be 0, or so small that
+  /// its inverse is infinite.
+  bool HoldsAsFloat(double value) const {
+    return ends != Ends::kOpenLow || static_cast<float>(value) >= kSmallestFloat;
   }
   std::string Text() const {
     std::string text = FormatNumber(low) + " to " + FormatNumber(high);
@@ -61,6 +73,12 @@ Status OutOfRange(const KeyValue& value) {
   return Status::Invalid(FormatKeyValue(value) + " is out of range");
 }
 
+Status TooSmall(const KeyValue& value) {
+  return Status::Invalid(FormatKeyValue(value) +
+                         " is too small for float32, which computes with it: it must be at least "
+                         "1.2e-38");
+}
+
 /// The member that a field accessor names, for reading a const Config through the same accessor.
 template <class Field>
 auto Read(Field field, const Config& config) {
@@ -78,7 +96,7 @@ class Table {
         [field, bounds](const KeyValue& value, Config& c) {
           const int64_t* number = std::get_if<int64_t>(&value);
           if (number == nullptr) return WrongType("a whole number", value);
-          if (!bounds.Holds(static_cast<double>(*number))) return OutOfRange(value);
+          if (!bounds.HoldsWhole(*number)) return OutOfRange(value);
           using T = std::remove_reference_t<decltype(field(c))>;
           field(c) = static_cast<T>(*number);
           return Status::Ok();
@@ -99,7 +117,33 @@ class Table {
             return WrongType("a number", value);
           }
           if (!bounds.Holds(number)) return OutOfRange(value);
+          if (!bounds.HoldsAsFloat(number)) return TooSmall(value);
           field(c) = number;
+          return Status::Ok();
+        });
+  }
+
+  template <class Field>
+  void Flag(std::string_view path, Field field, const char* meaning) {
+    Add(
+        path, "true, false", meaning, [field](const Config& c) { return KeyValue(Read(field, c)); },
+        [field](const KeyValue& value, Config& c) {
+          const bool* flag = std::get_if<bool>(&value);
+          if (flag == nullptr) return WrongType("true or false", value);
+          field(c) = *flag;
+          return Status::Ok();
+        });
+  }
+
+  /// A file.
+  template <class Field>
+  void Path(std::string_view path, Field field, const char* meaning) {
+    Add(
+        path, "a path", meaning, [field](const Config& c) { return KeyValue(Read(field, c)); },
+        [field](const KeyValue& value, Config& c) {
+          const std::string* text = std::get_if<std::string>(&value);
+          if (text == nullptr) return WrongType("a path in quotes", value);
+          field(c) = *text;
           return Status::Ok();
         });
   }
@@ -264,6 +308,16 @@ void AddOtherKeys(Table& t) {
   t.DoesNotDecideResult();
   t.Real(MF_FIELD(data.validation_ratio), {0, 0.9},
          "last share of the tokens, held out unless --val is given");
+  // Both change which tokens there are only where the digest of the data changes, too.
+  t.Flag(MF_FIELD(data.binary),
+         "bytes of text files are tokens as they are, also where they are no text");
+  t.DoesNotDecideResult();
+  t.Enum(MF_FIELD(data.ids), {{"auto", "u16", "u32"}},
+         "ids in .bin files; auto: by header, index, vocabulary and what the numbers say");
+  t.DoesNotDecideResult();
+  t.Path(MF_FIELD(data.tokenizer),
+         "tokenizer.json, or a model of SentencePiece; empty: that of the prepared data, or bytes");
+  t.DoesNotDecideResult();
   t.OptionalEnum(MF_FIELD(exchange.mode), "auto", WordsOf(kExchangeModeNames),
                  "sums done by the servers, or rows fetched; auto: the cheaper one per table");
   t.Enum(

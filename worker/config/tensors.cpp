@@ -97,7 +97,7 @@ ExchangeBytes BytesOfExchange(const Config& config, const TensorSpec& tensor) {
   const double rows = static_cast<double>(tensor.rows);
   const double pairs = static_cast<double>(tensor.tables * config.model.probes);
   const double columns = static_cast<double>(tensor.columns);
-  const double number = config.exchange.wire == Wire::kBf16 ? 2 : 4;
+  const double number = static_cast<double>(NumberBytes(config.exchange.wire));
   const double index = tensor.index_bytes();
   const double ways = tensor.on_device ? 1 : 2;
   const double reads = tokens * static_cast<double>(config.model.probes);

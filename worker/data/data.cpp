@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "common/base/digest.h"
+#include "common/base/files.h"
+#include "common/base/logging.h"
 #include "common/base/random.h"
 
 namespace mf {
@@ -12,104 +14,117 @@ namespace {
 // Streams of random numbers under one seed; any distinct numbers.
 constexpr uint64_t kEpochStream = 0x65706f6368;
 constexpr uint64_t kEvalStream = 0x6576616c;
-
-constexpr int kFeistelRounds = 6;  // four already pass for random (Luby and Rackoff); cheap enough
+constexpr uint64_t kMixtureStream = 0x6d6978;
 
 /// Windows of `sequence` tokens, each with the token after it, that fit into `tokens`.
 int64_t WindowsIn(int64_t tokens, int64_t sequence) { return (tokens - 1) / sequence; }
 
-void DigestTokens(const Tokens& tokens, int64_t begin, int64_t end, Sha256* hash) {
-  constexpr int64_t kPages = 64, kPageTokens = 4096;
-  const int64_t size = end - begin;
-  hash->Update("tokens " + std::to_string(size) + "\n");
-  std::vector<uint32_t> page;
-  const int64_t last = std::max<int64_t>(size - kPageTokens, 0);
-  for (int64_t i = 0; i < kPages; ++i) {
-    page.assign(static_cast<size_t>(std::min(size, kPageTokens)), 0);
-    const int64_t at = begin + last / (kPages - 1) * i + last % (kPages - 1) * i / (kPages - 1);
-    // An id above the vocabulary counts for the digest too, and stops the run when it is used.
-    (void)tokens.Copy(at, static_cast<int64_t>(page.size()), page.data()).ok();
-    hash->Update(page.data(), page.size() * sizeof(page[0]));
-  }
-}
-
 }  // namespace
-
-Permutation::Permutation(uint64_t key, uint64_t size) : key_(key), size_(size) {
-  MF_CHECK(size >= 1);
-  while (half_bits_ < 31 && (uint64_t{1} << (2 * half_bits_)) < size) ++half_bits_;
-  MF_CHECK((uint64_t{1} << (2 * half_bits_)) >= size);
-}
-
-uint64_t Permutation::operator()(uint64_t index) const {
-  MF_CHECK(index < size_);
-  const uint32_t mask = static_cast<uint32_t>((uint64_t{1} << half_bits_) - 1);
-  uint64_t value = index;
-  do {
-    uint32_t left = static_cast<uint32_t>(value >> half_bits_) & mask;
-    uint32_t right = static_cast<uint32_t>(value) & mask;
-    for (uint32_t round = 0; round < kFeistelRounds; ++round) {
-      const uint32_t mixed = left ^ (Philox(key_, {right, round, 0, 0})[0] & mask);
-      left = right;
-      right = mixed;
-    }
-    value = (uint64_t{left} << half_bits_) | right;
-  } while (value >= size_);
-  return value;
-}
 
 Result<std::unique_ptr<TokenSource>> TokenSource::Open(const Config& config,
                                                        const std::string& data,
-                                                       const std::string& validation) {
+                                                       const std::string& validation,
+                                                       const Places& places) {
   std::unique_ptr<TokenSource> source(new TokenSource);
   source->sequence_ = config.model.sequence;
   source->batch_ = config.train.batch;
   source->micro_batches_ = config.train.micro_batches;
   source->seed_ = config.train.seed;
-  MF_ASSIGN_OR_RETURN(source->train_, Tokens::Open(data, config.model.vocabulary));
-  const int64_t size = source->train_->size();
-  if (validation.empty()) {
-    const double share = config.data.validation_ratio * static_cast<double>(size);
-    source->train_end_ = size - static_cast<int64_t>(std::floor(share));
-    source->validation_ = source->train_;
-    source->validation_begin_ = source->train_end_;
-    source->validation_end_ = size;
-  } else {
-    MF_ASSIGN_OR_RETURN(source->validation_, Tokens::Open(validation, config.model.vocabulary));
-    source->train_end_ = size;
-    source->validation_end_ = source->validation_->size();
+  if (!places.out.empty()) source->digests_ = places.out + "/data-digests";
+  DigestStore known;
+  if (!places.out.empty()) {
+    MF_ASSIGN_OR_RETURN(known, DigestStore::Load(source->digests_));
   }
-  MF_RETURN_IF_ERROR(source->CheckSizes(data, validation));
-  // One window less than fit, where possible, leaves room for any offset below a window.
-  const int64_t fit = WindowsIn(source->train_end_, source->sequence_);
-  source->windows_ =
-      std::max<int64_t>(1, (source->train_end_ - source->sequence_) / source->sequence_);
-  MF_CHECK(source->windows_ <= fit);
-  const int64_t held_out = source->validation_tokens();
-  if (held_out > 0) {
-    source->eval_sequences_ =
-        std::min(config.train.eval_batches, WindowsIn(held_out, source->sequence_));
+  MF_ASSIGN_OR_RETURN(const auto tokenizer,
+                      Tokenizer::Make(config.tokenizer, "the run's tokenizer"));
+  const Tokens::Options options{.data = config.data,
+                                .own = {{"--out", places.out}, {"--export", places.export_path}},
+                                .digest = true,
+                                .known = &known,
+                                .tokenizer = tokenizer};
+  MF_ASSIGN_OR_RETURN(const std::vector<MixturePart> parts, CorporaOf(data));
+  const double held_out = validation.empty() ? config.data.validation_ratio : 0;
+  for (const MixturePart& part : parts) {
+    MF_RETURN_IF_ERROR(source->AddCorpus(part, config.model.vocabulary, options, held_out));
   }
+  std::vector<double> weights;
+  for (const MixturePart& part : parts) weights.push_back(part.weight);
+  source->shares_ = SharesOf(weights, MixtureOrder::kBlock);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (source->shares_[i] > 0) continue;
+    return Status::Invalid(data + ": the weight of " + parts[i].path + " is less than one in " +
+                           std::to_string(MixtureOrder::kBlock) +
+                           " of all; give it more, or leave it out");
+  }
+  if (!validation.empty()) {
+    MF_RETURN_IF_ERROR(source->OpenValidation(validation, config.model.vocabulary, options));
+  }
+  source->SetEvaluation(config.train.eval_batches, weights);
   return source;
 }
 
-Status TokenSource::CheckSizes(const std::string& data, const std::string& validation) const {
+Status TokenSource::AddCorpus(const MixturePart& part, int64_t vocabulary,
+                              const Tokens::Options& options, double held_out) {
+  Corpus corpus{.path = part.path};
+  MF_ASSIGN_OR_RETURN(corpus.tokens, Tokens::Open(part.path, vocabulary, options));
+  const int64_t size = corpus.tokens->size();
+  corpus.train_end = size - static_cast<int64_t>(std::floor(held_out * static_cast<double>(size)));
+  corpus.held_out = {.tokens = corpus.tokens, .begin = corpus.train_end, .end = size};
   const int64_t needed = sequence_ + 1;  // the last token is only a target
-  const std::string needs = "; one sequence of model.sequence = " + std::to_string(sequence_) +
-                            " needs " + std::to_string(needed);
-  if (train_end_ < needed) {
-    return Status::Invalid(data + ": too short: " + std::to_string(train_end_) +
+  const std::string needs = Needs();
+  if (corpus.train_end < needed) {
+    return Status::Invalid(part.path + ": too short: " + std::to_string(corpus.train_end) +
                            " tokens to train on" + needs);
   }
-  if (validation_tokens() > 0 && validation_tokens() < needed) {
-    const std::string tokens = std::to_string(validation_tokens());
-    if (!validation.empty()) {
-      return Status::Invalid(validation + ": too short: " + tokens + " tokens" + needs);
-    }
-    return Status::Invalid(data + ": too short: data.validation_ratio holds out " + tokens +
-                           " tokens" + needs + " (0 holds out nothing)");
+  const int64_t tokens = corpus.held_out.size();
+  if (tokens > 0 && tokens < needed) {
+    return Status::Invalid(part.path + ": too short: data.validation_ratio holds out " +
+                           std::to_string(tokens) + " tokens" + needs + " (0 holds out nothing)");
   }
+  // One window less than fit, where possible, leaves room for any offset below a window.
+  corpus.windows = std::max<int64_t>(1, (corpus.train_end - sequence_) / sequence_);
+  MF_CHECK(corpus.windows <= WindowsIn(corpus.train_end, sequence_));
+  corpora_.push_back(std::move(corpus));
   return Status::Ok();
+}
+
+Status TokenSource::OpenValidation(const std::string& path, int64_t vocabulary,
+                                   const Tokens::Options& options) {
+  MF_ASSIGN_OR_RETURN(validation_, Tokens::Open(path, vocabulary, options));
+  for (const Corpus& corpus : corpora_) {
+    if (const std::string both = corpus.tokens->CommonFile(*validation_); !both.empty()) {
+      spdlog::warn(
+          "--val holds what is trained on, so its loss says nothing of unseen data: {} are "
+          "the same",
+          both);
+    }
+  }
+  if (validation_->size() >= sequence_ + 1) return Status::Ok();
+  return Status::Invalid(path + ": too short: " + std::to_string(validation_->size()) + " tokens" +
+                         Needs());
+}
+
+std::string TokenSource::Needs() const {
+  return "; one sequence of model.sequence = " + std::to_string(sequence_) + " needs " +
+         std::to_string(sequence_ + 1);
+}
+
+void TokenSource::SetEvaluation(int64_t most, const std::vector<double>& weights) {
+  if (validation_ != nullptr) {
+    evaluations_.push_back(
+        {.of = {.tokens = validation_, .begin = 0, .end = validation_->size()}, .sequences = most});
+  } else {
+    const std::vector<int64_t> shares = SharesOf(weights, most);
+    for (size_t i = 0; i < corpora_.size(); ++i) {
+      evaluations_.push_back({.of = corpora_[i].held_out, .sequences = shares[i]});
+    }
+  }
+  for (Evaluation& evaluation : evaluations_) {
+    const int64_t tokens = evaluation.of.size();
+    evaluation.sequences =
+        tokens == 0 ? 0 : std::min(evaluation.sequences, WindowsIn(tokens, sequence_));
+    eval_sequences_ += evaluation.sequences;
+  }
 }
 
 Status TokenSource::Append(const Tokens& tokens, int64_t begin, TokenBatch* batch) const {
@@ -121,20 +136,28 @@ Status TokenSource::Append(const Tokens& tokens, int64_t begin, TokenBatch* batc
   return Status::Ok();
 }
 
+Status TokenSource::AppendDrawn(size_t number, int64_t drawn, TokenBatch* batch) const {
+  const Corpus& corpus = corpora_[number];
+  const int64_t slack = corpus.train_end - 1 - corpus.windows * sequence_;
+  const uint64_t offsets = static_cast<uint64_t>(std::min(slack, sequence_ - 1)) + 1;
+  uint64_t stream = RandomKey(seed_, kEpochStream);
+  if (corpora_.size() > 1) stream = RandomKey(stream, number);
+  const uint64_t key = RandomKey(stream, static_cast<uint64_t>(drawn / corpus.windows));
+  const auto offset = static_cast<int64_t>(RandomBelow(key, offsets));
+  const Permutation order(key, static_cast<uint64_t>(corpus.windows));
+  const auto window = static_cast<int64_t>(order(static_cast<uint64_t>(drawn % corpus.windows)));
+  return Append(*corpus.tokens, offset + window * sequence_, batch);
+}
+
 Status TokenSource::TrainBatch(int64_t step, int64_t number, TokenBatch* batch) const {
   MF_CHECK(step >= 1 && number >= 0 && number < micro_batches_);
   *batch = TokenBatch{};
   batch->length = static_cast<size_t>(sequence_);
-  const int64_t slack = train_end_ - 1 - windows_ * sequence_;
-  const uint64_t offsets = static_cast<uint64_t>(std::min(slack, sequence_ - 1)) + 1;
+  const MixtureOrder mixture(RandomKey(seed_, kMixtureStream), shares_);
   const int64_t first = ((step - 1) * micro_batches_ + number) * batch_;
   for (int64_t drawn = first; drawn < first + batch_; ++drawn) {
-    const uint64_t key =
-        RandomKey(RandomKey(seed_, kEpochStream), static_cast<uint64_t>(drawn / windows_));
-    const auto offset = static_cast<int64_t>(RandomBelow(key, offsets));
-    const Permutation order(key, static_cast<uint64_t>(windows_));
-    const auto window = static_cast<int64_t>(order(static_cast<uint64_t>(drawn % windows_)));
-    MF_RETURN_IF_ERROR(Append(*train_, offset + window * sequence_, batch));
+    const MixtureOrder::Place place = mixture.At(drawn);
+    MF_RETURN_IF_ERROR(AppendDrawn(place.corpus, place.number, batch));
   }
   return Status::Ok();
 }
@@ -143,20 +166,70 @@ Status TokenSource::EvalBatch(int64_t begin, int64_t count, TokenBatch* batch) c
   MF_CHECK(begin >= 0 && count >= 0 && begin + count <= eval_sequences_);
   *batch = TokenBatch{};
   batch->length = static_cast<size_t>(sequence_);
-  const int64_t windows = WindowsIn(validation_tokens(), sequence_);
-  const Permutation order(RandomKey(seed_, kEvalStream), static_cast<uint64_t>(windows));
-  for (int64_t i = begin; i < begin + count; ++i) {
-    const auto window = static_cast<int64_t>(order(static_cast<uint64_t>(i)));
-    MF_RETURN_IF_ERROR(Append(*validation_, validation_begin_ + window * sequence_, batch));
+  int64_t before = 0;  // of the corpora before
+  for (const Evaluation& evaluation : evaluations_) {
+    const Range& of = evaluation.of;
+    const int64_t from = std::max(begin, before);
+    const int64_t to = std::min(begin + count, before + evaluation.sequences);
+    if (from < to) {
+      const int64_t windows = WindowsIn(of.size(), sequence_);
+      const Permutation order(RandomKey(seed_, kEvalStream), static_cast<uint64_t>(windows));
+      for (int64_t i = from - before; i < to - before; ++i) {
+        const auto window = static_cast<int64_t>(order(static_cast<uint64_t>(i)));
+        MF_RETURN_IF_ERROR(Append(*of.tokens, of.begin + window * sequence_, batch));
+      }
+    }
+    before += evaluation.sequences;
   }
   return Status::Ok();
 }
 
+int64_t TokenSource::train_tokens() const {
+  int64_t tokens = 0;
+  for (const Corpus& corpus : corpora_) tokens += corpus.train_end;
+  return tokens;
+}
+
+int64_t TokenSource::validation_tokens() const {
+  int64_t tokens = 0;
+  for (const Evaluation& evaluation : evaluations_) tokens += evaluation.of.size();
+  return tokens;
+}
+
+std::vector<TokenSource::Share> TokenSource::shares() const {
+  std::vector<Share> shares;
+  for (size_t i = 0; i < corpora_.size(); ++i) {
+    const double part = static_cast<double>(shares_[i]) / static_cast<double>(MixtureOrder::kBlock);
+    shares.push_back(
+        {corpora_[i].path, corpora_[i].train_end, corpora_[i].windows * sequence_, part});
+  }
+  return shares;
+}
+
 std::string TokenSource::Digest() const {
   Sha256 hash;
-  DigestTokens(*train_, 0, train_end_, &hash);
-  DigestTokens(*validation_, validation_begin_, validation_end_, &hash);
+  const auto add = [&hash](const Tokens& tokens, int64_t begin, int64_t end) {
+    hash.Update("tokens " + std::to_string(begin) + " to " + std::to_string(end) + " of " +
+                tokens.Digest() + "\n");
+  };
+  for (size_t i = 0; i < corpora_.size(); ++i) {
+    if (corpora_.size() > 1) {
+      hash.Update(std::to_string(shares_[i]) + " of " + std::to_string(MixtureOrder::kBlock) +
+                  " are ");
+    }
+    add(*corpora_[i].tokens, 0, corpora_[i].train_end);
+  }
+  for (const Evaluation& evaluation : evaluations_) {
+    add(*evaluation.of.tokens, evaluation.of.begin, evaluation.of.end);
+  }
   return hash.Hex();
+}
+
+Status TokenSource::SaveDigests() const {
+  DigestStore store;
+  for (const Corpus& corpus : corpora_) corpus.tokens->AddTo(&store);
+  if (validation_ != nullptr) validation_->AddTo(&store);
+  return store.empty() || digests_.empty() ? Status::Ok() : store.Save(digests_);
 }
 
 }  // namespace mf

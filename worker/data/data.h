@@ -5,37 +5,41 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "common/base/status.h"
 #include "worker/config/config.h"
 #include "worker/data/batch_source.h"
+#include "worker/data/mixture.h"
+#include "worker/data/permutation.h"
 #include "worker/data/tokens.h"
 
 namespace mf {
-
-/// A pseudo-random permutation of [0, size) that needs no memory: a Feistel network over the next
-/// power of four, walked along its cycle until it falls inside.
-class Permutation {
- public:
-  Permutation(uint64_t key, uint64_t size);  // size >= 1
-  uint64_t operator()(uint64_t index) const;
-
- private:
-  uint64_t key_, size_;
-  int half_bits_ = 0;
-};
 
 /// Training sequences are drawn without replacement: in every epoch the training tokens are cut
 /// into windows of `sequence` tokens, beginning at an offset of the epoch's own, and the windows
 /// are visited in a permutation of the epoch's own. So every token is seen once per epoch (up to a
 /// window at the ends), in other company each time: random offsets alone would leave out 1/e of the
-/// text while repeating other parts.
+/// text while repeating other parts. Of several corpora (mixture.h) each is drawn from in this way,
+/// with epochs of its own.
 class TokenSource final : public BatchSource {
  public:
-  /// `validation` is empty, or the path of held-out data; then all of `data` is trained on.
-  /// Otherwise the last data.validation_ratio of the tokens are held out.
+  /// Where a run writes; empty: nowhere. Neither may be read as data, and what was found out about
+  /// large files is kept in `out`.
+  struct Places {
+    std::string out, export_path;
+  };
+  /// `data` is a path as of Tokens::Open, or a mixture of several. `validation` is empty, or the
+  /// path of held-out data; then all of `data` is trained on, and a file that both have is warned
+  /// of. Otherwise the last data.validation_ratio of the tokens of each corpus are held out.
+  /// kInvalid as of Tokens::Open and ReadMixture, and for data that is too short.
   static Result<std::unique_ptr<TokenSource>> Open(const Config& config, const std::string& data,
-                                                   const std::string& validation = "");
+                                                   const std::string& validation,
+                                                   const Places& places);
+  static Result<std::unique_ptr<TokenSource>> Open(const Config& config, const std::string& data,
+                                                   const std::string& validation = "") {
+    return Open(config, data, validation, Places());
+  }
 
   /// Micro-batch `number` in [0, micro_batches) of `step` in 1..steps: train.batch sequences.
   Status TrainBatch(int64_t step, int64_t number, TokenBatch* batch) const override;
@@ -46,26 +50,63 @@ class TokenSource final : public BatchSource {
   /// Evaluation sequences [begin, begin + count), the same ones every time.
   Status EvalBatch(int64_t begin, int64_t count, TokenBatch* batch) const override;
 
-  int64_t train_tokens() const { return train_end_; }
-  int64_t validation_tokens() const { return validation_end_ - validation_begin_; }
+  int64_t train_tokens() const;
+  int64_t validation_tokens() const;
+  struct Share {
+    std::string path;
+    int64_t tokens = 0;
+    int64_t tokens_per_epoch = 0;  // those that are trained on before any comes again
+    double part = 1;               // of all sequences
+  };
+  /// By corpus; one, if `data` was no mixture.
+  std::vector<Share> shares() const;
 
-  /// Identifies the data: sizes, the cut, and 64 pages of each part. The same for text and for a
-  /// .bin of the same tokens.
+  /// Identifies the data: SHA-256 over all bytes of all files, how they are read, the cut, and the
+  /// shares of a mixture.
   std::string Digest() const;
+  /// Keeps what the next start with the same Places need not find out again. kFailed if it cannot
+  /// be written; nothing depends on it.
+  Status SaveDigests() const;
 
  private:
+  struct Range {
+    std::shared_ptr<const Tokens> tokens;
+    int64_t begin = 0, end = 0;
+    int64_t size() const { return end - begin; }
+  };
+  struct Corpus {
+    std::string path;
+    std::shared_ptr<const Tokens> tokens = {};  // [0, train_end) are trained on
+    int64_t train_end = 0;
+    int64_t windows = 0;  // per epoch
+    Range held_out = {};
+  };
+  struct Evaluation {
+    Range of;
+    int64_t sequences = 0;
+  };
+
   TokenSource() = default;
-  Status CheckSizes(const std::string& data, const std::string& validation) const;
+  Status AddCorpus(const MixturePart& part, int64_t vocabulary, const Tokens::Options& options,
+                   double held_out);
+  Status OpenValidation(const std::string& path, int64_t vocabulary,
+                        const Tokens::Options& options);
+  /// At most `most` sequences, shared out by weight.
+  void SetEvaluation(int64_t most, const std::vector<double>& weights);
+  /// What is said of data that is too short.
+  std::string Needs() const;
   /// Appends the sequence whose first input is token `begin`.
   Status Append(const Tokens& tokens, int64_t begin, TokenBatch* batch) const;
+  /// Appends sequence number `drawn` of a corpus.
+  Status AppendDrawn(size_t number, int64_t drawn, TokenBatch* batch) const;
 
+  std::string digests_;  // file of the DigestStore; empty: none
   int64_t sequence_ = 0, batch_ = 0, micro_batches_ = 0;
   uint64_t seed_ = 0;
-  std::shared_ptr<const Tokens> train_;       // tokens [0, train_end_)
-  std::shared_ptr<const Tokens> validation_;  // tokens [validation_begin_, validation_end_)
-  int64_t train_end_ = 0;
-  int64_t validation_begin_ = 0, validation_end_ = 0;
-  int64_t windows_ = 0;  // per epoch
+  std::vector<Corpus> corpora_;
+  std::vector<int64_t> shares_;                    // of MixtureOrder::kBlock, by corpus
+  std::shared_ptr<const Tokens> validation_ = {};  // of --val
+  std::vector<Evaluation> evaluations_;
   int64_t eval_sequences_ = 0;
 };
 

@@ -1,6 +1,7 @@
 // What the model asks of the world outside it: memory layers whose tables live elsewhere. Model
 // code knows this interface only, no sockets, no shards. Implementations: RemoteExchange (servers),
-// LocalExchange (tables of an exported file; forward only), and naive ones in tests.
+// LocalExchange (tables of an exported file) and SnapshotModel (those of snapshots), which are
+// forward only, and naive ones in tests.
 #pragma once
 
 #include <cstddef>

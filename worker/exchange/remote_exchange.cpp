@@ -22,8 +22,15 @@ Status RemoteExchange::WaitOutside(std::span<Pending> pending) {
   return status;
 }
 
+/// A pass takes as long as it takes: who is to end does not finish it.
+Status RemoteExchange::CheckStopping() const {
+  if (stopping_ == nullptr || !stopping_->load()) return Status::Ok();
+  return {Code::kUnavailable, "this worker ends"};
+}
+
 Status RemoteExchange::Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) {
   gate_.AssertHeld();  // by whoever calls, here and below
+  MF_RETURN_IF_ERROR(CheckStopping());
   if (tensor.mode == ExchangeMode::kPull) return ForwardPull(tensor, hashes, y);
   return WaitOutside(
       tables_.Forward(at_, tensor, hashes.tokens, hashes.indices, hashes.weights, y));
@@ -32,6 +39,7 @@ Status RemoteExchange::Forward(const TensorSpec& tensor, const Hashes& hashes, f
 Status RemoteExchange::Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
                                 float* dweights) {
   gate_.AssertHeld();
+  MF_RETURN_IF_ERROR(CheckStopping());
   if (tensor.mode == ExchangeMode::kPull) return BackwardPull(tensor, hashes, dy, dweights);
   return WaitOutside(tables_.Backward(std::get<OpenStep>(at_), micro_batch_, tensor, hashes.tokens,
                                       hashes.indices, hashes.weights, dy, dweights));

@@ -3,6 +3,7 @@
 // micro-batch, so that exchange and compute overlap.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <span>
 #include <unordered_map>
@@ -23,9 +24,16 @@ class RemoteExchange final : public Exchange, public RowExchange {
  public:
   /// For one micro-batch of an open step, or reading a finished one. Whoever calls anything of it
   /// holds `gate`, which is given up while servers are waited for.
+  /// Once `stopping`, if there is one, becomes true, forward and backward fail with kUnavailable.
   RemoteExchange(TableClient& tables, ThreadPool& pool, ComputeGate& gate, const ReadState& at,
-                 uint32_t micro_batch) MF_REQUIRES(gate)
-      : tables_(tables), pool_(pool), gate_(gate), at_(at), micro_batch_(micro_batch) {}
+                 uint32_t micro_batch, const std::atomic<bool>* stopping = nullptr)
+      MF_REQUIRES(gate)
+      : tables_(tables),
+        pool_(pool),
+        gate_(gate),
+        at_(at),
+        micro_batch_(micro_batch),
+        stopping_(stopping) {}
 
   Status Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) override;
   Status Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
@@ -58,6 +66,7 @@ class RemoteExchange final : public Exchange, public RowExchange {
                       float* dweights);
   void FindDistinct(const TensorSpec& tensor, const Hashes& hashes, Pulled* pulled);
   void PointToRows(const TensorSpec& tensor, const Hashes& hashes, Pulled* pulled);
+  Status CheckStopping() const;
   /// Gives up the gate until all have ended; the first failure.
   Status WaitOutside(std::span<Pending> pending) MF_REQUIRES(gate_);
   Status WaitOutside(Pending pending) MF_REQUIRES(gate_) { return WaitOutside({&pending, 1}); }
@@ -67,6 +76,7 @@ class RemoteExchange final : public Exchange, public RowExchange {
   ComputeGate& gate_;
   const ReadState at_;
   const uint32_t micro_batch_;
+  const std::atomic<bool>* const stopping_;
   std::unordered_map<uint32_t, Pulled> pulled_;  // by tensor id, from Forward to Backward
   std::vector<Pending> pushes_;
 };

@@ -1,17 +1,16 @@
 #include "worker/export/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
 #include <set>
+
+#include "common/base/bf16.h"
+#include "common/base/buffer.h"
+#include "common/run/versions.h"
 
 namespace mf {
 namespace {
@@ -20,6 +19,9 @@ using nlohmann::json;
 
 // As in the format's other readers; a header of 100 MB describes a million tensors.
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;
+
+constexpr std::pair<const char*, DType> kDTypes[] = {
+    {"F32", DType::kF32}, {"F16", DType::kF16}, {"BF16", DType::kBF16}, {"U64", DType::kU64}};
 
 std::string ShapeText(const std::vector<int64_t>& shape) {
   std::string text = "[";
@@ -55,76 +57,95 @@ std::optional<json> ParseHeaderJson(const char* begin, const char* end) {
   return root;
 }
 
+/// Finds the model's configuration; without one it is another program's file.
+Status ParseMetadata(const json& metadata, const std::string& path, std::string* config_json) {
+  const auto invalid = [&path](const std::string& what) {
+    return Status::Invalid(path + ": __metadata__" + what);
+  };
+  if (!metadata.is_object()) return invalid(" is not an object");
+  const auto config = metadata.find("config");
+  if (config == metadata.end()) return Status::Ok();
+  if (const auto version = metadata.find("config_version"); version != metadata.end()) {
+    const std::string text = version->is_string() ? version->get<std::string>() : "";
+    uint32_t number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (error != std::errc() || end != text.data() + text.size()) {
+      return invalid(".config_version is not a number");
+    }
+    MF_RETURN_IF_ERROR(CheckVersion(kExportFormat, number, path));
+  }
+  if (!config->is_string()) return invalid(".config is not a string");
+  *config_json = config->get<std::string>();
+  return Status::Ok();
+}
+
 }  // namespace
 
 Status SafetensorsReader::Invalid(const std::string& what) const {
   return Status::Invalid(path_ + ": " + what);
 }
 
-SafetensorsReader::~SafetensorsReader() {
-  if (map_ != nullptr) munmap(map_, size_);
-}
+SafetensorsReader::~SafetensorsReader() = default;
 
 Result<std::shared_ptr<const SafetensorsReader>> SafetensorsReader::Open(const std::string& path) {
   std::shared_ptr<SafetensorsReader> reader(new SafetensorsReader);
   reader->path_ = path;
-  MF_RETURN_IF_ERROR(reader->Map());
+  if (IsFolder(path)) {
+    return reader->Invalid("a folder, not a safetensors file; `worker export` writes one");
+  }
+  MF_ASSIGN_OR_RETURN(reader->map_, MappedFile::Open(path, "this model file"));
   MF_RETURN_IF_ERROR(reader->ParseHeader());
   return std::shared_ptr<const SafetensorsReader>(std::move(reader));
 }
 
-Status SafetensorsReader::Map() {
-  const int fd = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return Invalid(std::string("cannot open this model file: ") + std::strerror(errno));
-  struct stat info;
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-    close(fd);
-    return Invalid("not a safetensors file; `worker export` writes one");
+const float* SafetensorsReader::Tensor::f32() const {
+  const bool aligned = reinterpret_cast<uintptr_t>(data) % alignof(float) == 0;
+  if (entry.dtype != DType::kF32 || !aligned) return nullptr;
+  return reinterpret_cast<const float*>(data);
+}
+
+void SafetensorsReader::Tensor::CopyF32(float* values) const {
+  MF_CHECK(entry.dtype != DType::kU64);
+  if (entry.dtype == DType::kF32) {
+    if (bytes > 0) std::memcpy(values, data, bytes);
+    return;
   }
-  size_ = static_cast<uint64_t>(info.st_size);
-  if (size_ < 8) {
-    close(fd);
-    size_ = 0;
-    return Invalid("cut short: not even a safetensors header length");
+  const bool half = entry.dtype == DType::kF16;
+  for (uint64_t i = 0; i < numbers(); ++i) {
+    const uint16_t bits = LoadUnaligned<uint16_t>(data, i);
+    values[i] = half ? FromF16(bits) : FromBf16(bits);
   }
-  void* map = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
-  const int error = errno;
-  close(fd);
-  if (map == MAP_FAILED) {
-    return Status::Failed(path_ + ": cannot map it: " + std::strerror(error));
-  }
-  map_ = map;
-  return Status::Ok();
 }
 
 Status SafetensorsReader::ParseHeader() {
-  const char* base = static_cast<const char*>(map_);
+  const char* base = reinterpret_cast<const char*>(map_->data());
+  const uint64_t size = map_->bytes();
+  if (size < 8) return Invalid("cut short: not even a safetensors header length");
   uint64_t length;
   std::memcpy(&length, base, 8);
   if (length > kMaxHeaderBytes) return Invalid("not a safetensors file: impossible header length");
-  if (length > size_ - 8) return Invalid("cut short inside its header");
+  if (length > size - 8) return Invalid("cut short inside its header");
   const std::optional<json> root = ParseHeaderJson(base + 8, base + 8 + length);
   if (!root.has_value()) return Invalid("its header is not a JSON object with distinct names");
+  // Before the tensors, which a newer version may describe in another way.
+  if (const auto metadata = root->find("__metadata__"); metadata != root->end()) {
+    MF_RETURN_IF_ERROR(ParseMetadata(*metadata, path_, &config_json_));
+  }
   for (const auto& item : root->items()) {
     const std::string& name = item.key();
     const json& value = item.value();
-    if (name == "__metadata__") {
-      if (!value.is_object()) return Invalid("__metadata__ is not an object");
-      const auto config = value.find("config");
-      if (config == value.end()) continue;
-      if (!config->is_string()) return Invalid("__metadata__.config is not a string");
-      config_json_ = config->get<std::string>();
-      continue;
-    }
+    if (name == "__metadata__") continue;
     const auto bad = [&](const char* what) { return Invalid("tensor " + name + ": " + what); };
     if (!value.is_object()) return bad("not an object");
     Tensor tensor;
     tensor.entry.name = name;
     const auto dtype = value.find("dtype");
-    if (dtype == value.end() || (*dtype != "F32" && *dtype != "U64")) {
-      return bad("dtype is neither F32 nor U64");
-    }
-    tensor.entry.dtype = *dtype == "F32" ? DType::kF32 : DType::kU64;
+    const auto named = [&](const auto& known) {
+      return dtype != value.end() && *dtype == known.first;
+    };
+    const auto known = std::find_if(std::begin(kDTypes), std::end(kDTypes), named);
+    if (known == std::end(kDTypes)) return bad("dtype is none of F32, F16, BF16 and U64");
+    tensor.entry.dtype = known->second;
     const auto is_count = [](const json& n) {
       return n.is_number_unsigned() && n.get<uint64_t>() <= uint64_t{INT64_MAX};
     };
@@ -147,7 +168,7 @@ Status SafetensorsReader::ParseHeader() {
     begins_.push_back(begin);
     tensors_.push_back(std::move(tensor));
   }
-  const uint64_t data_bytes = size_ - 8 - length;
+  const uint64_t data_bytes = size - 8 - length;
   std::vector<size_t> order(tensors_.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
@@ -163,7 +184,7 @@ Status SafetensorsReader::ParseHeader() {
   begins_ = std::move(begins);
   MF_RETURN_IF_ERROR(CheckLayout(data_bytes));
   for (size_t i = 0; i < tensors_.size(); ++i) {
-    tensors_[i].data = static_cast<const std::byte*>(map_) + 8 + length + begins_[i];
+    tensors_[i].data = map_->data() + 8 + length + begins_[i];
   }
   return Status::Ok();
 }
@@ -203,8 +224,8 @@ Status SafetensorsReader::CheckTensors(const std::vector<TensorSpec>& expected) 
       }
       return Invalid("tensor " + spec.name + " is missing");
     }
-    if (tensor->entry.dtype != DType::kF32) {
-      return Invalid("tensor " + spec.name + ": dtype is not F32");
+    if (tensor->entry.dtype == DType::kU64) {
+      return Invalid("tensor " + spec.name + ": dtype is none of F32, F16 and BF16");
     }
     if (tensor->entry.shape != spec.shape) {
       return Invalid("tensor " + spec.name + ": shape is " + ShapeText(tensor->entry.shape) +

@@ -8,13 +8,16 @@
 #include <string>
 #include <vector>
 
+#include "common/base/input_file.h"
 #include "common/base/status.h"
 #include "common/run/tensor_spec.h"
 
 namespace mf {
 
-enum class DType { kF32, kU64 };
-inline size_t DTypeBytes(DType dtype) { return dtype == DType::kF32 ? 4 : 8; }
+enum class DType { kF32, kU64, kF16, kBF16 };  // the last two are read, not written
+inline size_t DTypeBytes(DType dtype) {
+  return dtype == DType::kF32 ? 4 : dtype == DType::kU64 ? 8 : 2;
+}
 
 /// What the header says of one tensor.
 struct TensorEntry {
@@ -30,11 +33,15 @@ std::vector<TensorEntry> EntriesOf(const std::vector<TensorSpec>& tensors);
 /// alone: no time, no padding left over, tensors in the order given.
 class SafetensorsWriter {
  public:
-  /// `config_json` becomes `__metadata__.config`. kInvalid if the place cannot be written.
+  /// `config_json` becomes `__metadata__.config`, and `format`, unless it is empty,
+  /// `__metadata__.format`. kInvalid if the place cannot be written.
   static Result<std::unique_ptr<SafetensorsWriter>> Create(const std::string& path,
                                                            const std::vector<TensorEntry>& tensors,
-                                                           const std::string& config_json);
+                                                           const std::string& config_json,
+                                                           const std::string& format = "");
   ~SafetensorsWriter();  // without Finish: removes what was written
+  /// The same for the one that is at work, by its name only: async-signal-safe.
+  static void RemoveUnfinished();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
@@ -61,9 +68,13 @@ class SafetensorsReader {
  public:
   struct Tensor {
     TensorEntry entry;
-    const std::byte* data = nullptr;  // aligned to 4 for f32, not always to 8 for u64
+    const std::byte* data = nullptr;  // of any alignment: other programs' headers have any length
     uint64_t bytes = 0;
-    const float* f32() const { return reinterpret_cast<const float*>(data); }
+    uint64_t numbers() const { return bytes / DTypeBytes(entry.dtype); }
+    /// In place; nullptr unless they are f32 that lie aligned.
+    const float* f32() const;
+    /// All numbers() of F32, F16 or BF16, without loss.
+    void CopyF32(float* values) const;
   };
 
   /// kInvalid, naming file and tensor, for anything that is not a well-formed file.
@@ -78,19 +89,17 @@ class SafetensorsReader {
   const Tensor* Find(const std::string& name) const;
   /// `__metadata__.config`, or empty.
   const std::string& config_json() const { return config_json_; }
-  /// kInvalid unless the file holds exactly `expected`, whole, f32, in these shapes.
+  /// kInvalid unless the file holds exactly `expected`, whole, of floats, in these shapes.
   Status CheckTensors(const std::vector<TensorSpec>& expected) const;
 
  private:
   SafetensorsReader() = default;
-  Status Map();
   Status ParseHeader();
   Status CheckLayout(uint64_t data_bytes) const;
   Status Invalid(const std::string& what) const;
 
   std::string path_, config_json_;
-  void* map_ = nullptr;
-  uint64_t size_ = 0;
+  std::unique_ptr<MappedFile> map_;
   std::vector<Tensor> tensors_;
   std::vector<uint64_t> begins_;  // as announced, beside tensors_, until they are checked
 };

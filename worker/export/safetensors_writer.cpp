@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -15,13 +16,16 @@ namespace {
 
 constexpr size_t kBufferBytes = 1 << 20;
 
+std::atomic<const char*> g_temporary{nullptr};  // of the writer that is at work
+
 const char* DTypeName(DType dtype) { return dtype == DType::kF32 ? "F32" : "U64"; }
 
 /// The header, padded with spaces so that data begins at a multiple of 8.
 std::string Header(const std::vector<TensorEntry>& tensors, const std::string& config_json,
-                   uint64_t* data_bytes) {
+                   const std::string& format, uint64_t* data_bytes) {
   nlohmann::ordered_json root;  // tensors in the given order
   root["__metadata__"]["config"] = config_json;
+  if (!format.empty()) root["__metadata__"]["format"] = format;
   uint64_t offset = 0;
   for (const TensorEntry& tensor : tensors) {
     uint64_t bytes = DTypeBytes(tensor.dtype);
@@ -54,19 +58,21 @@ Status SafetensorsWriter::Fail(const char* action) const {
 
 Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
     const std::string& path, const std::vector<TensorEntry>& tensors,
-    const std::string& config_json) {
+    const std::string& config_json, const std::string& format) {
   std::unique_ptr<SafetensorsWriter> writer(new SafetensorsWriter);
-  writer->path_ = path;
+  MF_RETURN_IF_ERROR(CheckReplaceable(path));
+  writer->path_ = FollowLinks(path);
   // Beside the final name, so that the rename stays inside one file system; the process id keeps
   // two writers of the same export apart.
-  writer->temporary_ = path + ".partial-" + std::to_string(getpid());
+  writer->temporary_ = writer->path_ + ".partial-" + std::to_string(getpid());
   writer->fd_ = open(writer->temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (writer->fd_ < 0) {
     return Status::Invalid(path + ": cannot write here: " + std::strerror(errno) +
                            "; give a place in a folder that exists and can be written");
   }
+  g_temporary.store(writer->temporary_.c_str());
   writer->buffer_.reserve(kBufferBytes);
-  const std::string header = Header(tensors, config_json, &writer->expected_);
+  const std::string header = Header(tensors, config_json, format, &writer->expected_);
   const uint64_t length = header.size();
   char length_bytes[8];
   for (int i = 0; i < 8; ++i) length_bytes[i] = static_cast<char>(length >> (8 * i));
@@ -76,9 +82,14 @@ Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
 }
 
 SafetensorsWriter::~SafetensorsWriter() {
+  g_temporary.store(nullptr);
   if (fd_ < 0) return;
   close(fd_);
   unlink(temporary_.c_str());
+}
+
+void SafetensorsWriter::RemoveUnfinished() {
+  if (const char* const path = g_temporary.load(); path != nullptr) unlink(path);
 }
 
 Status SafetensorsWriter::Write(const void* data, size_t bytes) {
@@ -112,6 +123,7 @@ Status SafetensorsWriter::Finish() {
   buffer_.clear();
   if (fsync(fd_) != 0) return Fail("flush");
   close(std::exchange(fd_, -1));
+  g_temporary.store(nullptr);
   const Status published = PublishPath(temporary_, path_);
   if (!published.ok()) unlink(temporary_.c_str());
   return published;

@@ -22,12 +22,18 @@ class Scorer {
   static Result<std::unique_ptr<Scorer>> Make(const Config& config, Compute& compute,
                                               Compute::Parameters dense, Exchange& exchange);
 
-  /// Scores tokens 1..size-1 exactly once, in windows of model.sequence tokens; a window knows
-  /// nothing of the one before it but the token it begins with. `read(begin, count, ids)` copies
-  /// tokens; `take` gets the log-probabilities in order. At most `max_windows` windows, 0: all.
+  struct Windows {
+    int64_t most = 0;    // as many tokens as so many whole windows are scored; 0: all
+    int64_t stride = 0;  // at which they begin, at most model.sequence; 0: one behind the other
+  };
+  /// Scores tokens 1..size-1 exactly once, in windows of model.sequence tokens that begin every
+  /// `stride` tokens. Each scores what the one before has not: with a stride of model.sequence
+  /// all it has, and it knows nothing of the one before but the token it begins with; with a
+  /// smaller one each token but the first ones is scored knowing at least model.sequence - stride
+  /// others. `read(begin, count, ids)` copies tokens; `take` gets the log-probabilities in order.
   using Read = std::function<Status(int64_t begin, int64_t count, uint32_t* ids)>;
   using Take = std::function<void(std::span<const float> logprobs)>;
-  Status Score(int64_t size, const Read& read, const Take& take, int64_t max_windows = 0);
+  Status Score(int64_t size, const Read& read, const Take& take, const Windows& windows);
 
  private:
   Scorer(const Config& config, Compute& compute, Compute::Parameters dense, Exchange& exchange)

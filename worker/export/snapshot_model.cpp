@@ -1,55 +1,71 @@
 #include "worker/export/snapshot_model.h"
 
+#include <numeric>
 #include <utility>
 
-#include "common/client/membership.h"
+#include "common/base/machine_limits.h"
+#include "common/kernels/wire.h"
+#include "pserver/offline/snapshot_tables.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 
-Result<std::unique_ptr<SnapshotModel>> SnapshotModel::Open(const std::string& dir, int threads) {
+SnapshotModel::SnapshotModel() = default;
+SnapshotModel::~SnapshotModel() = default;
+
+Result<std::unique_ptr<SnapshotModel>> SnapshotModel::Open(const std::string& dir,
+                                                           ThreadPool& pool) {
   std::unique_ptr<SnapshotModel> model(new SnapshotModel());
-  EmbeddedServers::SnapshotsFound found;
-  MF_ASSIGN_OR_RETURN(model->servers_,
-                      EmbeddedServers::StartOnSnapshots(model->context_, dir, threads, &found));
-  MF_ASSIGN_OR_RETURN(model->run_, RunDescription::FromJson(found.description));
-  Result<Config> config = ConfigOf(model->run_);
+  MF_ASSIGN_OR_RETURN(model->tables_, SnapshotTables::Open(dir, DefaultTableBytes(), pool));
+  Result<Config> config = ConfigOf(model->tables_->run());
   if (!config.ok()) return Status::Invalid(dir + ": " + config.status().message());
   model->config_ = std::move(config).value();
-  const std::vector<std::string>& addresses = model->servers_->addresses();
-  MF_ASSIGN_OR_RETURN(auto transport, ConnectZmq(model->context_, addresses));
-  constexpr double kDeadlineSeconds =
-      3600;  // everything is in this process: only reading takes time
-  model->client_ = std::make_unique<Client>(std::move(transport), addresses,
-                                            Client::Options{.deadline_seconds = kDeadlineSeconds});
-  model->tables_ = std::make_unique<TableClient>(*model->client_, model->run_);
-  if (const Status status = model->GoTo(found.step); !status.ok()) {
-    return Status::Failed(dir + ": " + status.message());
-  }
   return model;
 }
 
-Status SnapshotModel::GoTo(uint64_t step) {
-  Membership membership(run_.Json(), client_->servers());
-  const Client::Outcome joined = client_->CallAll(membership.Hellos()).get();
-  if (!joined.ok()) return joined.status();
-  for (size_t server = 0; server < joined.value().size(); ++server) {
-    client_->SetSession(server, As<HelloReply>(joined.value()[server]).session);
-  }
-  at_ = {1, step};
-  const Request rollback{.body = RollbackRequest{.to = at_}};
-  return client_->CallAll(std::vector<Request>(client_->servers(), rollback)).get().status();
-}
+const std::vector<TensorSpec>& SnapshotModel::tensors() const { return tables_->run().tensors; }
 
-Result<DenseTensors> SnapshotModel::Dense() {
+uint64_t SnapshotModel::step() const { return tables_->step(); }
+
+DenseTensors SnapshotModel::Dense() {
   DenseTensors dense(tensors().size());
   for (const TensorSpec& tensor : tensors()) {
     if (tensor.kind != TensorKind::kDense) continue;
     std::vector<float>& values = dense[tensor.id];
     values.resize(tensor.total_rows() * static_cast<size_t>(tensor.columns));
-    MF_RETURN_IF_ERROR(
-        tables_->PullRange(at_, tensor, 0, tensor.total_rows(), values.data()).Wait());
+    // Of tables in memory, which can always be read.
+    (void)ReadRange(tensor, 0, tensor.total_rows(), values.data());
   }
   return dense;
+}
+
+Status SnapshotModel::ReadRange(const TensorSpec& tensor, uint64_t first, uint64_t count,
+                                float* values) {
+  rows_.resize(count);
+  std::iota(rows_.begin(), rows_.end(), first);
+  return ReadRows(tensor, rows_, values);
+}
+
+Status SnapshotModel::ReadRows(const TensorSpec& tensor, const std::vector<uint64_t>& rows,
+                               float* values) {
+  tables_->Pull(tensor, rows, values);
+  return Status::Ok();
+}
+
+Result<std::vector<uint64_t>> SnapshotModel::UpdatedRows(const TensorSpec& tensor, uint64_t first,
+                                                         uint64_t most) {
+  return tables_->UpdatedRows(tensor, first, most);
+}
+
+Status SnapshotModel::Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) {
+  buckets_.resize(hashes.pairs * hashes.tokens);
+  WidenIndices(hashes.indices.data(), hashes.index_bytes, buckets_.size(), buckets_.data());
+  tables_->Forward(tensor, buckets_, hashes.weights.as<float>(), hashes.tokens, y);
+  return Status::Ok();
+}
+
+Status SnapshotModel::Backward(const TensorSpec& tensor, const Hashes&, const Buffer&, float*) {
+  return Status::Failed("tensor " + tensor.name + ": snapshots cannot be trained");
 }
 
 }  // namespace mf

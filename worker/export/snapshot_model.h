@@ -1,5 +1,6 @@
-// The state of a run as its snapshots hold it, offline: servers inside the process read the newest
-// common step; nothing on disk is changed, and a cluster may run on the same folder meanwhile.
+// A model from the snapshots of its run, as LoadedModel is one from an export: tables in memory,
+// and memory layers over them. No servers; nothing on disk is changed, and a cluster may run on the
+// same folder meanwhile.
 #pragma once
 
 #include <cstdint>
@@ -7,41 +8,50 @@
 #include <string>
 #include <vector>
 
-#include "common/client/client.h"
-#include "common/client/table_client.h"
-#include "common/net/transport.h"
-#include "worker/config/tensors.h"
-#include "worker/embedded/embedded.h"
+#include "common/base/buffer.h"
+#include "common/base/thread_pool.h"
+#include "worker/config/config.h"
+#include "worker/exchange/exchange.h"
+#include "worker/export/tensor_reader.h"
 #include "worker/model/model.h"
 
 namespace mf {
 
-class SnapshotModel {
+class SnapshotTables;
+
+class SnapshotModel final : public TensorReader, public Exchange {
  public:
-  /// `dir`: a --data folder with the snapshots of all servers. kInvalid, naming what is missing, if
-  /// they have no common step or are of no language model; kFailed, naming the file, if the newest
-  /// one is damaged.
-  static Result<std::unique_ptr<SnapshotModel>> Open(const std::string& dir, int threads);
+  /// The newest step of which `dir`, a --data folder, has the snapshots of all servers. `pool`
+  /// outlives the model. kInvalid, naming what is missing, if there is none or it is of no language
+  /// model; kFailed, naming the file, if it is damaged.
+  static Result<std::unique_ptr<SnapshotModel>> Open(const std::string& dir, ThreadPool& pool);
+  ~SnapshotModel() override;
 
   const Config& config() const { return config_; }
-  const std::vector<TensorSpec>& tensors() const { return run_.tensors; }
-  TableClient& tables() { return *tables_; }
-  /// The state: to read from.
-  FinishedStep at() const { return at_; }
+  const std::vector<TensorSpec>& tensors() const;
+  uint64_t step() const;
   /// The dense tensors, whole.
-  Result<DenseTensors> Dense();
+  DenseTensors Dense();
+
+  Status ReadRange(const TensorSpec& tensor, uint64_t first, uint64_t count,
+                   float* values) override;
+  Status ReadRows(const TensorSpec& tensor, const std::vector<uint64_t>& rows,
+                  float* values) override;
+  Result<std::vector<uint64_t>> UpdatedRows(const TensorSpec& tensor, uint64_t first,
+                                            uint64_t most) override;
+
+  Status Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) override;
+  /// kFailed: snapshots cannot be trained.
+  Status Backward(const TensorSpec& tensor, const Hashes& hashes, const Buffer& dy,
+                  float* dweights) override;
 
  private:
-  SnapshotModel() = default;
-  Status GoTo(uint64_t step);
+  SnapshotModel();
 
-  RunDescription run_;
   Config config_;
-  TransportContext context_;
-  std::unique_ptr<EmbeddedServers> servers_;
-  std::unique_ptr<Client> client_;
-  std::unique_ptr<TableClient> tables_;
-  FinishedStep at_;
+  std::unique_ptr<SnapshotTables> tables_;
+  std::vector<uint64_t> rows_;     // of a range
+  std::vector<uint32_t> buckets_;  // of a Forward()
 };
 
 }  // namespace mf

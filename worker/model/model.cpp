@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "worker/model/model_pass.h"
 
@@ -21,6 +22,12 @@ Status CheckIds(const std::vector<uint32_t>& ids, const char* what, size_t token
     }
   }
   return Status::Ok();
+}
+
+void TakeLogprobs(const Model::Workspace::State& state, std::vector<float>* logprobs) {
+  logprobs->resize(state.nll.size());
+  std::transform(state.nll.begin(), state.nll.end(), logprobs->begin(),
+                 [](double value) { return static_cast<float>(-value); });
 }
 
 }  // namespace
@@ -69,20 +76,39 @@ Status Model::Score(const DenseTensors& parameters, const TokenBatch& batch, Exc
   Pass pass(*this, parameters, batch, exchange, workspace);
   MF_RETURN_IF_ERROR(pass.Forward());
   pass.Score();
-  const std::vector<double>& nll = workspace.state->nll;
-  logprobs->resize(nll.size());
-  std::transform(nll.begin(), nll.end(), logprobs->begin(),
-                 [](double value) { return static_cast<float>(-value); });
+  TakeLogprobs(*workspace.state, logprobs);
   return Status::Ok();
 }
 
-Status Model::LastLogits(const DenseTensors& parameters, const TokenBatch& batch,
-                         Exchange& exchange, Workspace& workspace,
-                         std::vector<float>* logits) const {
+Status Model::CheckRoom(const Context& context, size_t more) const {
+  const auto most = static_cast<size_t>(config_.model.sequence);
+  if (context.length() + more <= most) return Status::Ok();
+  return Status::Invalid("a text of " + std::to_string(context.length() + more) +
+                         " tokens: at most " + std::to_string(most) + " (model.sequence)");
+}
+
+Status Model::Extend(const DenseTensors& parameters, std::vector<uint32_t> ids, Exchange& exchange,
+                     Workspace& workspace, Context* context, std::vector<float>* logits) const {
+  const TokenBatch batch{
+      .sequences = 1, .length = ids.size(), .inputs = std::move(ids), .targets = {}};
   MF_RETURN_IF_ERROR(CheckBatch(config_, batch, Targets::kUnused));
-  Pass pass(*this, parameters, batch, exchange, workspace);
+  MF_RETURN_IF_ERROR(CheckRoom(*context, batch.length));
+  Pass pass(*this, parameters, batch, exchange, workspace, context);
   MF_RETURN_IF_ERROR(pass.Forward());
+  context->length_ += batch.length;
   pass.LastLogits(logits);
+  return Status::Ok();
+}
+
+Status Model::ScoreAfter(const DenseTensors& parameters, const TokenBatch& batch,
+                         Exchange& exchange, Workspace& workspace, Context* context,
+                         std::vector<float>* logprobs) const {
+  MF_RETURN_IF_ERROR(CheckBatch(config_, batch, Targets::kNeeded));
+  MF_RETURN_IF_ERROR(CheckRoom(*context, batch.length));
+  Pass pass(*this, parameters, batch, exchange, workspace, context);
+  MF_RETURN_IF_ERROR(pass.Forward());
+  pass.Score();
+  TakeLogprobs(*workspace.state, logprobs);
   return Status::Ok();
 }
 

@@ -13,7 +13,8 @@ void Pass::Multiply(const ProjectionIds& layer, const float* x, float* y) {
                  .a = {x, layer.in},
                  .b = {Parameter(layer.weight), layer.out},
                  .c = y,
-                 .c_stride = layer.out},
+                 .c_stride = layer.out,
+                 .as_vector = context_ != nullptr},
                 pool_);
 }
 
@@ -46,7 +47,7 @@ void Pass::ForwardDenseBlock(const BlockIds& ids, BlockActivations& block, float
   float* qkv = Need(block.qkv, tokens_ * 3 * d_);
   Multiply(ids.qkv, normed, qkv);
   AddBiasAndRotate(ids.qkv.bias, qkv);
-  Attend(block);
+  Attend(ids, block);
   float* z = Need(block.z, tokens_ * d_);
   Multiply(ids.attention_out, block.attended.data(), z);
   AddRows(block.x.data(), z, ids.attention_out.bias, z);

@@ -22,7 +22,8 @@ void Pass::LogitsOf(const float* normed, size_t rows, float* logits) {
                  .a = {normed, d_},
                  .b = {Parameter(plan_.head), d_, Transpose::kYes},
                  .c = logits,
-                 .c_stride = vocabulary_},
+                 .c_stride = vocabulary_,
+                 .as_vector = context_ != nullptr},
                 pool_);
 }
 
@@ -88,14 +89,10 @@ void Pass::ScoreAndBackward(double loss_scale, DenseTensors* gradients) {
 }
 
 void Pass::LastLogits(std::vector<float>* logits) {
-  const NormParameters norm = NormOf(plan_.final_norm);
-  float* normed = Need(state_.normed, batch_.sequences * d_);
-  for (size_t s = 0; s < batch_.sequences; ++s) {
-    const size_t last = (s + 1) * batch_.length - 1;
-    NormRows(norm, state_.x.data() + last * d_, 1, normed + s * d_);
-  }
-  logits->resize(batch_.sequences * vocabulary_);
-  LogitsOf(normed, batch_.sequences, logits->data());
+  float* normed = Need(state_.normed, d_);
+  NormRows(NormOf(plan_.final_norm), state_.x.data() + (tokens_ - 1) * d_, 1, normed);
+  logits->resize(vocabulary_);
+  LogitsOf(normed, 1, logits->data());
 }
 
 }  // namespace mf

@@ -25,7 +25,7 @@ Status Pass::ForwardMemoryBlock(const BlockIds& ids, BlockActivations& block, fl
   AddBiasAndRotate(ids.qkv.bias, qkv);
 
   // Z = X + MultiHeadAttention(Q, K, V), no output projection.
-  Attend(block);
+  Attend(ids, block);
   float* z = Need(block.z, tokens_ * d_);
   AddRows(block.x.data(), block.attended.data(), -1, z);
 

@@ -8,7 +8,7 @@
 namespace mf {
 
 Pass::Pass(const Model& model, const DenseTensors& parameters, const TokenBatch& batch,
-           Exchange& exchange, Model::Workspace& workspace)
+           Exchange& exchange, Model::Workspace& workspace, Model::Context* context)
     : config_(model.config_),
       tensors_(model.tensors_),
       plan_(*model.plan_),
@@ -17,6 +17,7 @@ Pass::Pass(const Model& model, const DenseTensors& parameters, const TokenBatch&
       batch_(batch),
       exchange_(exchange),
       state_(*workspace.state),
+      context_(context),
       tokens_(batch.tokens()),
       d_(static_cast<size_t>(config_.model.d)),
       vocabulary_(static_cast<size_t>(config_.model.vocabulary)),
@@ -28,6 +29,7 @@ Pass::Pass(const Model& model, const DenseTensors& parameters, const TokenBatch&
   if (state_.attention.size() < threads) state_.attention.resize(threads);
   if (state_.rows.size() < threads) state_.rows.resize(threads);
   state_.blocks.resize(plan_.blocks.size());
+  if (context_ != nullptr) context_->qkv_.resize(plan_.blocks.size());
 }
 
 Status Pass::Forward() {
@@ -55,9 +57,10 @@ Status Pass::Backward(DenseTensors* gradients) {
     }
   }
   std::vector<float>& dembed = (*gradients)[static_cast<size_t>(plan_.embed)];
-  dembed.resize(vocabulary_ * d_);
-  EmbeddingBackward({tokens_, vocabulary_, d_}, batch_.inputs.data(), state_.dx.data(), pool_,
-                    dembed.data());
+  const std::vector<uint64_t> distinct = DistinctTokens(batch_.inputs);
+  dembed.resize(distinct.size() * d_);
+  EmbeddingBackward({tokens_, vocabulary_, d_}, batch_.inputs.data(), distinct, state_.dx.data(),
+                    pool_, dembed.data());
   return Status::Ok();
 }
 
@@ -128,15 +131,35 @@ void Pass::AddBiasAndRotate(int bias, float* qkv) {
       float* row = qkv + t * width;
       for (size_t i = 0; i < width; ++i) row[i] += b[i];
       // Queries and keys are neighbours: twice as many heads.
-      plan_.rotary.Apply(t % batch_.length, 2 * attention_.heads, row);
+      plan_.rotary.Apply(PositionOf(t), 2 * attention_.heads, row);
     }
   });
 }
 
-void Pass::Attend(BlockActivations& block) {
-  AttentionForward(attention_, block.qkv.data(), pool_, state_.attention,
-                   Need(block.attended, tokens_ * d_),
-                   Need(block.log_sums, tokens_ * attention_.heads));
+size_t Pass::PositionOf(size_t token) const {
+  return token % batch_.length + (context_ != nullptr ? context_->length() : 0);
+}
+
+void Pass::Attend(const BlockIds& ids, BlockActivations& block) {
+  float* attended = Need(block.attended, tokens_ * d_);
+  float* log_sums = Need(block.log_sums, tokens_ * attention_.heads);
+  if (context_ == nullptr) {
+    AttentionForward(attention_, block.qkv.data(), pool_, state_.attention, attended, log_sums);
+    return;
+  }
+  const size_t before = context_->length();
+  const size_t row = 3 * d_;
+  AttentionShape whole = attention_;
+  whole.sequences = 1;
+  whole.length = before + batch_.length;
+  std::vector<float>& qkv = context_->qkv_[ids.layer];
+  Need(qkv, whole.length * row);
+  // One after the other takes the place after the context.
+  for (size_t begin = 0; begin < tokens_; begin += batch_.length) {
+    std::copy_n(block.qkv.data() + begin * row, batch_.length * row, qkv.data() + before * row);
+    AttentionFrom(before, whole, qkv.data(), pool_, state_.attention, attended + begin * d_,
+                  log_sums + begin * attention_.heads);
+  }
 }
 
 void Pass::BackwardAttend(const BlockActivations& block, const float* dout, float* dqkv) {

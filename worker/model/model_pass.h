@@ -12,8 +12,9 @@ namespace mf {
 
 class Pass {
  public:
+  /// With a context, which goes with forward only, each sequence of the batch continues it.
   Pass(const Model& model, const DenseTensors& parameters, const TokenBatch& batch,
-       Exchange& exchange, Model::Workspace& workspace);
+       Exchange& exchange, Model::Workspace& workspace, Model::Context* context = nullptr);
 
   /// Embedding and all blocks: fills state.blocks and state.x.
   Status Forward();
@@ -24,7 +25,7 @@ class Pass {
   /// The same with gradients: dL/d(output of the last block) to state.dx, final norm and head to
   /// `gradients`.
   void ScoreAndBackward(double loss_scale, DenseTensors* gradients);
-  /// logits [sequences][vocabulary] of each sequence's last position.
+  /// logits [vocabulary] of the last token.
   void LastLogits(std::vector<float>* logits);
 
   /// All blocks and the embedding, from state.dx.
@@ -54,7 +55,8 @@ class Pass {
                     float* dx, DenseTensors* gradients);
   void AddBias(int bias, size_t width, float* y);
   void AddBiasAndRotate(int bias, float* qkv);
-  void Attend(BlockActivations& block);
+  size_t PositionOf(size_t token) const;  // in its sequence
+  void Attend(const BlockIds& ids, BlockActivations& block);
   void BackwardAttend(const BlockActivations& block, const float* dout, float* dqkv);
   void AddRows(const float* a, const float* b, int bias, float* out);
   void BiasGradient(int bias, size_t width, const float* dy, DenseTensors* gradients);
@@ -74,6 +76,7 @@ class Pass {
   const TokenBatch& batch_;
   Exchange& exchange_;
   Model::Workspace::State& state_;
+  Model::Context* const context_;
   const size_t tokens_;
   const size_t d_;
   const size_t vocabulary_;

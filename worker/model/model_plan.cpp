@@ -56,6 +56,7 @@ Model::Plan::Plan(const Config& config, const std::vector<TensorSpec>& tensors) 
   for (int64_t layer = 0; layer < m.layers; ++layer) {
     const std::string name = "blocks." + std::to_string(layer) + ".";
     BlockIds block;
+    block.layer = static_cast<size_t>(layer);
     block.norm1 = find.Norm(name + "norm1", d, m.norm);
     block.qkv = find.Projection(name + "qkv", d, 3 * d);
     block.norm2 = find.Norm(name + "norm2", d, m.norm);

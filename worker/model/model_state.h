@@ -32,6 +32,7 @@ struct ProjectionIds {
 };
 
 struct BlockIds {
+  size_t layer = 0;
   NormIds norm1, norm2, mid_norm;  // mid_norm: memory only
   ProjectionIds qkv;
   ProjectionIds attention_out;  // dense only

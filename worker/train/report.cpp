@@ -1,5 +1,7 @@
 #include "worker/train/report.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -7,18 +9,21 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
+#include <utility>
 
 #include "common/base/files.h"
+#include "common/base/logging.h"
 #include "worker/train/plot.h"
 
 namespace mf {
 namespace {
 
-namespace fs = std::filesystem;
+constexpr size_t kKeptBytesMax = 64 << 20;  // lines of about 400,000 steps
+constexpr uint64_t kStepsAtOnceMax = 1000;  // more are of a time when the worker was not there
 
 std::string Number(double value) {
   if (!std::isfinite(value)) return "null";
@@ -72,10 +77,10 @@ bool EndsInsideALine(const std::string& path) {
   return in.get() != '\n';
 }
 
-/// What does not depend on when and where a step was done.
-std::string ResultOf(StepReport report) {
+/// Of what does not depend on when and where a step was done.
+uint64_t HashOf(StepReport report) {
   report.tokens_per_second = 0;
-  return JsonLine(report);
+  return std::hash<std::string>()(JsonLine(report));
 }
 
 }  // namespace
@@ -91,9 +96,10 @@ std::string JsonLine(const StepReport& report) {
   return line + "}";
 }
 
-std::vector<StepReport> ReadMetrics(const std::string& path) {
+namespace {
+
+std::vector<StepReport> ReadLines(std::istream& in) {
   std::map<int64_t, StepReport> steps;
-  std::ifstream in(path);
   for (std::string text; std::getline(in, text);) {
     const auto line = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
     if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer()) continue;
@@ -114,43 +120,100 @@ std::vector<StepReport> ReadMetrics(const std::string& path) {
   return reports;
 }
 
+}  // namespace
+
+std::vector<StepReport> ReadMetrics(const std::string& path) {
+  std::ifstream in(path);
+  return ReadLines(in);
+}
+
+double StepClock::Told(uint64_t first, uint64_t steps, int64_t tokens_per_step, Time now) {
+  const std::optional<Time> before = std::exchange(last_, now);
+  // Of a worker that is there from the beginning the first step has no beginning, but is its own.
+  const bool begins = first == 1 && steps == 1;
+  there_ = steps > 0 && steps < kStepsAtOnceMax && (before.has_value() || begins);
+  if (steps >= kStepsAtOnceMax) last_.reset();  // there may be more of them
+  if (!there_ || !before.has_value()) return std::nan("");
+  return static_cast<double>(tokens_per_step) * static_cast<double>(steps) /
+         std::chrono::duration<double>(now - *before).count();
+}
+
 Result<std::unique_ptr<RunReport>> RunReport::Open(const Options& options) {
-  std::error_code error;
-  fs::create_directories(options.out, error);
-  if (error) {
-    return Status::Invalid(options.out + ": cannot make this folder: " + error.message() +
-                           "; give another --out");
-  }
+  if (const Status made = MakeFolder(options.out); !made.ok())
+    return Status::Invalid(made.message() + ", or give another --out");
   const std::string path = options.out + "/metrics.jsonl";
   const bool cut = EndsInsideALine(path);
   std::unique_ptr<RunReport> report(new RunReport);
-  for (const StepReport& line : ReadMetrics(path)) report->known_[line.step] = ResultOf(line);
+  for (const StepReport& line : ReadMetrics(path)) report->Known(line.step) = HashOf(line);
   report->options_ = options;
-  report->file_ = std::fopen(path.c_str(), "ae");
-  if (report->file_ == nullptr) return CanNotWrite(path);
-  if (cut) std::fputc('\n', report->file_);
+  report->file_ = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (report->file_ < 0) return CanNotWrite(path);
+  if (cut) report->kept_ = "\n";
   report->terminal_ = options.progress != nullptr && isatty(fileno(options.progress)) != 0;
   return report;
 }
 
 RunReport::~RunReport() {
   if (bar_open_) std::fputc('\n', options_.progress);
-  std::fclose(file_);
+  if (file_ >= 0) close(file_);
 }
 
-Status RunReport::Step(const StepReport& report) {
-  std::string& known = known_[report.step];
-  if (std::string result = ResultOf(report); std::exchange(known, result) == result) {
-    return Status::Ok();
-  }
+uint64_t& RunReport::Known(int64_t step) {
+  const auto number = static_cast<uint64_t>(step);
+  return known_[number / kBlock][number % kBlock];
+}
+
+void RunReport::Step(const StepReport& report) {
+  uint64_t& known = Known(report.step);
+  const uint64_t result = HashOf(report);
+  if (known == result) return;
   const std::string line = JsonLine(report) + "\n";
-  if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0) {
-    return Status::Failed(options_.out +
-                          "/metrics.jsonl: cannot write it: " + std::strerror(errno));
+  if (kept_.size() + line.size() > kKeptBytesMax) {
+    ++lost_lines_;  // a worker that is started again is told of the step once more
+  } else {
+    kept_ += line;
+    known = result;
   }
+  WriteKept();
   if (report.val_loss.has_value()) last_val_loss_ = report.val_loss;
   if (options_.progress != nullptr) ShowProgress(report);
-  return Status::Ok();
+}
+
+void RunReport::WriteKept() {
+  const std::string path = options_.out + "/metrics.jsonl";
+  struct stat before = {};
+  const bool known_size = fstat(file_, &before) == 0;
+  int error = 0;
+  size_t taken = 0;
+  while (taken < kept_.size() && error == 0) {
+    const ssize_t written = write(file_, kept_.data() + taken, kept_.size() - taken);
+    if (written > 0) {
+      taken += static_cast<size_t>(written);
+    } else if (written == 0 || errno != EINTR) {
+      error = written == 0 ? ENOSPC : errno;
+    }
+  }
+  // A disk that fills up takes what fits: no half line stays.
+  const size_t whole = taken == 0 ? 0 : kept_.rfind('\n', taken - 1) + 1;  // 0: npos + 1
+  if (whole < taken &&
+      (!known_size || ftruncate(file_, before.st_size + static_cast<off_t>(whole)) != 0)) {
+    kept_.insert(whole, "\n");  // what stays becomes a line that readers leave out
+  }
+  kept_.erase(0, whole);
+  if (error != 0 && !full_) {
+    full_ = true;
+    spdlog::warn(
+        "{}: cannot write it: {}; the run goes on, and its lines are written when it works "
+        "again",
+        path, std::strerror(error));
+  } else if (error == 0 && full_) {
+    full_ = false;
+    spdlog::info("{}: writing works again; {}", path,
+                 lost_lines_ == 0 ? "no line is lost"
+                                  : std::to_string(lost_lines_) +
+                                        " lines are lost, which were too many to keep");
+    lost_lines_ = 0;
+  }
 }
 
 void RunReport::ShowProgress(const StepReport& report) {
@@ -167,7 +230,13 @@ void RunReport::ShowProgress(const StepReport& report) {
   if (report.val_loss.has_value() || (terminal_ && last_val_loss_.has_value())) {
     text += "  val " + Fixed(*last_val_loss_, 4);
   }
-  text += "  " + Grouped(report.tokens_per_second) + " tokens/s";
+  if (options_.tokens_per_epoch > 0) {
+    text += "  epoch " + Fixed(static_cast<double>(report.tokens) /
+                                   static_cast<double>(options_.tokens_per_epoch),
+                               2);
+  }
+  if (std::isfinite(report.tokens_per_second))
+    text += "  " + Grouped(report.tokens_per_second) + " tokens/s";
   const int64_t left = options_.steps - report.step;
   if (left > 0 && report.tokens_per_second > 0 && report.step > 0) {
     const double tokens_per_step =
@@ -185,24 +254,39 @@ void RunReport::ShowProgress(const StepReport& report) {
       options_.steps > 0 ? std::min(kBarWidth, kBarWidth * report.step / options_.steps) : 0;
   const std::string bar = std::string(static_cast<size_t>(filled), '#') +
                           std::string(static_cast<size_t>(kBarWidth - filled), '-');
-  std::fprintf(options_.progress, "\r[%s] %s\x1b[K", bar.c_str(), text.c_str());
+  const bool last = left <= 0;
+  std::string line = "[" + bar + "] " + text;
+  // The result is shown whole, however narrow the terminal is.
+  if (FitTerminal(options_.progress, line) != line)
+    line = last ? text : FitTerminal(options_.progress, text);
+  std::fprintf(options_.progress, "\r%s\x1b[K%s", line.c_str(), last ? "\n" : "");
   std::fflush(options_.progress);
-  bar_open_ = true;
+  SetProgressOpen(bar_open_ = !last);
 }
 
-Status RunReport::Finish() {
+void RunReport::Finish() {
   if (bar_open_) std::fputc('\n', options_.progress);
-  bar_open_ = false;
+  SetProgressOpen(bar_open_ = false);
+  WriteKept();
+  if (!kept_.empty() || lost_lines_ > 0) {
+    spdlog::warn("{}/metrics.jsonl: {} lines are lost: there was no room for them", options_.out,
+                 lost_lines_ + static_cast<uint64_t>(std::count(kept_.begin(), kept_.end(), '\n')));
+  }
   LossPlot plot;
   plot.title = "Loss over " + std::to_string(options_.steps) + " steps";
-  for (const StepReport& report : ReadMetrics(options_.out + "/metrics.jsonl")) {
+  std::ifstream file(options_.out + "/metrics.jsonl");
+  std::stringstream lines;
+  if (file.peek() != std::ifstream::traits_type::eof()) lines << file.rdbuf();
+  lines << kept_;
+  for (const StepReport& report : ReadLines(lines)) {
     const auto step = static_cast<double>(report.step);
     if (std::isfinite(report.loss)) plot.train.push_back({step, report.loss});
     if (report.val_loss.has_value() && std::isfinite(*report.val_loss)) {
       plot.validation.push_back({step, *report.val_loss});
     }
   }
-  return PublishFile(options_.out + "/loss.svg", LossSvg(plot));
+  const Status drawn = PublishFile(options_.out + "/loss.svg", LossSvg(plot));
+  if (!drawn.ok()) spdlog::warn("the plot is not written: {}", drawn.message());
 }
 
 }  // namespace mf

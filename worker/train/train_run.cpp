@@ -4,20 +4,27 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <thread>
 
+#include "common/base/file_lock.h"
 #include "common/base/files.h"
+#include "common/base/input_file.h"
 #include "common/base/logging.h"
 #include "common/base/machine_limits.h"
 #include "common/base/mutex.h"
 #include "common/client/client.h"
+#include "common/client/save_step.h"
+#include "common/client/snapshot_plan.h"
+#include "common/client/work_loop.h"
 #include "common/metrics/metrics.h"
 #include "worker/config/tensors.h"
 #include "worker/data/data.h"
+#include "worker/data/run_tokenizer.h"
 #include "worker/embedded/embedded.h"
 #include "worker/exchange/exchange_report.h"
 #include "worker/train/report.h"
@@ -26,7 +33,30 @@
 namespace mf {
 namespace {
 
+constexpr double kStoppingDeadlineSeconds = 5;
+
 std::atomic<bool> g_stop{false};
+
+constexpr const char* kOwnFiles[] = {"metrics.jsonl", "run", "run.json", "loss.svg", "lock"};
+
+/// Of `out`.
+Status CheckOwnFiles(const TrainOptions& options) {
+  for (const char* name : kOwnFiles) {
+    const std::string file = options.out + "/" + name;
+    if (const Status kept = CheckReplaceable(file); !kept.ok())
+      return Status::Invalid(kept.message() + "; give another --out");
+    std::error_code error;
+    const bool same_folder =
+        !options.export_path.empty() &&
+        std::filesystem::equivalent(FolderOf(options.export_path), options.out, error);
+    const bool same = same_folder && std::filesystem::path(options.export_path).filename() == name;
+    if (same || std::filesystem::equivalent(file, options.export_path, error)) {
+      return Status::Invalid("--export " + options.export_path + ": the run itself writes " + file +
+                             "; give another name");
+    }
+  }
+  return Status::Ok();
+}
 
 /// --out can be written, and holds no run if it must not.
 Status CheckOutputFolder(const TrainOptions& options) {
@@ -39,22 +69,121 @@ Status CheckOutputFolder(const TrainOptions& options) {
                              made.filename().string() + " there; name another --out or delete it");
     }
   }
-  std::filesystem::create_directories(out, error);
-  if (!error && access(out.c_str(), W_OK) == 0) return Status::Ok();
-  return Status::Invalid(options.out + ": cannot make or write this folder" +
-                         (error ? ": " + error.message() : "") + "; give another --out");
+  if (const Status made = MakeFolder(options.out); !made.ok())
+    return Status::Invalid(made.message() + ", or give another --out");
+  if (access(out.c_str(), W_OK) == 0) return Status::Ok();
+  return Status::Invalid(options.out + ": cannot write this folder: " + std::strerror(errno) +
+                         "; give another --out");
+}
+
+/// Two workers with one --out would each write what the other has written.
+Result<FileLock> LockOutputFolder(const std::string& out) {
+  auto lock = FileLock::Take(out + "/lock", FileLock::Kind::kExclusive, NoLocks::kGoOn);
+  if (lock.ok()) return lock;
+  const bool taken = lock.status().code() == Code::kUnavailable;
+  return Status::Invalid("--out " +
+                         (taken ? out + ": another worker writes there" : lock.status().message()) +
+                         "; give each worker an --out of its own");
+}
+
+/// The id of the run that an earlier start left in --out; empty: none.
+std::string RunInOutputFolder(const TrainOptions& options) {
+  constexpr size_t kMost = 4096;
+  Result<std::string> held = ReadInput(options.out + "/run", "", kMost);
+  return held.ok() ? held->substr(0, held->find('\n')) : "";
 }
 
 /// Once the servers have agreed to the run: what an earlier start left in --out is gone on with if
 /// it is of the same run.
 Status AdoptOutputFolder(const TrainOptions& options, const std::string& run_id) {
   const std::filesystem::path out = options.out;
-  std::string held;
-  std::ifstream(out / "run") >> held;
-  if (held == run_id) return Status::Ok();
+  if (RunInOutputFolder(options) == run_id) return Status::Ok();
   std::error_code error;
   std::filesystem::remove(out / "metrics.jsonl", error);  // another run's lines
   return PublishFile((out / "run").string(), run_id + "\n");
+}
+
+/// The data of the run; of a repetition only the same data.
+Result<std::unique_ptr<TokenSource>> OpenData(const TrainOptions& options) {
+  auto data = TokenSource::Open(options.config, options.data, options.validation,
+                                {.out = options.out, .export_path = options.export_path});
+  if (!options.repeat.has_value()) return data;
+  if (data.ok()) {
+    MF_RETURN_IF_ERROR(CheckSameData(*options.repeat, options.data, data.value()->Digest()));
+    return data;
+  }
+  if (options.data != options.repeat->run.data) return data;
+  return Status(data.status().code(), data.status().message() + " (the place is that of " +
+                                          options.repeat->path +
+                                          "; data that was moved is named by --data)");
+}
+
+/// Writes OUT/run.json when the worker begins, or when it ends if the disk was full before.
+class RunFileWriter {
+ public:
+  RunFileWriter(const TrainOptions& options, const RunDescription& run, std::string data_digest,
+                const Platform& platform)
+      : path_(options.out + "/run.json"),
+        file_{.config = options.config,
+              .run_id = run.RunId(),
+              .data = Absolute(options.data),
+              .validation = options.validation.empty() ? "" : Absolute(options.validation),
+              .data_digest = std::move(data_digest),
+              .platform = platform} {
+    written_ = WriteRunFile(path_, file_);
+    if (!written_.ok()) spdlog::warn("{}; the run goes on", written_.message());
+  }
+  ~RunFileWriter() {
+    if (written_.ok()) return;
+    written_ = WriteRunFile(path_, file_);
+    if (written_.ok()) {
+      spdlog::info("{}: written now", path_);
+    } else {
+      spdlog::warn("{}; the run cannot be repeated from it", written_.message());
+    }
+  }
+  RunFileWriter(const RunFileWriter&) = delete;
+  RunFileWriter& operator=(const RunFileWriter&) = delete;
+
+ private:
+  static std::string Absolute(const std::string& path) {
+    std::error_code error;
+    const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+    return error ? path : absolute.string();
+  }
+
+  const std::string path_;
+  const RunFile file_;
+  Status written_;
+};
+
+std::string PartText(double part) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.1f%%", 100 * part);
+  return text;
+}
+
+/// How much text there is, and how often the run reads it.
+void LogData(const TokenSource& data, const RunDescription& run) {
+  const double all =
+      static_cast<double>(run.rules.tokens_per_step()) * static_cast<double>(run.rules.steps);
+  const auto shares = data.shares();
+  for (const TokenSource::Share& share : shares) {
+    char epochs[32];
+    std::snprintf(epochs, sizeof(epochs), "%.3g",
+                  all * share.part / static_cast<double>(share.tokens_per_epoch));
+    const std::string whose =
+        shares.size() == 1 ? "" : share.path + ", " + PartText(share.part) + " of all: ";
+    spdlog::info("{}{} tokens to train on; {} steps are {} epochs", whose, share.tokens,
+                 run.rules.steps, epochs);
+  }
+  spdlog::info("{} tokens are held out", data.validation_tokens());
+}
+
+/// Tokens of an epoch; 0 where there are several corpora, each with epochs of its own.
+int64_t OneEpoch(const TokenSource& data) {
+  const auto shares = data.shares();
+  return shares.size() == 1 ? shares[0].tokens_per_epoch : 0;
 }
 
 /// What exact updates of sparse rows will cost: how many steps a row waits between hits (DESIGN 3).
@@ -79,15 +208,20 @@ void LogRowGaps(const RunDescription& run) {
   }
 }
 
-/// Ends the trainer when a signal asked for it.
+/// Ends the trainer when a signal asked for it. Servers that are silent are then not waited for as
+/// long as else.
 class SignalWatcher {
  public:
-  explicit SignalWatcher(Trainer& trainer)
-      : thread_([this, &trainer] {
+  SignalWatcher(Trainer& trainer, Client& client)
+      : thread_([this, &trainer, &client] {
           MutexLock lock(mutex_);
+          bool told = false;
           while (!done_) {
             wake_.WaitFor(mutex_, std::chrono::milliseconds(100));
-            if (g_stop.load()) trainer.Stop();
+            if (!g_stop.load() || std::exchange(told, true)) continue;
+            spdlog::info("stopping; another signal ends at once");
+            trainer.Stop();
+            client.LimitDeadlines(kStoppingDeadlineSeconds);
           }
         }) {}
   ~SignalWatcher() {
@@ -127,29 +261,55 @@ class StepObserver {
  public:
   /// All outlive it.
   StepObserver(const RunDescription& run, const Compute& compute, Metrics& metrics)
-      : tokens_per_step_(run.rules.tokens_per_step()), compute_(compute), metrics_(metrics) {}
+      : tokens_per_step_(run.rules.tokens_per_step()), compute_(compute), metrics_(metrics) {
+    metrics_.Count(Metric::kTrainTokens, {}, 0);
+  }
 
   void SetReport(RunReport* report) { report_ = report; }
 
   Status Observe(const StepRecord& record) {
+    told_.push_back(record);
+    return Status::Ok();
+  }
+  /// Those that were observed since became known together.
+  Status Told() {
+    // After a rollback, or from another server 0, steps are told once more.
+    const auto news = std::find_if(told_.begin(), told_.end(),
+                                   [&](const StepRecord& r) { return r.step > furthest_; });
+    const auto count = static_cast<uint64_t>(told_.end() - news);
+    const double speed = clock_.Told(count == 0 ? 0 : news->step, count, tokens_per_step_,
+                                     std::chrono::steady_clock::now());
+    if (clock_.there()) {
+      metrics_.Count(Metric::kTrainTokens, {},
+                     static_cast<double>(tokens_per_step_) * static_cast<double>(count));
+    }
+    for (const StepRecord& record : told_) {
+      Report(record, record.step > furthest_ ? speed : std::nan(""));
+      furthest_ = std::max(furthest_, record.step);
+    }
+    const bool many = told_.size() > kManySteps;
+    told_.clear();
+    if (many) {
+      told_.shrink_to_fit();
+      GiveBackMemory();  // of messages that are seldom so long
+    }
+    return Status::Ok();
+  }
+
+ private:
+  void Report(const StepRecord& record, double speed) {
     StepReport line;
     line.step = static_cast<int64_t>(record.step);
     line.loss = record.loss;
     line.lr = record.lr;
     line.grad_norm = record.grad_norm;
     line.tokens = line.step * tokens_per_step_;
-    const auto now = Clock::now();
-    line.tokens_per_second =
-        static_cast<double>(tokens_per_step_) / std::chrono::duration<double>(now - last_).count();
-    last_ = now;
+    line.tokens_per_second = speed;
     line.dropped = record.dropped;
     if (record.has_val_loss && std::isfinite(record.val_loss)) line.val_loss = record.val_loss;
     SetMetrics(record);
-    return report_->Step(line);
+    report_->Step(line);
   }
-
- private:
-  using Clock = std::chrono::steady_clock;
   void SetMetrics(const StepRecord& record) {
     metrics_.Set(Metric::kStep, static_cast<double>(record.step));
     metrics_.Set(Metric::kTrainLoss, record.loss);
@@ -159,19 +319,17 @@ class StepObserver {
       metrics_.Set(Metric::kDeviceBytes, static_cast<double>(compute_.device_bytes()));
     }
     if (record.has_val_loss) metrics_.Set(Metric::kTrainValLoss, record.val_loss);
-    // After a rollback all steps are told once more.
-    if (record.step > furthest_) {
-      metrics_.Count(Metric::kTrainTokens, {}, static_cast<double>(tokens_per_step_));
-    }
-    furthest_ = std::max(furthest_, record.step);
   }
+
+  static constexpr size_t kManySteps = 256;  // told together after a rollback, or to who comes late
 
   const int64_t tokens_per_step_;
   const Compute& compute_;
   Metrics& metrics_;
   RunReport* report_ = nullptr;
+  StepClock clock_;
+  std::vector<StepRecord> told_;
   uint64_t furthest_ = 0;
-  Clock::time_point last_ = Clock::now();
 };
 
 /// The servers of the run, embedded or elsewhere, and the client that talks to them.
@@ -189,6 +347,7 @@ Status Connect(const TrainOptions& options, const ClientKeys* keys, Metrics& met
                                       .threads = options.server_threads,
                                       .memory_bytes = options.memory_bytes,
                                       .data = options.out + "/state",
+                                      .no_lock = options.no_lock,
                                       .metrics = &metrics};
     if (embedded.memory_bytes == 0) embedded.memory_bytes = DefaultTableBytes();
     MF_ASSIGN_OR_RETURN(servers->embedded, EmbeddedServers::Start(servers->context, embedded));
@@ -206,36 +365,114 @@ Status Connect(const TrainOptions& options, const ClientKeys* keys, Metrics& met
 
 /// What could fail after hours is tried before anything of an earlier run is touched.
 Status CheckPlaces(const TrainOptions& options, Metrics& metrics) {
+  // Of the pool, the lanes and each embedded server; and of libraries, leases, snapshots and so on.
+  constexpr int kOthers = 12;
+  const int servers = options.pservers.empty() ? options.shards : 0;
+  MF_RETURN_IF_ERROR(CheckThreads(options.threads +
+                                  static_cast<int>(options.config.exchange.in_flight) +
+                                  servers * (options.server_threads + 2) + kOthers));
   if (!options.metrics_address.empty()) {
     MF_RETURN_IF_ERROR(metrics.Serve(options.metrics_address));
     spdlog::info("metrics on {}", metrics.address());
   }
-  if (!options.export_path.empty()) {
-    MF_RETURN_IF_ERROR(CheckExportPlace("--export", options.export_path));
+  MF_RETURN_IF_ERROR(CheckOutputFolder(options));
+  MF_RETURN_IF_ERROR(CheckOwnFiles(options));
+  if (options.export_path.empty()) return Status::Ok();
+  return CheckExportPlace("--export", options.export_path, OutputKind::kModel);
+}
+
+/// The end of a run that was stopped before its last step.
+Status LeaveRun(Trainer& trainer, double grace_seconds) {
+  Result<Session::Left> left = trainer.Leave(grace_seconds);
+  if (!left.ok()) {
+    return Status::Failed("stopped, and the last finished step is not saved: " +
+                          left.status().message() + "; the run goes on from the snapshot before");
   }
-  return CheckOutputFolder(options);
+  if (!left->reached) {
+    spdlog::warn("stopped; server 0 does not say what is saved: one that ends saves what it has");
+  } else if (left->others > 0) {
+    spdlog::info("stopped; the run goes on with {} other workers", left->others);
+  } else if (left->saved > 0) {
+    spdlog::info("stopped after step {}, which all servers have saved; the same command goes on",
+                 left->saved);
+  } else {
+    spdlog::info("stopped; there is nothing to save");
+  }
+  return Status::Ok();
+}
+
+Status Join(const TrainOptions& options, const RunDescription& run, Trainer& trainer,
+            Client& client) {
+  if (options.repeat.has_value() && RunInOutputFolder(options) != run.RunId()) {
+    MF_RETURN_IF_ERROR(CheckNotDone(*options.repeat, run, client));
+  }
+  return trainer.Join();
 }
 
 /// From the first piece of work to the last.
-Status TrainAndReport(Trainer& trainer, const Client& client, RunReport& report,
+Status TrainAndReport(Trainer& trainer, Client& client, RunReport& report, double grace_seconds,
                       TrainSummary* summary) {
   const auto start = std::chrono::steady_clock::now();
   Status status;
   {
-    SignalWatcher watch(trainer);
+    SignalWatcher watch(trainer, client);
     status = trainer.Run();
   }
+  const bool stopped = status.ok() && trainer.finished().epoch == 0;
+  if (stopped) status = LeaveRun(trainer, grace_seconds);
   if (!status.ok()) {
-    (void)report.Finish();  // what was learned before the failure is worth a plot
+    report.Finish();  // what was learned before the failure is worth a plot
     return status;
   }
   spdlog::info("did {} micro-batches; {} requests were sent again", trainer.micro_batches_done(),
                client.resends());
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   Summarise(client, trainer, seconds.count(), summary);
-  MF_RETURN_IF_ERROR(report.Finish());
-  if (trainer.finished().epoch != 0) return Status::Ok();
-  return Status::Failed("stopped by a signal before the last step");
+  if (summary != nullptr) summary->stopped = stopped;
+  report.Finish();
+  return Status::Ok();
+}
+
+/// The run itself is worth more than the file: where it is, and how to try again.
+Status ExportFailed(const Status& failed, const TrainOptions& options, Client& client,
+                    uint64_t step) {
+  if (g_stop.load()) client.LimitDeadlines(1);  // it has waited already
+  const std::string last = std::to_string(step);
+  std::string kept = "its servers do not say what they have saved";
+  const Client::Outcome replies =
+      client.CallAll(std::vector<Request>(client.servers(), {.body = StatusRequest{}})).get();
+  if (replies.ok()) {
+    std::vector<SnapshotState> servers;
+    bool writing = false;
+    for (const Reply& reply : replies.value()) {
+      servers.push_back(As<StatusReply>(reply).state.snapshots);
+      writing |= servers.back().writing == step;
+    }
+    const std::vector<uint64_t> common = CommonSteps(servers);
+    const uint64_t newest = common.empty() ? 0 : common.back();
+    if (newest == step) {
+      kept = "its snapshots have the last step, " + last;
+    } else {
+      kept = "the newest step that all servers have saved is " + std::to_string(newest) +
+             (writing ? ", the last, " + last + ", is being written" : "");
+    }
+  }
+  const std::string from =
+      options.pservers.empty() ? options.out + "/state" : "FOLDER_OF_THE_SERVERS";
+  return Status::Failed("--export: " + failed.message() + "; the run itself is finished: " + kept +
+                        "; to export it elsewhere: worker export --from " + from + " --out FILE");
+}
+
+/// Servers inside the process end with it: the last step is to be on the disk before.
+Status SaveTheEnd(const RunDescription& run, Client& client) {
+  if (!run.rules.snapshots.on()) return Status::Ok();
+  constexpr double kPatience = 24 * 3600;  // a signal ends the wait
+  const uint64_t step = static_cast<uint64_t>(run.rules.steps);
+  const Status saved = SaveStep(client, step, kPatience);
+  if (saved.ok() || g_stop.load()) return saved;
+  return Status::Failed("the run has finished, but its last step, " + std::to_string(step) +
+                        ", is not saved: " + saved.message() +
+                        "; free the disk of --out, and the same command computes it again");
 }
 
 }  // namespace
@@ -243,7 +480,9 @@ Status TrainAndReport(Trainer& trainer, const Client& client, RunReport& report,
 void RequestStop() { g_stop.store(true); }
 bool StopRequested() { return g_stop.load(); }
 
-Status Train(const TrainOptions& options, TrainSummary* summary) {
+Status Train(const TrainOptions& given, TrainSummary* summary) {
+  TrainOptions options = given;
+  MF_RETURN_IF_ERROR(ResolveTokenizer(options.data, &options.config));
   const Config& config = options.config;
   const size_t shards =
       options.pservers.empty() ? static_cast<size_t>(options.shards) : options.pservers.size();
@@ -251,18 +490,26 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
   if (!options.keys.empty()) {
     MF_ASSIGN_OR_RETURN(keys, LoadClientKeys(options.keys));
   }
-  MF_ASSIGN_OR_RETURN(const auto data, TokenSource::Open(config, options.data, options.validation));
+  MF_ASSIGN_OR_RETURN(const auto data, OpenData(options));
+  if (options.on_begin) options.on_begin();
   const RunDescription run = DescribeRun(config, data->Digest());
   MF_RETURN_IF_ERROR(run.Check());
   MF_RETURN_IF_ERROR(CheckShards(run, static_cast<int64_t>(shards)));
   Metrics metrics;
   MF_RETURN_IF_ERROR(CheckPlaces(options, metrics));
+  MF_ASSIGN_OR_RETURN(const FileLock lock, LockOutputFolder(options.out));
+  if (const Status kept = data->SaveDigests(); !kept.ok()) spdlog::warn("{}", kept.message());
   ThreadPool pool(options.threads);
   MF_ASSIGN_OR_RETURN(const std::unique_ptr<Compute> compute,
                       options.make_compute
                           ? options.make_compute(config, run.tensors)
                           : MakeCompute(options.backend, config, run.tensors, pool));
-  spdlog::info("computes on: {}", compute->Describe());
+  spdlog::info("may use {}; computes on: {}", DescribeLimits(), compute->Describe());
+  const Platform platform = ThisPlatform(compute->Describe());
+  if (options.repeat.has_value()) {
+    MF_RETURN_IF_ERROR(CheckSameRun(*options.repeat, platform, run.RunId()));
+  }
+  LogData(*data, run);
   LogRowGaps(run);
   for (const std::string& line : DescribeExchange(config, run.tensors)) spdlog::info(line);
   Servers servers;
@@ -272,21 +519,47 @@ Status Train(const TrainOptions& options, TrainSummary* summary) {
 
   StepObserver observer(run, *compute, metrics);
   Trainer trainer(config, run, *data, *servers.client, *compute, pool,
-                  {.on_step = [&](const StepRecord& record) { return observer.Observe(record); }});
+                  {.on_step = [&](const StepRecord& record) { return observer.Observe(record); },
+                   .on_told = [&] { return observer.Told(); }});
   {
-    SignalWatcher watch(trainer);  // servers may have to put another run away first
-    MF_RETURN_IF_ERROR(trainer.Join());
+    SignalWatcher watch(trainer,
+                        *servers.client);  // servers may have to put another run away first
+    const Status joined = Join(options, run, trainer, *servers.client);
+    if (!joined.ok() && g_stop.load()) {
+      spdlog::info("stopped before it has joined: {}", joined.message());
+      if (summary != nullptr) summary->stopped = true;
+      return Status::Ok();
+    }
+    MF_RETURN_IF_ERROR(joined);
   }
   MF_RETURN_IF_ERROR(AdoptOutputFolder(options, run.RunId()));
-  MF_ASSIGN_OR_RETURN(
-      const std::unique_ptr<RunReport> report,
-      RunReport::Open(
-          {.out = options.out, .steps = config.train.steps, .progress = options.progress}));
+  const RunFileWriter run_file(options, run, data->Digest(), platform);
+  MF_ASSIGN_OR_RETURN(const std::unique_ptr<RunReport> report,
+                      RunReport::Open({.out = options.out,
+                                       .steps = config.train.steps,
+                                       .progress = options.progress,
+                                       .tokens_per_epoch = OneEpoch(*data)}));
   observer.SetReport(report.get());
-  MF_RETURN_IF_ERROR(TrainAndReport(trainer, *servers.client, *report, summary));
-  if (options.export_path.empty()) return Status::Ok();
-  return Export(trainer.tables(), config, run.tensors, trainer.finished(), options.export_rows,
-                options.export_path);
+  constexpr int kTries = 10;
+  for (int tries = 1;; ++tries) {
+    MF_RETURN_IF_ERROR(
+        TrainAndReport(trainer, *servers.client, *report, options.grace_seconds, summary));
+    if (trainer.finished().epoch == 0) return Status::Ok();
+    if (options.export_path.empty()) break;
+    ServerTensors reader(trainer.tables(), trainer.finished());
+    Status exported;
+    {
+      SignalWatcher watch(trainer, *servers.client);  // who ends does not wait for a server long
+      exported = Export(reader, config, run.tensors, options.export_rows, options.export_path);
+    }
+    if (exported.ok()) break;
+    if (g_stop.load() || tries == kTries || !IsSuperseded(exported.code()))
+      return ExportFailed(exported, options, *servers.client, trainer.finished().step);
+    // A server was restarted meanwhile: the state has to be brought back first.
+    spdlog::warn("the export begins anew: {}", exported.message());
+    MF_RETURN_IF_ERROR(trainer.Join());
+  }
+  return servers.embedded == nullptr ? Status::Ok() : SaveTheEnd(run, *servers.client);
 }
 
 }  // namespace mf

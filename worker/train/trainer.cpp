@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <system_error>
 #include <thread>
 
 namespace mf {
@@ -23,9 +24,10 @@ Trainer::Trainer(const Config& config, const RunDescription& run, const BatchSou
       options_(std::move(options)),
       compute_(compute),
       pool_(pool),
-      session_(client, run, {.on_step = options_.on_step, .on_new_coordinator = [this] {
-                               ForgetParameters();
-                             }}) {}
+      session_(client, run,
+               {.on_step = options_.on_step,
+                .on_told = options_.on_told,
+                .on_new_coordinator = [this] { ForgetParameters(); }}) {}
 
 Trainer::~Trainer() = default;
 
@@ -42,6 +44,11 @@ Status Trainer::Join() {
   return session_.Join();
 }
 
+void Trainer::Stop() {
+  stopping_.store(true);
+  session_.Stop();
+}
+
 void Trainer::ForgetParameters() {
   MutexLock lock(parameters_mutex_);
   parameters_.reset();
@@ -50,8 +57,13 @@ void Trainer::ForgetParameters() {
 
 Status Trainer::Run() {
   std::vector<std::thread> lanes;
-  for (const auto& workspace : workspaces_) {
-    lanes.emplace_back([this, &workspace] { RunLane(*workspace); });
+  lanes.reserve(workspaces_.size());
+  try {
+    for (const auto& workspace : workspaces_) {
+      lanes.emplace_back([this, &workspace] { RunLane(*workspace); });
+    }
+  } catch (const std::system_error& error) {  // those that run are waited for
+    Fail(Status::Failed("cannot start a thread: " + error.code().message() + "; raise ulimit -u"));
   }
   for (std::thread& lane : lanes) lane.join();
   MutexLock lock(end_mutex_);
@@ -137,7 +149,7 @@ Result<double> Trainer::TrainMicroBatch(const Session::Work& work, Lane& lane) {
   {
     ComputeGate& gate = Gate(lane);
     MutexLock computing(gate);
-    RemoteExchange exchange(tables(), pool_, gate, work.open, work.micro_batch);
+    RemoteExchange exchange(tables(), pool_, gate, work.open, work.micro_batch, &stopping_);
     std::unique_ptr<Exchange> wrapped;
     if (options_.wrap_exchange) {
       wrapped = options_.wrap_exchange(exchange, work.open, work.micro_batch);
@@ -163,7 +175,7 @@ Result<double> Trainer::Evaluate(const Session::Work& work, Lane& lane) {
     MF_RETURN_IF_ERROR(data_.EvalBatch(begin, count, &lane.batch));
     ComputeGate& gate = Gate(lane);
     MutexLock computing(gate);
-    RemoteExchange exchange(tables(), pool_, gate, work.finished, /*micro_batch=*/0);
+    RemoteExchange exchange(tables(), pool_, gate, work.finished, /*micro_batch=*/0, &stopping_);
     MF_RETURN_IF_ERROR(
         compute_.Score(parameters, lane.batch, exchange, lane.workspace, &lane.logprobs));
     for (const float logprob : lane.logprobs) nll -= static_cast<double>(logprob);

@@ -28,6 +28,7 @@ class Trainer {
   struct Options {
     /// See Session::Options.
     std::function<Status(const StepRecord&)> on_step = {};
+    std::function<Status()> on_told = {};
     /// Tests look at what goes through the exchange of a training micro-batch by wrapping it.
     /// Called by the lane that holds the compute gate.
     std::function<std::unique_ptr<Exchange>(Exchange& inner, OpenStep at, uint32_t micro_batch)>
@@ -42,8 +43,11 @@ class Trainer {
   Status Join();
   /// Works until the run is finished (Ok), has failed, or Stop() is called.
   Status Run();
-  /// From any thread: no more work is asked for; Run() returns soon.
-  void Stop() { session_.Stop(); }
+  /// From any thread: no more work is asked for, and what is being computed is given up; Run()
+  /// returns soon.
+  void Stop();
+  /// After Run(): see Session.
+  Result<Session::Left> Leave(double patience_seconds) { return session_.Leave(patience_seconds); }
 
   /// After Run(): the state after the last step, to read from; epoch 0 if it was stopped before.
   FinishedStep finished() const;
@@ -74,6 +78,7 @@ class Trainer {
   Session session_;
   std::vector<std::unique_ptr<Compute::Workspace>> workspaces_;  // of the lanes
   ComputeGate gate_;  // of lanes that compute one at a time
+  std::atomic<bool> stopping_{false};
   std::atomic<int64_t> micro_batches_done_{0};
 
   Mutex parameters_mutex_;

@@ -51,6 +51,21 @@ TEST(BufferPoolTest, WhatIsGivenBackIsTakenAgain) {
   }
 }
 
+// Goal: what lies in the pool from one call to the next goes, and nothing that is in use.
+TEST(BufferPoolTest, WhatNobodyTakesGoes) {
+  EmptyPool();
+  const PoolBlock used = TakeBlock(1000), unused = TakeBlock(5000);
+  GiveBlock(used);
+  GiveBlock(unused);
+  GiveUnusedBlocks();  // both were given since the last call
+  EXPECT_EQ(PooledBytes(), kKeeps ? used.bytes + unused.bytes : 0);
+  GiveBlock(TakeBlock(1000));
+  GiveUnusedBlocks();
+  EXPECT_EQ(PooledBytes(), kKeeps ? used.bytes : 0);
+  GiveUnusedBlocks();
+  EXPECT_EQ(PooledBytes(), 0u);
+}
+
 // Goal: the blocks that waited longest go when the limit is reached.
 TEST(BufferPoolTest, NoMoreIsKeptThanSaid) {
   constexpr size_t kBytes = size_t{48} << 20;
@@ -70,6 +85,8 @@ TEST(BufferPoolTest, NoMoreIsKeptThanSaid) {
   }
   EXPECT_THROW(TakeBlock(SIZE_MAX - 100), std::bad_alloc);
   EXPECT_THROW(Buffer(SIZE_MAX - 100), std::bad_alloc);
+  EmptyPool();
+  EXPECT_EQ(PooledBytes(), 0u);
 }
 
 TEST(BufferPoolTest, ABufferLivesAsLongAsAnyOwner) {

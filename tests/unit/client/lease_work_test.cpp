@@ -35,7 +35,7 @@ TEST(Membership, TakesTheRecordsThatAreNews) {
 }
 
 // The coordinator's word counts, not the holder's configuration.
-TEST(DecideEnd, KeepsAsManyAsTheBoardSays) {
+TEST(DecideEnd, KeepsAsManyAsTheCoordinatorSays) {
   Prepared prepared;
   prepared.squares = 4;
   prepared.snapshots = {{{10, 20, 30}, 0}, {{10, 20, 30}, 0}};

@@ -87,14 +87,14 @@ TEST(SnapshotPlan, Properties) {
 }
 
 TEST(RecoveryPlan, GoesBackToTheNewestCommonStep) {
-  const RecoveryPlan plan = PlanRecovery({{7, {{10, 20}, 0}, 10}, {0, {{10}, 20}, 0}}, 8);
+  const RecoveryPlan plan = PlanRecovery({{{7, 0}, {{10, 20}, 0}, 10}, {{}, {{10}, 20}, 0}}, 8);
   EXPECT_EQ(plan.action, RecoveryPlan::Action::kRollback);
   EXPECT_EQ(plan.step, 10u);
   EXPECT_EQ(plan.epoch_seen, 7u);
 }
 
 TEST(RecoveryPlan, NeedsAnEpochAboveAll) {
-  const RecoveryPlan plan = PlanRecovery({{7, {}, 0}, {9, {}, 0}}, 9);
+  const RecoveryPlan plan = PlanRecovery({{{7, 0}, {}, 0}, {{9, 0}, {}, 0}}, 9);
   EXPECT_EQ(plan.action, RecoveryPlan::Action::kHigherEpoch);
   EXPECT_EQ(plan.epoch_seen, 9u);
 }
@@ -102,17 +102,35 @@ TEST(RecoveryPlan, NeedsAnEpochAboveAll) {
 // A server on a wrong or old folder, or one whose snapshots are all damaged, must not cost what all
 // others have.
 TEST(RecoveryPlan, DoesNotBeginAnewWhereThereWasACommonStep) {
-  const ServerState full = {3, {{10, 20}, 0}, 10};
-  for (const ServerState& other : {ServerState{0, {}, 0}, ServerState{3, {{5}, 0}, 5}}) {
+  const ServerState full = {{3, 0}, {{10, 20}, 0}, 10};
+  for (const ServerState& other : {ServerState{{}, {}, 0}, ServerState{{3, 0}, {{5}, 0}, 5}}) {
     const RecoveryPlan plan = PlanRecovery({full, other}, 4);
     EXPECT_EQ(plan.action, RecoveryPlan::Action::kRefuse);
     EXPECT_NE(plan.message.find("server 1 has"), std::string::npos) << plan.message;
     EXPECT_NE(plan.message.find("step 10"), std::string::npos) << plan.message;
   }
   // One that died before the first common snapshot, and a start from nothing, go on.
-  EXPECT_EQ(PlanRecovery({{3, {{10}, 0}, 0}, {0, {}, 0}}, 4).action,
+  EXPECT_EQ(PlanRecovery({{{3, 0}, {{10}, 0}, 0}, {{}, {}, 0}}, 4).action,
             RecoveryPlan::Action::kRollback);
-  EXPECT_EQ(PlanRecovery({{0, {}, 0}, {0, {}, 0}}, 4).action, RecoveryPlan::Action::kRollback);
+  EXPECT_EQ(PlanRecovery({{{}, {}, 0}, {{}, {}, 0}}, 4).action, RecoveryPlan::Action::kRollback);
+}
+
+// A server that was told to end has published its last step, 25; the others hold it still.
+TEST(StepToSave, IsWhatAllCanStillPublish) {
+  const ServerState ended = {{}, {{10, 20, 25}, 0}, 20};
+  const ServerState holds = {{3, 25}, {{10, 20}, 0}, 20};
+  const ServerState writes = {{3, 26}, {{10, 20}, 25}, 20};
+  const ServerState has = {{3, 30}, {{10, 20, 25}, 0}, 20};
+  EXPECT_EQ(StepToSave({ended, holds}), 25u);
+  EXPECT_EQ(StepToSave({holds, writes, ended, has}), 25u);
+  EXPECT_EQ(StepToSave({ended, has}), 0u) << "it is common already";
+  EXPECT_EQ(StepToSave({holds, holds}), 0u) << "nobody has it: a rollback goes back anyway";
+  const ServerState further = {{3, 26}, {{10, 20}, 0}, 20};
+  EXPECT_EQ(StepToSave({ended, holds, further}), 0u);
+  // One that was restarted and not recovered yet holds nothing, whatever its number says.
+  EXPECT_EQ(StepToSave({ended, {{0, 25}, {{10, 20}, 0}, 20}}), 0u);
+  // Of two candidates the newer one that all can have.
+  EXPECT_EQ(StepToSave({{{}, {{10, 20, 22, 25}, 0}, 0}, {{3, 22}, {{10, 20}, 0}, 0}}), 22u);
 }
 
 }  // namespace

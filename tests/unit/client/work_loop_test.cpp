@@ -144,6 +144,50 @@ TEST_F(WorkLoopTest, Recovery) {
   ExpectAsksAgain(loop_.Replied(Replies({RecoveredReply{}}, Op::kRecovered)));
 }
 
+SaveReply Saved(std::vector<uint64_t> published, uint64_t writing) {
+  return {.snapshots = {.published = std::move(published), .writing = writing}};
+}
+
+// Goal: what a server that was told to end has published, and the other one still holds, is saved
+// by both before anything is rolled back; it is waited for.
+TEST_F(WorkLoopTest, RecoverySavesWhatIsStillThere) {
+  Get(Work::kRecover);
+  StatusReply holds = StateOf(kEpoch - 1, {2});
+  holds.state.finished.step = 4;
+  WorkLoop::Action action = loop_.Replied(Replies({StateOf(0, {2, 4}), holds}, Op::kStatus));
+  EXPECT_EQ(ToAll<SaveRequest>(action).step, 4u);
+  EXPECT_EQ(std::get<WorkLoop::Call>(action).pause_seconds, 0);
+  action = loop_.Replied(Replies({Saved({2, 4}, 0), Saved({2}, 4)}, Op::kSave));
+  EXPECT_EQ(ToAll<SaveRequest>(action).step, 4u);
+  EXPECT_GT(std::get<WorkLoop::Call>(action).pause_seconds, 0) << "servers are not flooded";
+  action = loop_.Replied(Replies({Saved({2, 4}, 0), Saved({2, 4}, 0)}, Op::kSave));
+  ToAll<StatusRequest>(action);
+  holds.state.snapshots.published = {2, 4};
+  action = loop_.Replied(Replies({StateOf(0, {2, 4}), holds}, Op::kStatus));
+  const auto& call = std::get<WorkLoop::Call>(action);
+  EXPECT_EQ(std::get<RollbackRequest>(call.requests.at(0).body).to.step, 4u);
+}
+
+// Goal: a disk that does not take it costs the step, not the run.
+TEST_F(WorkLoopTest, RecoveryGoesOnWhereSavingFails) {
+  Get(Work::kRecover);
+  StatusReply holds = StateOf(kEpoch - 1, {2});
+  holds.state.finished.step = 4;
+  loop_.Replied(Replies({StateOf(0, {2, 4}), holds}, Op::kStatus));
+  WorkLoop::Action action = loop_.Replied(Status::Failed("no space"));
+  ToAll<StatusRequest>(action);
+  EXPECT_TRUE(loop_.lease().has_value());
+  action = loop_.Replied(Replies({StateOf(0, {2, 4}), holds}, Op::kStatus));
+  const auto& call = std::get<WorkLoop::Call>(action);
+  EXPECT_EQ(std::get<RollbackRequest>(call.requests.at(0).body).to.step, 2u);
+  // The next lease tries again.
+  loop_.Replied(All(RollbackReply{}, Op::kRollback));
+  loop_.Replied(Replies({RecoveredReply{}}, Op::kRecovered));
+  Get(Work::kRecover);
+  action = loop_.Replied(Replies({StateOf(0, {2, 4}), holds}, Op::kStatus));
+  EXPECT_EQ(ToAll<SaveRequest>(action).step, 4u);
+}
+
 // Goal: a server that has seen a higher epoch is not rolled back: the coordinator hears of it.
 TEST_F(WorkLoopTest, RecoveryNeedsAHigherEpoch) {
   Get(Work::kRecover);
@@ -210,6 +254,8 @@ TEST_F(WorkLoopTest, WaitsFinishesAndFails) {
       << "there may be more records";
   EXPECT_EQ(std::get<WorkLoop::Finished>(loop_.Asked(lease, false)).at,
             (FinishedStep{kEpoch, kLastStep}));
+  lease = {.work = Work::kStopped};
+  EXPECT_TRUE(std::holds_alternative<WorkLoop::Stopped>(loop_.Asked(lease, false)));
   lease = {.work = Work::kFailed, .failure = "ten drops"};
   EXPECT_EQ(std::get<WorkLoop::Failed>(loop_.Asked(lease, false)).status.message(), "ten drops");
 }

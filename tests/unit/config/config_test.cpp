@@ -76,7 +76,8 @@ TEST(Config, RefusesBadValuesByName) {
       {"model.table_dtype=f16", "model.table_dtype: \"f16\"", "f32, bf16"},
       {"exchange.mode=push", "exchange.mode: \"push\"", "auto, pushdown, pull"},
       {"train.optimizer=lion", "train.optimizer: \"lion\"", "sgd, adam, adagrad"},
-      {"data.tokenizer=bytes", "unknown key data.tokenizer", "validation_ratio"},
+      {"data.tokens=bytes", "unknown key data.tokens", "validation_ratio"},
+      {"data.tokenizer=3", "data.tokenizer: 3", "a path in quotes"},
       {"exchange.placement=gpu", "exchange.placement: \"gpu\"", "auto, server, device"},
       {"exchange.wire=f64", "exchange.wire: \"f64\"", "f32, bf16"},
       {"train.betas=0.9", "train.betas", "two numbers"},
@@ -89,6 +90,13 @@ TEST(Config, RefusesBadValuesByName) {
       {"model.tau", "section.key=value", "--set model.tau"},
       {"model.tau={a=1}", "model.tau: wrong type", "whole number"},
       {"model.seed=-1", "model.seed: -1", "0 to"},
+      {"model.seed=9007199254740993", "model.seed: 9007199254740993", "0 to 9007199254740992"},
+      {"train.seed=9007199254740993", "train.seed: 9007199254740993", "0 to 9007199254740992"},
+      {"train.eps=0", "train.eps: 0", "more than 0"},
+      {"train.eps=1e-46", "train.eps: 1e-46", "float32"},
+      {"train.eps=1e-39", "train.eps: 1e-39", "at least 1.2e-38"},
+      {"model.temperature=1e-60", "model.temperature: 1e-60", "float32"},
+      {"model.temperature=1e-40", "model.temperature: 1e-40", "at least 1.2e-38"},
   };
   for (const BadCase& c : cases) {
     const Status status = Load({c.override_text});
@@ -97,6 +105,37 @@ TEST(Config, RefusesBadValuesByName) {
     EXPECT_NE(status.message().find(c.allowed), std::string::npos) << status.message();
     EXPECT_EQ(status.message().find('\n'), std::string::npos) << status.message();
   }
+}
+
+TEST(Config, TakesTheEndsOfItsRanges) {
+  const Status status = Load({"model.seed=9007199254740992", "train.seed=0", "train.eps=1.2e-38",
+                              "model.temperature=1.2e-38", "train.steps=1000000000"});
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
+TEST(Config, RefusesWhatIsNestedDeeperThanAnyConfiguration) {
+  // Each of them once ended the program: a level of the file was some frames on the stack.
+  std::string keys = "b", lines = "[model]\nd = [\n";
+  for (int i = 0; i < 35000; ++i) keys.insert(0, "a.");
+  for (int i = 0; i < 200; ++i) lines += "{ " + keys.substr(0, 1001) + " = [\n";
+  for (const std::string& text :
+       {keys + " = 1\n", "[" + keys + "]\n", "[model]\nd = { " + keys + " = 1 }\n",
+        "[model]\nd = { a = \"\"\"\n\"\"\"\", " + keys + " = 1 }\n", lines}) {
+    const auto bad = LoadConfig(WriteToml("# a comment\n" + text), {});
+    ASSERT_FALSE(bad.ok());
+    EXPECT_NE(bad.status().message().find("nested deeper"), std::string::npos)
+        << bad.status().message();
+  }
+  EXPECT_EQ(Load({"model.d={" + keys + "=1}"}).code(), Code::kInvalid);
+  // Dots of sentences and brackets of texts are none.
+  std::string dots(500, '.'), brackets(500, '[');
+  const auto good = LoadConfig(
+      WriteToml("# " + dots + "\n[model]\nd = 64 # \"" + dots + brackets + "\n[train]\nlr = 0.1\n"),
+      {});
+  EXPECT_TRUE(good.ok()) << good.status().message();
+  const auto text = LoadConfig(WriteToml("[model]\nscore = '" + dots + brackets + "'\n"), {});
+  ASSERT_FALSE(text.ok());
+  EXPECT_NE(text.status().message().find("not one of its values"), std::string::npos);
 }
 
 TEST(Config, NamesFileAndLine) {
@@ -124,6 +163,9 @@ TEST(Config, JsonRoundTrip) {
   Config expected = config.value();
   expected.snapshot = {};  // decides nothing
   EXPECT_EQ(AllKeys(back.value()), AllKeys(expected));
+  const auto whole = ConfigFromJson(ConfigJson(config.value()));
+  ASSERT_TRUE(whole.ok()) << whole.status().message();
+  EXPECT_EQ(ConfigJson(whole.value()), ConfigJson(config.value()));
   const auto model_only = ConfigFromJson(ModelJson(config.value()));
   ASSERT_TRUE(model_only.ok());
   EXPECT_EQ(model_only.value().model.seed, 7u);

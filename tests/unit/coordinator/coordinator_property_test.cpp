@@ -207,7 +207,7 @@ class Schedule {
   std::set<uint64_t> leases_;
 };
 
-TEST(BoardProperty, EveryScheduleEndsWithEachMicroBatchCountedOnce) {
+TEST(CoordinatorProperty, EveryScheduleEndsWithEachMicroBatchCountedOnce) {
   for (uint64_t seed = 1; seed <= kSchedules; ++seed) {
     Schedule(seed).Run();
     if (HasFatalFailure()) {

@@ -95,7 +95,7 @@ class Desk {
 
 // Goal: whoever asked first and whatever lanes there are, nobody who waits ends with two fewer than
 // another; one worker alone gets all.
-TEST(BoardShare, AStepIsSharedByThoseWhoWait) {
+TEST(CoordinatorShare, AStepIsSharedByThoseWhoWait) {
   struct Case {
     Sessions asks;
     Shares shares;
@@ -120,7 +120,7 @@ TEST(BoardShare, AStepIsSharedByThoseWhoWait) {
 
 // Goal: work is never kept for a worker that took part and does not ask, whether it is slow or
 // gone.
-TEST(BoardShare, WhoDoesNotAskIsNotWaitedFor) {
+TEST(CoordinatorShare, WhoDoesNotAskIsNotWaitedFor) {
   Desk desk(4);
   desk.NextStep({1, 1, 2, 2});
   EXPECT_EQ(desk.shares, (Shares{{1, 2}, {2, 2}}));
@@ -131,7 +131,7 @@ TEST(BoardShare, WhoDoesNotAskIsNotWaitedFor) {
 
 // Goal: what a worker that died while it waited was given goes, as every lost lease, to those who
 // ask: to the one that has the fewest.
-TEST(BoardShare, LostLeasesAreSharedAgain) {
+TEST(CoordinatorShare, LostLeasesAreSharedAgain) {
   Desk desk(4);
   desk.NextStep({1, 1, 1, 1, 2, 2, 2, 2});
   EXPECT_EQ(desk.shares, (Shares{{1, 2}, {2, 2}}));
@@ -144,7 +144,7 @@ TEST(BoardShare, LostLeasesAreSharedAgain) {
 
 // Goal: where the window is what there is too little of, its next micro-batch goes to the worker
 // that has the fewest.
-TEST(BoardShare, TheWindowIsSharedToo) {
+TEST(CoordinatorShare, TheWindowIsSharedToo) {
   Desk desk(8, 3);
   desk.Ask({1, 1, 1, 1, 2});
   EXPECT_EQ(desk.shares, (Shares{{1, 3}}));

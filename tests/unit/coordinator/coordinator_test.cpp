@@ -121,7 +121,7 @@ class Desk {
 };
 
 // Goal: nothing but recovery is leased before a run has been recovered, and to one session only.
-TEST(BoardRecovery, StartsWithRecovery) {
+TEST(CoordinatorRecovery, StartsWithRecovery) {
   Desk desk(SmallRun());
   const Grant grant = desk.AskFor(Work::kRecover);
   EXPECT_EQ(grant.epoch, Epoch(1, 1));
@@ -136,7 +136,7 @@ TEST(BoardRecovery, StartsWithRecovery) {
 
 // Goal: epochs come from the boot count, rise with every recovery leased, and end above what a
 // server reports; an epoch of a later boot than this one is nothing that can be repaired.
-TEST(BoardRecovery, EpochsRise) {
+TEST(CoordinatorRecovery, EpochsRise) {
   Desk desk(SmallRun(), 7);
   const Grant first = desk.AskFor(Work::kRecover);
   EXPECT_EQ(first.epoch, Epoch(7, 1));
@@ -154,7 +154,7 @@ TEST(BoardRecovery, EpochsRise) {
 }
 
 // Goal: a holder of an earlier recovery who comes late opens nothing.
-TEST(BoardRecovery, LateRecoveredOfAnOlderEpochIsRefused) {
+TEST(CoordinatorRecovery, LateRecoveredOfAnOlderEpochIsRefused) {
   Desk desk(SmallRun());
   const Grant old = desk.AskFor(Work::kRecover, 1);
   desk.Tick(kLease);
@@ -174,7 +174,7 @@ TEST(BoardRecovery, LateRecoveredOfAnOlderEpochIsRefused) {
 
 // Goal: a recovery in the middle of a step takes back the steps after the recovered one and fences
 // off all work of the earlier epoch.
-TEST(BoardRecovery, RollsBackRecordsAndFencesOldWork) {
+TEST(CoordinatorRecovery, RollsBackRecordsAndFencesOldWork) {
   Desk desk(SmallRun());
   desk.Recover();
   for (int i = 0; i < 5; ++i) desk.RunStep();
@@ -197,7 +197,7 @@ TEST(BoardRecovery, RollsBackRecordsAndFencesOldWork) {
 }
 
 // Goal: micro-batches go out in order, no further than the window beyond the lowest unfinished one.
-TEST(BoardLeases, InOrderWithinTheWindow) {
+TEST(CoordinatorLeases, InOrderWithinTheWindow) {
   RunRules rules = SmallRun(20, 6);
   rules.window = 3;
   Desk desk(rules);
@@ -215,7 +215,7 @@ TEST(BoardLeases, InOrderWithinTheWindow) {
 
 // Goal: a lease that is not renewed ends, is counted, and its work goes to someone else; a renewed
 // one does not.
-TEST(BoardLeases, ExpiredLeasesGoToSomeoneElse) {
+TEST(CoordinatorLeases, ExpiredLeasesGoToSomeoneElse) {
   Desk desk(SmallRun());
   desk.Recover();
   const Grant kept = desk.AskFor(Work::kMicroBatch, 1);
@@ -239,7 +239,7 @@ TEST(BoardLeases, ExpiredLeasesGoToSomeoneElse) {
 
 // Goal: when all are leased, the oldest unfinished micro-batch goes out a second time: to another
 // session, after twice the median time, and once.
-TEST(BoardLeases, SecondLeaseOnceAfterTwiceTheMedian) {
+TEST(CoordinatorLeases, SecondLeaseOnceAfterTwiceTheMedian) {
   Desk desk(SmallRun(20, 4));
   desk.Recover();
   for (uint64_t i = 0; i < 4; ++i) desk.AskFor(Work::kMicroBatch, i % 2 + 1);
@@ -263,7 +263,7 @@ TEST(BoardLeases, SecondLeaseOnceAfterTwiceTheMedian) {
 }
 
 // Goal: a session never gets its own micro-batch a second time, however late it is.
-TEST(BoardLeases, SecondLeaseNeverToTheSameSession) {
+TEST(CoordinatorLeases, SecondLeaseNeverToTheSameSession) {
   Desk desk(SmallRun(20, 2));
   desk.Recover();
   desk.AskFor(Work::kMicroBatch, 1);
@@ -277,7 +277,7 @@ TEST(BoardLeases, SecondLeaseNeverToTheSameSession) {
 
 // Goal: repeats and second leases count once, and the loss is summed in number order whatever the
 // order of arrival.
-TEST(BoardStep, DoneTwiceCountsOnceAndLossIsSummedInOrder) {
+TEST(CoordinatorStep, DoneTwiceCountsOnceAndLossIsSummedInOrder) {
   // In float-like sums the order shows: (1e16 + 1) - 1e16 + 1 = 1, and 2 in other orders.
   const double losses[] = {1e16, 1, -1e16, 1};
   double expected = 0;
@@ -297,7 +297,7 @@ TEST(BoardStep, DoneTwiceCountsOnceAndLossIsSummedInOrder) {
 }
 
 // Goal: late results of earlier holders are told apart from current ones and change nothing.
-TEST(BoardStep, StaleAndWrongEpochResultsAreHarmless) {
+TEST(CoordinatorStep, StaleAndWrongEpochResultsAreHarmless) {
   Desk desk(SmallRun());
   desk.Recover();
   desk.RunStep();
@@ -319,7 +319,7 @@ TEST(BoardStep, StaleAndWrongEpochResultsAreHarmless) {
 
 // Goal: commit has one holder; who takes over a lost lease gets the same rate and limit; the
 // earlier holder may still be the one who ends the step, and only one of them does.
-TEST(BoardStep, CommitIsLeasedToOneAndRepeatedToTheNext) {
+TEST(CoordinatorStep, CommitIsLeasedToOneAndRepeatedToTheNext) {
   Desk desk(SmallRun());
   desk.Recover();
   desk.AllDone();
@@ -342,7 +342,7 @@ TEST(BoardStep, CommitIsLeasedToOneAndRepeatedToTheNext) {
 }
 
 // Goal: a dropped step advances step number and schedule, and is told in its record.
-TEST(BoardStep, DroppedStepsAdvanceStepAndSchedule) {
+TEST(CoordinatorStep, DroppedStepsAdvanceStepAndSchedule) {
   const RunRules rules = SmallRun(200, 2);  // two steps of warm-up: rates differ
   Desk desk(rules);
   desk.Recover();
@@ -359,7 +359,7 @@ TEST(BoardStep, DroppedStepsAdvanceStepAndSchedule) {
 
 // Goal: ten dropped steps in a row end the run with the tensor's name; nine do not, nor do a
 // hundred with an applied one between.
-TEST(BoardStep, TenDropsInARowFailTheRun) {
+TEST(CoordinatorStep, TenDropsInARowFailTheRun) {
   Desk desk(SmallRun(100, 1));
   desk.Recover();
   for (int i = 0; i < 9; ++i) desk.RunStep(false, "head.weight");
@@ -379,7 +379,7 @@ TEST(BoardStep, TenDropsInARowFailTheRun) {
 }
 
 // Goal: a recovery between them does not hide that steps were dropped in a row.
-TEST(BoardStep, DropsInARowAreCountedAcrossARecovery) {
+TEST(CoordinatorStep, DropsInARowAreCountedAcrossARecovery) {
   Desk desk(SmallRun(100, 1));
   desk.Recover();
   desk.RunStep();
@@ -395,7 +395,7 @@ TEST(BoardStep, DropsInARowAreCountedAcrossARecovery) {
 
 // Goal: evaluation comes after the steps that are due and after the last; its step's record is
 // shown when the result is in, and then the run goes on or is finished.
-TEST(BoardEvaluation, ComesWhenDueAndAfterTheLastStep) {
+TEST(CoordinatorEvaluation, ComesWhenDueAndAfterTheLastStep) {
   RunRules rules = SmallRun(3, 1);
   rules.eval_every = 2;
   Desk desk(rules);
@@ -433,7 +433,7 @@ TEST(BoardEvaluation, ComesWhenDueAndAfterTheLastStep) {
 
 // Goal: a server lost during an evaluation does not cost its result, and nobody is told the step's
 // record without it.
-TEST(BoardEvaluation, IsRepeatedAfterARecoveryToItsStep) {
+TEST(CoordinatorEvaluation, IsRepeatedAfterARecoveryToItsStep) {
   Desk desk(SmallRun(2, 1));
   desk.Recover();
   desk.RunStep();
@@ -455,7 +455,7 @@ TEST(BoardEvaluation, IsRepeatedAfterARecoveryToItsStep) {
 }
 
 // Goal: an ask waits for work at most kWaitSecondsMax, then is told to wait, once.
-TEST(BoardAsk, ParkedAsksAreAnsweredInTime) {
+TEST(CoordinatorAsk, ParkedAsksAreAnsweredInTime) {
   Desk desk(SmallRun(20, 1));
   desk.Recover();
   desk.AskFor(Work::kMicroBatch, 1);
@@ -470,7 +470,7 @@ TEST(BoardAsk, ParkedAsksAreAnsweredInTime) {
 }
 
 // Goal: an asker is told the records after the one that it knows, all of them, in order and once.
-TEST(BoardAsk, RecordsAreHandedOutOncePerKnownStep) {
+TEST(CoordinatorAsk, RecordsAreHandedOutOncePerKnownStep) {
   Desk desk(SmallRun(50, 1));
   desk.Recover();
   uint64_t known = 0;
@@ -488,7 +488,7 @@ TEST(BoardAsk, RecordsAreHandedOutOncePerKnownStep) {
 
 // Goal: a run that ten dropped steps in a row have ended does not go on because it was stopped and
 // started again from a snapshot of then.
-TEST(BoardSnapshots, TenDropsInARowEndAResumedRun) {
+TEST(CoordinatorSnapshots, TenDropsInARowEndAResumedRun) {
   const RunRules rules{.steps = 100};
   for (const uint64_t drops : {9u, 10u}) {
     Coordinator coordinator(rules, /*boot_count=*/2);
@@ -505,7 +505,7 @@ TEST(BoardSnapshots, TenDropsInARowEndAResumedRun) {
 }
 
 // Goal: when a snapshot is due, and that every holder of a step's commit is told the same.
-TEST(BoardSnapshots, Due) {
+TEST(CoordinatorSnapshots, Due) {
   const RunRules rules{.steps = 6,
                        .micro_batches = 1,
                        .lease_seconds = 1,
@@ -534,6 +534,62 @@ TEST(BoardSnapshots, Due) {
     ASSERT_TRUE(
         coordinator.StepEnded({{epoch, step}, true, 1, "", taken[step - 1]}, now, &grants).ok());
   }
+}
+
+// Goal: what a worker that ends holds is anybody's at once, and it gets nothing more.
+TEST(CoordinatorEnding, WhatALeavingWorkerHoldsIsAnybodys) {
+  Desk desk(SmallRun());
+  desk.Recover();
+  const Grant held = desk.AskFor(Work::kMicroBatch, 1);
+  EXPECT_EQ(desk.coordinator.finished_step(), (FinishedStep{held.epoch, 0}));
+  desk.coordinator.Leave(1, desk.now);
+  const Grant again = desk.AskFor(Work::kMicroBatch, 2);
+  EXPECT_EQ(again.micro_batch, held.micro_batch);
+  EXPECT_EQ(desk.coordinator.Renew(held.lease, desk.now).code(), Code::kStale);
+  desk.AskFor(Work::kStopped, 1);
+  // The same for the end of a step.
+  desk.AllDone();
+  desk.AskFor(Work::kCommit, 2);
+  EXPECT_FALSE(desk.TryAsk(3).has_value());
+  desk.coordinator.Leave(2, desk.now);
+  ASSERT_FALSE(desk.TryAsk(4).has_value()) << "session 3 asked before";
+  EXPECT_EQ(desk.End(), Code::kOk);
+  EXPECT_EQ(desk.coordinator.finished_step().step, 1u);
+}
+
+// Goal: a stop ends those that are there, also while they wait, and nobody who comes later.
+TEST(CoordinatorEnding, AStopEndsThoseThatAreThere) {
+  Desk desk(SmallRun());
+  desk.Recover();
+  for (uint32_t i = 0; i < 4; ++i) desk.AskFor(Work::kMicroBatch, 1);
+  EXPECT_FALSE(desk.TryAsk(2).has_value());
+  Coordinator::Grants grants = desk.coordinator.Stop({1, 2}, desk.now);
+  ASSERT_EQ(grants.size(), 1u) << "who waits is told";
+  EXPECT_EQ(static_cast<int>(grants[0].work), static_cast<int>(Work::kStopped));
+  // What is leased may be handed in.
+  EXPECT_EQ(desk.Done(0), Code::kOk);
+  desk.AskFor(Work::kStopped, 1);
+  EXPECT_FALSE(desk.TryAsk(3).has_value()) << "waits for what session 1 holds";
+  desk.AllDone();
+  ASSERT_FALSE(desk.late.empty());
+  EXPECT_EQ(static_cast<int>(desk.late.back().work), static_cast<int>(Work::kCommit));
+}
+
+// Goal: the state that is there is that of the last finished step, in every phase.
+TEST(CoordinatorEnding, KnowsTheLastFinishedStep) {
+  RunRules rules = SmallRun();
+  rules.eval_every = 1;
+  Desk desk(rules);
+  EXPECT_EQ(desk.coordinator.finished_step(), FinishedStep{});
+  desk.Recover(3);
+  EXPECT_EQ(desk.coordinator.finished_step().step, 3u);
+  desk.AllDone();
+  EXPECT_EQ(desk.coordinator.finished_step().step, 3u) << "nobody has ended step 4";
+  desk.AskFor(Work::kCommit);
+  EXPECT_EQ(desk.End(), Code::kOk);
+  EXPECT_EQ(desk.coordinator.finished_step().step, 4u) << "it is evaluated";
+  desk.StartRecovery();
+  EXPECT_EQ(desk.coordinator.finished_step(), FinishedStep{});
 }
 
 }  // namespace

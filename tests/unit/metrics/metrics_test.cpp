@@ -101,7 +101,7 @@ TEST(Metrics, OfAServer) {
 
 // Goal: the coordinator's metrics: who is alive, whose lease ended, how long the phases of a step
 // last.
-TEST(Metrics, OfTheBoard) {
+TEST(Metrics, OfTheCoordinator) {
   ShardHarness server(ShardConfig(), {.recover = false});
   server.session = As<HelloReply>(server.Send(server.Hello())).session;
   Request ask = server.Make(LeaseRequest{});

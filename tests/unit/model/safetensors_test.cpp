@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -106,7 +107,7 @@ TEST_F(Safetensors, DamagedHeadersAreRefused) {
       {"{", "JSON"},
       {"[]", "JSON"},
       {R"({"a":1})", "tensor a: not an object"},
-      {R"({"a":{"dtype":"F16","shape":[2],"data_offsets":[0,8]}})", "dtype"},
+      {R"({"a":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}})", "dtype"},
       {R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", "shape"},
       {R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", "do not agree"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", "backwards"},
@@ -133,6 +134,39 @@ TEST_F(Safetensors, DamagedHeadersAreRefused) {
   }
   EXPECT_FALSE(SafetensorsReader::Open(folder_).ok());
   EXPECT_FALSE(SafetensorsReader::Open(Path("none")).ok());
+}
+
+TEST_F(Safetensors, HalfPrecisionAndAnyAlignmentAreRead) {
+  // The header's length, 8 + n, decides where the numbers lie.
+  for (const char* const padding : {"", " ", "  ", "   "}) {
+    const std::string header =
+        std::string(R"({"h":{"dtype":"F16","shape":[4],"data_offsets":[0,8]},)"
+                    R"("b":{"dtype":"BF16","shape":[2],"data_offsets":[8,12]},)"
+                    R"("f":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}})") +
+        padding;
+    const std::string path = WriteRaw(header, 0);
+    // 1.5, -2^-24 (the smallest), infinity, 65504; 1.5 and -3 as bf16; 1.5
+    const unsigned char data[] = {0x00, 0x3E, 0x01, 0x80, 0x00, 0x7C, 0xFF, 0x7B,
+                                  0xC0, 0x3F, 0x40, 0xC0, 0x00, 0x00, 0xC0, 0x3F};
+    std::ofstream(path, std::ios::binary | std::ios::app)
+        .write(reinterpret_cast<const char*>(data), sizeof(data));
+    const auto reader = SafetensorsReader::Open(path);
+    ASSERT_TRUE(reader.ok()) << reader.status().message();
+    float h[4], b[2], f[1];
+    reader.value()->Find("h")->CopyF32(h);
+    reader.value()->Find("b")->CopyF32(b);
+    reader.value()->Find("f")->CopyF32(f);
+    EXPECT_EQ(h[0], 1.5f);
+    EXPECT_EQ(h[1], -0x1p-24f);
+    EXPECT_TRUE(std::isinf(h[2]) && h[2] > 0);
+    EXPECT_EQ(h[3], 65504.0f);
+    EXPECT_EQ(b[0], 1.5f);
+    EXPECT_EQ(b[1], -3.0f);
+    EXPECT_EQ(f[0], 1.5f);
+    const bool aligned = (8 + header.size()) % 4 == 0;
+    EXPECT_EQ(reader.value()->Find("f")->f32() != nullptr, aligned) << header.size();
+    EXPECT_EQ(reader.value()->Find("h")->f32(), nullptr);
+  }
 }
 
 TEST_F(Safetensors, ShapesAreChecked) {
@@ -162,6 +196,22 @@ TEST_F(Safetensors, RefusesAPlaceThatCanNotBeWritten) {
   const auto writer = SafetensorsWriter::Create(Path("x") + "/y", {}, "");
   ASSERT_FALSE(writer.ok());
   EXPECT_EQ(writer.status().code(), Code::kInvalid);
+}
+
+TEST_F(Safetensors, VersionsOfItsConfiguration) {
+  const auto open = [this](const std::string& metadata) {
+    return SafetensorsReader::Open(WriteRaw("{\"__metadata__\":{" + metadata + "}}", 0));
+  };
+  WriteSample(Path("x"));
+  EXPECT_EQ(ReadAll(Path("x")).find("version"), std::string::npos);  // the first has no number
+  EXPECT_TRUE(open(R"("config":"{}","config_version":"1")").ok());
+  EXPECT_EQ(open(R"("config":7,"config_version":"2")").status().message(),
+            Path("raw") +
+                ": export format 2: written by a newer version, update this program (it reads 1)");
+  for (const char* bad : {"2", "\"\"", "\"two\"", "\"2 \"", "\"-1\"", "null"}) {
+    EXPECT_FALSE(open(R"("config":"{}","config_version":)" + std::string(bad)).ok()) << bad;
+  }
+  EXPECT_TRUE(open(R"("config_version":"9","format":"pt")").ok());  // another program's
 }
 
 }  // namespace

@@ -116,6 +116,29 @@ TEST_P(TransportTest, UnknownPeersAndWaking) {
 INSTANTIATE_TEST_SUITE_P(Addresses, TransportTest,
                          ::testing::Values("inproc://one", "tcp://127.0.0.1:0"));
 
+// Goal: IPv6 works, beside IPv4 in one client.
+TEST(Transport, Ipv6) {
+  TransportContext context;
+  auto six = BindZmq(context, "tcp://[::1]:0");
+  if (six.status().code() == Code::kInvalid) GTEST_SKIP() << six.status().message();
+  ASSERT_TRUE(six.ok()) << six.status().message();
+  EXPECT_TRUE(six.value()->address().starts_with("tcp://[::1]:")) << six.value()->address();
+  const auto four = Bind(context, "tcp://127.0.0.1:0");
+  const std::string by_name = "tcp://localhost" + four->address().substr(15);
+  const auto client = Connect(context, {six.value()->address(), by_name});
+  ServerTransport* const servers[] = {six.value().get(), four.get()};
+  for (size_t i = 0; i < 2; ++i) {
+    ASSERT_TRUE(client->Send(i, {Bytes(8, i)}));
+    std::string peer;
+    Message received;
+    ASSERT_TRUE(Await(*servers[i], &peer, &received));
+    ASSERT_TRUE(servers[i]->Send(peer, received));
+    size_t from = 7;
+    ASSERT_TRUE(Await(*client, &from, &received));
+    EXPECT_EQ(from, i);
+  }
+}
+
 // Goal: an address that cannot be used is an error that names it.
 TEST(Transport, BadAddressesAreErrors) {
   TransportContext context;
@@ -126,7 +149,11 @@ TEST(Transport, BadAddressesAreErrors) {
   const auto second = BindZmq(context, first->address());
   ASSERT_FALSE(second.ok());
   EXPECT_NE(second.status().message().find(first->address()), std::string::npos);
-  EXPECT_FALSE(ConnectZmq(context, {"nonsense"}).ok());
+  for (const char* address : {"nonsense", "tcp://nonsense", "tcp://::1:7", "tcp://a:0"}) {
+    EXPECT_FALSE(ConnectZmq(context, {address}).ok()) << address;
+  }
+  const auto elsewhere = BindZmq(context, "tcp://192.0.2.1:7");
+  EXPECT_EQ(elsewhere.status().code(), Code::kInvalid) << "not an address of this machine";
 }
 
 }  // namespace

@@ -10,10 +10,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <map>
 #include <memory>
-#include <new>
 #include <random>
 #include <string>
 #include <thread>
@@ -27,6 +25,7 @@
 #include "pserver/shard/server.h"
 #include "tests/support/frames.h"
 #include "tests/support/join.h"
+#include "tests/support/memory/hooked_new.h"
 #include "worker/config/tensors.h"
 
 namespace {
@@ -37,35 +36,16 @@ std::atomic<uint64_t> g_caller_bytes{0};
 enum class Thread { kOther, kServer, kCaller };
 thread_local Thread t_thread = Thread::kOther;
 
-void* Allocate(size_t bytes, size_t alignment) {
+}  // namespace
+
+bool mf::MayAllocate(size_t bytes) noexcept {
   if (t_thread == Thread::kServer) g_server_allocations.fetch_add(1);
   if (t_thread == Thread::kCaller) {
     g_caller_allocations.fetch_add(1);
     g_caller_bytes.fetch_add(bytes);
   }
-  void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
+  return true;
 }
-
-}  // namespace
-
-void* operator new(size_t bytes) { return Allocate(bytes, 16); }
-void* operator new[](size_t bytes) { return Allocate(bytes, 16); }
-void* operator new(size_t bytes, std::align_val_t a) {
-  return Allocate(bytes, static_cast<size_t>(a));
-}
-void* operator new[](size_t bytes, std::align_val_t a) {
-  return Allocate(bytes, static_cast<size_t>(a));
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
 
 namespace mf {
 namespace {
@@ -81,6 +61,7 @@ class MarkingTransport final : public ServerTransport {
   bool Send(const std::string& peer, const Message& message) override {
     return inner_->Send(peer, message);
   }
+  bool HasRoomFor(const std::string&) override { return true; }
   void Wake() override { inner_->Wake(); }
   const std::string& address() const override { return inner_->address(); }
 

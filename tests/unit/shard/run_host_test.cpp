@@ -19,6 +19,7 @@
 #include "common/client/work_loop.h"
 #include "common/run/column_blocks.h"
 #include "pserver/snapshot/snapshot_folders.h"
+#include "tests/support/failing_memory.h"
 #include "tests/support/frames.h"
 #include "tests/support/shard_harness.h"
 #include "tests/support/snapshot_model.h"
@@ -314,6 +315,27 @@ TEST_F(RunHostTest, RunsComeBackAsTheyWere) {
   EXPECT_EQ(Finish(third), halves);
 }
 
+TEST_F(RunHostTest, ARunWhoseStateIsLostBeginsAnew) {
+  const auto due = Finish(MakeRun("alone"));
+  now_ += 10;
+  const RunDescription run = MakeRun("again");  // the same rows
+  Worker worker(*this, run);
+  worker.WorkUntil(1);
+  Save();
+  {
+    const FailingMemory memory(0, FailingMemory::Ends::kOnce);
+    host_->Handle("peer", {.id = ++ids_, .session = worker.session, .body = LeaseRequest{}}, now_);
+    EXPECT_TRUE(memory.failed());
+  }
+  EXPECT_EQ(sent_.back().code, Code::kUnavailable) << sent_.back().message;
+  EXPECT_EQ(worker.Ask(StatusRequest{}).code, Code::kNotJoined);
+  Worker back(*this, run);
+  EXPECT_GT(back.incarnation, worker.incarnation);
+  back.WorkUntil(kSteps);
+  Save();
+  EXPECT_EQ(back.State(), due);
+}
+
 TEST_F(RunHostTest, WhatDoesNotFitLeavesEverythingAsItIs) {
   Restart({.shard = {.shard = 1, .shards = 4}});
   const auto hello = [&](HelloRequest request) { return Send(0, std::move(request)); };
@@ -433,13 +455,28 @@ TEST_F(RunHostTest, ListsAndDeletes) {
   EXPECT_FALSE(FileExists(FolderOf(second_)));
 }
 
+TEST(StorageTest, WhatADeletionLeftGoesAtTheNextStart) {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path(), run = dir + "/run-0123456789abcdef",
+                    other = dir + "/run-fedcba9876543210";
+  for (const std::string& left :
+       {run + "/gone-shard-0-of-2/step-1", run + "/gone-shard-1-of-2", other + "/gone-shard-0-of-2",
+        dir + "/gone-run-0000000000000000/shard-0-of-2"}) {
+    fs::create_directories(left);
+  }
+  ASSERT_TRUE(Storage::Open(dir, 0, 2).ok());
+  EXPECT_EQ(FileNames(dir),
+            (std::vector<std::string>{"run-0123456789abcdef", "shard-0-of-2.lock"}));
+  EXPECT_EQ(FileNames(run), std::vector<std::string>{"gone-shard-1-of-2"}) << "another server's";
+}
+
 TEST_F(RunHostTest, AnUnreadableDescriptionHidesNothing) {
   Finish(first_);
   now_ = 100;
   Worker worker(*this, second_);
   worker.WorkUntil(1);
   Save();
-  const std::string text = ReadDescription(FolderOf(second_));
+  const std::string text = ReadDescription(FolderOf(second_)).value();
   EXPECT_EQ(text, second_.Json());
   for (const std::string& broken : {std::string("{"), first_.Json(), std::string()}) {
     for (const RunDescription& run : {first_, second_}) {

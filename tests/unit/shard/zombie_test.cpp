@@ -192,7 +192,7 @@ class Zombie : public testing::Test {
   }
 
   Recovery LookAround(const Joined& worker, const LeaseReply& lease) {
-    return DecideRecovery(lease, SendAll(worker, StatusRequest{}));
+    return DecideRecovery(lease, SendAll(worker, StatusRequest{}), /*may_save=*/true);
   }
   /// Takes the recover lease and does it. Returns its epoch.
   uint64_t Recover(const Joined& worker) {

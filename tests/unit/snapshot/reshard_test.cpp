@@ -143,7 +143,7 @@ TEST(ReshardTest, AllPairs) {
         const auto report = TryReshard(source, target, to);
         ASSERT_TRUE(report.ok()) << report.status().message();
         EXPECT_EQ(report.value().from_shards, from);
-        EXPECT_EQ(FileNames(target).size(), to);
+        EXPECT_EQ(FileNames(target).size(), to + 1) << "and the description";
         CheckShards(target, run, to, 3);
       }
     }

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/base/digest.h"
+#include "common/run/versions.h"
 #include "pserver/snapshot/snapshot_digest.h"
 #include "pserver/snapshot/snapshot_files.h"
 #include "pserver/snapshot/snapshot_rocksdb.h"
@@ -165,22 +166,39 @@ TEST_F(SnapshotDamageTest, AnotherFormatIsRefused) {
   nlohmann::json root = nlohmann::json::parse(Load(path));
   root.erase("sha256");
   EXPECT_EQ(root["description"], TestInfo(2).description);
-  root["format"] = 1;
   root["config"] = "{}";
   root.erase("description");
-  root["sha256"] = Sha256Hex(root.dump());
-  Save(path, root.dump(1) + "\n");
-  const std::string wanted =
-      path +
-      ": format 1, this program reads format 2; go on with the version that wrote it, or start in "
-      "another folder";
-  EXPECT_EQ(reader_->Summary(2).status().code(), Code::kInvalid);
-  EXPECT_EQ(reader_->Summary(2).status().message(), wanted);
-  EXPECT_EQ(reader_->VerifyFiles(2).message(), wanted);
-  const auto opened = OpenRocksSnapshots(folder_.path());
-  EXPECT_EQ(opened.status().code(), Code::kInvalid);
-  EXPECT_EQ(opened.status().message(), wanted);
-  EXPECT_EQ(reader_->Published(), std::vector<uint64_t>{2});
+  // Nothing beside it is touched, as a start does with what its own version left unfinished.
+  fs::create_directories(folder_.path() + "/tmp-step-3");
+  fs::create_directories(folder_.path() + "/live");
+  for (const uint64_t format : {1, 3}) {
+    root.erase("sha256");
+    root["format"] = format;
+    root["sha256"] = Sha256Hex(root.dump());
+    Save(path, root.dump(1) + "\n");
+    const std::string wanted = CheckVersion(kSnapshotFormat, format, path).message();
+    EXPECT_EQ(reader_->Summary(2).status().code(), Code::kInvalid);
+    EXPECT_EQ(reader_->Summary(2).status().message(), wanted);
+    EXPECT_EQ(reader_->VerifyFiles(2).message(), wanted);
+    const auto opened = OpenRocksSnapshots(folder_.path());
+    EXPECT_EQ(opened.status().code(), Code::kInvalid);
+    EXPECT_EQ(opened.status().message(), wanted);
+    EXPECT_EQ(reader_->Published(), std::vector<uint64_t>{2});
+    EXPECT_TRUE(fs::exists(folder_.path() + "/tmp-step-3"));
+    EXPECT_TRUE(fs::exists(folder_.path() + "/live"));
+  }
+}
+
+// Goal: a DIGEST of brackets in brackets is refused and does not exhaust the stack.
+TEST_F(SnapshotDamageTest, ADeepDigest) {
+  constexpr size_t kDepth = 1'000'000;
+  const std::string path = step_ + "/" + kDigestName;
+  for (const std::string& text :
+       {"{\"sha256\":\"\",\"files\":" + std::string(kDepth, '[') + std::string(kDepth, ']') + "}",
+        std::string(kDepth, '[')}) {
+    Save(path, text);
+    EXPECT_EQ(reader_->Summary(2).status().code(), Code::kDamaged);
+  }
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 
 #include "pserver/snapshot/snapshot_rocksdb.h"
 #include "tests/support/shard_harness.h"
+#include "tests/support/snapshot_model.h"
 #include "worker/config/tensors.h"
 
 namespace mf {
@@ -194,6 +195,118 @@ TEST_P(SnapshotsTest, ADamagedOneIsSetAside) {
   ++server.epoch;
   ASSERT_EQ(server.Send(server.Rollback(server.epoch, 3)).code, Code::kOk);
   EXPECT_EQ(server.State(), third);
+}
+
+// Goal: a snapshot with a row of a step whose rate it has not is no state: catching that row up
+// would read beyond the rates. Its checksums are right: another program wrote it.
+TEST_P(SnapshotsTest, ARowOfAStepThatWasNeverAppliedIsDamage) {
+  ShardHarness server(ConfigOf(), Options(true));
+  StepWithSnapshot(server, 1, true);
+  FinishSnapshot(server);
+  Entries entries;
+  auto info = ReadEntries(*store_, 1, &entries);
+  ASSERT_TRUE(info.ok());
+  for (const uint32_t updated_at : {2u, 300u, 0xFFFFFFFFu}) {
+    info->step += 1;
+    auto& row = entries.begin()->second;
+    std::memcpy(row.data(), &updated_at, sizeof(updated_at));
+    ASSERT_TRUE(store_->Begin().ok());
+    for (const auto& [key, value] : entries) {
+      ASSERT_TRUE(store_->Put(key.space, key.id, value.data(), value.size()).ok());
+    }
+    ASSERT_TRUE(store_->Publish(*info).ok());
+    ++server.epoch;
+    const Reply refused = server.Send(server.Rollback(server.epoch, info->step));
+    EXPECT_EQ(refused.code, Code::kUnavailable);
+    EXPECT_NE(refused.message.find("a row was updated in applied step " +
+                                   std::to_string(updated_at) + " of 1"),
+              std::string::npos)
+        << refused.message;
+    ++server.epoch;
+    ASSERT_EQ(server.Send(server.Rollback(server.epoch, 1)).code, Code::kOk);
+  }
+}
+
+// Goal: a server that is told to end publishes the state of the last finished step, whatever the
+// open one has had so far, and takes part in no further one; a snapshot that is being written comes
+// first.
+TEST_P(SnapshotsTest, WhoIsToldToEndSavesFirst) {
+  ShardHarness plain(ConfigOf(), Options(false));
+  for (uint64_t step = 1; step <= 4; ++step) plain.RunStep(step, 1e-2f);
+  {
+    ShardHarness server(ConfigOf(), Options(true));
+    for (uint64_t step = 1; step <= 4; ++step) {
+      if (step == 3) {
+        StepWithSnapshot(server, step, true);
+      } else {
+        server.RunStep(step, 1e-2f);
+      }
+    }
+    for (uint32_t i = 0; i < 3; ++i) server.MicroBatch(5, i);
+    server.shard().End(100);
+    EXPECT_EQ(server.Send(server.Make(PrepareRequest{server.open()})).code, Code::kUnavailable);
+    for (int i = 0; !server.shard().ReadyToEnd(100); ++i) {
+      ASSERT_LT(i, 20'000);
+      if (!server.shard().Work(100)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_EQ(store_->Published(), std::vector<uint64_t>({3, 4}));
+  }
+  Open();
+  ShardHarness::Options options = Options(true);
+  options.recover = false;
+  ShardHarness server(ConfigOf(), options);
+  server.session = As<HelloReply>(server.Send(server.Hello())).session;
+  ASSERT_EQ(server.Send(server.Rollback(server.epoch, 4)).code, Code::kOk);
+  EXPECT_EQ(server.State(), plain.State());
+}
+
+// Goal: a step that it has prepared may have ended elsewhere: it waits some seconds for the end.
+TEST_P(SnapshotsTest, WhoIsToldToEndWaitsForAStepThatItHasPrepared) {
+  for (const bool end_comes : {true, false}) {
+    TearDown();
+    Open();
+    ShardHarness server(ConfigOf(), Options(true));
+    server.RunStep(1, 1e-2f);
+    for (uint32_t i = 0; i < 3; ++i) server.MicroBatch(2, i);
+    EXPECT_EQ(server.Send(server.Make(PrepareRequest{server.open()})).code, Code::kOk);
+    server.shard().End(100);
+    EXPECT_FALSE(server.shard().ReadyToEnd(104.9));
+    EXPECT_FALSE(server.shard().writing_snapshot());
+    EXPECT_EQ(server.Send(server.Make(PrepareRequest{server.open()})).code, Code::kOk);
+    if (end_comes) {
+      EXPECT_EQ(server.End(1e-2f, true).code, Code::kOk);
+    }
+    for (int i = 0; !server.shard().ReadyToEnd(105.1); ++i) {
+      ASSERT_LT(i, 20'000);
+      if (!server.shard().Work(0)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_EQ(store_->Published(), std::vector<uint64_t>({end_comes ? 2u : 1u}));
+  }
+}
+
+// Goal: a step is saved on request exactly while the tables are that step's.
+TEST_P(SnapshotsTest, SavesTheFinishedStepOnRequest) {
+  ShardHarness server(ConfigOf(), Options(true));
+  const auto save = [&](uint64_t step) { return server.Send(server.Make(SaveRequest{step})); };
+  EXPECT_EQ(save(0).code, Code::kInvalid) << "it is made from the seed";
+  server.RunStep(1, 1e-2f);
+  server.RunStep(2, 1e-2f);
+  EXPECT_EQ(save(1).code, Code::kStale);
+  EXPECT_EQ(save(3).code, Code::kNotYet);
+  const auto snapshots = [](const Reply& reply) { return As<SaveReply>(reply).snapshots; };
+  const std::vector<uint32_t> second = server.State();
+  EXPECT_EQ(snapshots(save(2)), (SnapshotState{{}, 2}));
+  server.RunStep(3, 1e-2f);  // meanwhile
+  EXPECT_EQ(snapshots(save(2)), (SnapshotState{{}, 2})) << "it is on its way";
+  EXPECT_EQ(snapshots(save(3)), (SnapshotState{{}, 2})) << "when that is done";
+  FinishSnapshot(server);
+  EXPECT_EQ(snapshots(save(2)), (SnapshotState{{2}, 0}));
+  EXPECT_EQ(snapshots(save(3)), (SnapshotState{{2}, 3}));
+  FinishSnapshot(server);
+  EXPECT_EQ(snapshots(save(3)), (SnapshotState{{2, 3}, 0}));
+  ++server.epoch;
+  ASSERT_EQ(server.Send(server.Rollback(server.epoch, 2)).code, Code::kOk);
+  EXPECT_EQ(server.State(), second);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/base/check.h"
 #include "worker/compute/cpu/matmul.h"
 #include "worker/compute/cpu/softmax.h"
 
@@ -19,6 +20,7 @@ float* Scratch(ThreadScratch& scratch, int thread, size_t numbers) {
 struct Tile {
   size_t begin;
   size_t rows;
+  bool as_vector = false;  // Product::as_vector
   size_t keys() const { return begin + rows; }
 };
 
@@ -46,7 +48,8 @@ void Scores(const AttentionShape& shape, const Tile& tile, const float* q, const
             .b = {k, stride, Transpose::kYes},
             .c = scores,
             .c_stride = tile.keys(),
-            .alpha = Scale(shape)});
+            .alpha = Scale(shape),
+            .as_vector = tile.as_vector});
 }
 
 ScoreTile Causal(const Tile& tile) {
@@ -69,24 +72,41 @@ Place PlaceOf(const AttentionShape& shape, size_t sequence_and_head) {
           token * shape.heads + head};
 }
 
+/// rows [tile.rows] of [d] and of [heads]: the tile's own.
 void ForwardTile(const AttentionShape& shape, const Tile& tile, const float* q, float* scores,
-                 float* out, float* log_sums) {
+                 float* rows, float* log_sums) {
   const size_t d = shape.width();
   float inverse_sums[kQueryTile];
   Scores(shape, tile, q, q + d, scores);
-  ExpRows(Causal(tile), scores, inverse_sums, log_sums + tile.begin * shape.heads, shape.heads);
-  float* rows = out + tile.begin * d;
+  ExpRows(Causal(tile), scores, inverse_sums, log_sums, shape.heads);
   Multiply({.m = tile.rows,
             .n = shape.head_dim,
             .k = tile.keys(),
             .a = {scores, tile.keys()},
             .b = {q + 2 * d, 3 * d},
             .c = rows,
-            .c_stride = d});
+            .c_stride = d,
+            .as_vector = tile.as_vector});
   // Dividing here touches head_dim numbers a row, not all of its scores.
   for (size_t r = 0; r < tile.rows; ++r) {
     for (size_t i = 0; i < shape.head_dim; ++i) rows[r * d + i] *= inverse_sums[r];
   }
+}
+
+/// All sequences, or of a single one the queries from `first` on, which `out` begins with.
+void ForwardQueries(const AttentionShape& shape, size_t first, bool as_vector, const float* qkv,
+                    ThreadPool& pool, ThreadScratch& scratch, float* out, float* log_sums) {
+  const size_t queries = shape.length - first;
+  const size_t tiles = (queries + kQueryTile - 1) / kQueryTile;
+  const size_t pairs = shape.sequences * shape.heads;
+  pool.ParallelFor(pairs * tiles, [&](size_t i, int thread) {
+    // The largest tiles first, so that threads finish together.
+    const size_t row = (tiles - 1 - i / pairs) * kQueryTile;
+    const Tile tile{first + row, std::min(kQueryTile, queries - row), as_vector};
+    const Place at = PlaceOf(shape, i % pairs);
+    ForwardTile(shape, tile, qkv + at.qkv, Scratch(scratch, thread, kQueryTile * shape.length),
+                out + at.out + row * shape.width(), log_sums + at.log_sum + row * shape.heads);
+  });
 }
 
 /// Tiles are taken from the last to the first: the last one has all keys and overwrites dK and dV,
@@ -147,15 +167,13 @@ void BackwardTile(const AttentionShape& shape, const Tile& tile, const Attention
 
 void AttentionForward(const AttentionShape& shape, const float* qkv, ThreadPool& pool,
                       ThreadScratch& scratch, float* out, float* log_sums) {
-  const size_t tiles = TileCount(shape);
-  const size_t pairs = shape.sequences * shape.heads;
-  pool.ParallelFor(pairs * tiles, [&](size_t i, int thread) {
-    // The largest tiles first, so that threads finish together.
-    const Tile tile = TileOf(shape, tiles - 1 - i / pairs);
-    const Place at = PlaceOf(shape, i % pairs);
-    ForwardTile(shape, tile, qkv + at.qkv, Scratch(scratch, thread, kQueryTile * shape.length),
-                out + at.out, log_sums + at.log_sum);
-  });
+  ForwardQueries(shape, 0, /*as_vector=*/false, qkv, pool, scratch, out, log_sums);
+}
+
+void AttentionFrom(size_t first, const AttentionShape& shape, const float* qkv, ThreadPool& pool,
+                   ThreadScratch& scratch, float* out, float* log_sums) {
+  MF_CHECK(shape.sequences == 1 && first < shape.length);
+  ForwardQueries(shape, first, /*as_vector=*/true, qkv, pool, scratch, out, log_sums);
 }
 
 void AttentionBackward(const AttentionShape& shape, const AttentionSaved& saved, const float* dout,

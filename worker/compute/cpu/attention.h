@@ -29,6 +29,11 @@ using ThreadScratch = std::vector<std::vector<float>>;
 void AttentionForward(const AttentionShape& shape, const float* qkv, ThreadPool& pool,
                       ThreadScratch& scratch, float* out, float* log_sums);
 
+/// The same for the queries of one sequence from token `first` on: out [length - first][d] and
+/// log_sums [length - first][heads] from qkv [length][3d].
+void AttentionFrom(size_t first, const AttentionShape& shape, const float* qkv, ThreadPool& pool,
+                   ThreadScratch& scratch, float* out, float* log_sums);
+
 struct AttentionSaved {
   const float* qkv = nullptr;       // [tokens][3d]
   const float* out = nullptr;       // [tokens][d]

@@ -19,12 +19,13 @@ struct EmbeddingShape {
 void EmbeddingForward(const EmbeddingShape& shape, const float* matrix, const uint32_t* ids,
                       ThreadPool& pool, float* x);
 
-/// dmatrix [vocabulary][width], overwritten: rows of dx [tokens][width] added in token order, zero
-/// for tokens that do not occur.
-void EmbeddingBackward(const EmbeddingShape& shape, const uint32_t* ids, const float* dx,
-                       ThreadPool& pool, float* dmatrix);
-
 /// The tokens that occur, rising: the rows of the matrix that have a gradient.
 std::vector<uint64_t> DistinctTokens(const std::vector<uint32_t>& tokens);
+
+/// The gradient of these rows, drows [distinct][width], overwritten: rows of dx [tokens][width]
+/// added in token order. `distinct`: DistinctTokens() of `ids`.
+void EmbeddingBackward(const EmbeddingShape& shape, const uint32_t* ids,
+                       const std::vector<uint64_t>& distinct, const float* dx, ThreadPool& pool,
+                       float* drows);
 
 }  // namespace mf

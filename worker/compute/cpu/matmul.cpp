@@ -1,9 +1,11 @@
 #include "worker/compute/cpu/matmul.h"
 
 #include <cblas.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <iterator>
+#include <new>
 
 namespace mf {
 namespace {
@@ -62,10 +64,31 @@ void UseOneThread() {
   static_cast<void>(once);
 }
 
+/// OpenBLAS takes memory for packed tiles when a thread has none of it free, and tries for ever if
+/// the system refuses it. So it is seen to be there, once for each thread.
+void CheckTileMemory() {
+  constexpr size_t kBytes = size_t{128} << 20;  // of address space: pages that are used cost memory
+  static thread_local bool seen = false;
+  if (seen) return;
+  void* const memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  munmap(memory, kBytes);
+  seen = true;
+}
+
 }  // namespace
 
 void Multiply(const Product& p) {
   UseOneThread();
+  CheckTileMemory();
+  if (p.as_vector && p.m == 1 && p.a.transpose == Transpose::kNo) {
+    const bool across = p.b.transpose == Transpose::kYes;  // b is stored as [n][k]
+    cblas_sgemv(CblasRowMajor, across ? CblasNoTrans : CblasTrans,
+                static_cast<blasint>(across ? p.n : p.k), static_cast<blasint>(across ? p.k : p.n),
+                p.alpha, p.b.data, static_cast<blasint>(p.b.stride), p.a.data, 1, p.beta, p.c, 1);
+    return;
+  }
   cblas_sgemm(CblasRowMajor, Flag(p.a), Flag(p.b), static_cast<blasint>(p.m),
               static_cast<blasint>(p.n), static_cast<blasint>(p.k), p.alpha, p.a.data,
               static_cast<blasint>(p.a.stride), p.b.data, static_cast<blasint>(p.b.stride), p.beta,
@@ -87,6 +110,11 @@ void MultiplyTiled(const Product& p, ThreadPool& pool) {
     tile.c = p.c + row * p.c_stride + column;
     Multiply(tile);
   });
+}
+
+std::string MultiplyLibrary() {
+  const std::string config = openblas_get_config(), core = openblas_get_corename();
+  return config.find(core) == std::string::npos ? config + " " + core : config;
 }
 
 }  // namespace mf

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 #include "common/base/thread_pool.h"
 
@@ -29,6 +30,9 @@ struct Product {
   size_t c_stride = 0;
   float alpha = 1;
   float beta = 0;
+  /// One row of `a` as a vector: `b` is then read once and not packed, which would cost more than
+  /// the product. The bits are others. More rows: as without it.
+  bool as_vector = false;
 };
 
 /// One call, on the calling thread.
@@ -36,5 +40,8 @@ void Multiply(const Product& product);
 
 /// Cut into tiles that run on `pool`.
 void MultiplyTiled(const Product& product, ThreadPool& pool);
+
+/// Whose products these are: the library, its version, and the processor that it has kernels for.
+std::string MultiplyLibrary();
 
 }  // namespace mf

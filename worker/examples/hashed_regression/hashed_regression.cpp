@@ -1,13 +1,12 @@
-// Trains a model of its own on parameter servers, a regression on hashed features: each of a
-// sample's eight features picks a row of its table, and the sum of the rows is the prediction, 32
-// numbers.
-//
+// A regression on hashed features, trained on parameter servers: each of a sample's eight features
+// picks a row of its table, and the sum of the rows is the prediction of 32 numbers.
 //   hashed_regression STEPS tcp://127.0.0.1:7000 tcp://127.0.0.1:7001
 // Any number of these processes, on any machines, work on the same run.
 #include <memoryformer/memoryformer.h>
 
 #include <bit>
 #include <cstdio>
+#include <cstdlib>
 
 constexpr size_t kFeatures = 8, kRows = 1024, kOutputs = 32, kSamples = 256, kPairs = 8 * 256;
 
@@ -47,24 +46,26 @@ struct Batch {
   }
 };
 
-/// The sum of squared errors, and in an open step the contribution of their gradients.
+/// The sum of squared errors, with gradients of the step's mean; of a finished state their mean.
 mf::Result<double> Run(mf::Session& session, const mf::ReadState& at, const Batch& b, uint32_t n) {
   mf::TableClient& servers = session.tables();
   const mf::TensorSpec& tables = session.run().tensors[0];
   const mf::Buffer y(kSamples * kOutputs * sizeof(float));
   auto sums = servers.Forward(at, tables, kSamples, b.rows, b.weights, y.as<float>());
   MF_RETURN_IF_ERROR(sums.Wait());
+  const double samples = static_cast<double>(kSamples * session.run().rules.micro_batches);
   double loss = 0;
   for (size_t i = 0; i < kSamples * kOutputs; ++i) {
     const double error = static_cast<double>(y.as<float>()[i]) - b.targets[i];
     loss += error * error;
-    y.as<float>()[i] = static_cast<float>(2 * error / kSamples);  // dL/dy
+    y.as<float>()[i] = static_cast<float>(2 * error / samples);  // dL/dy
   }
   if (const auto* open = std::get_if<mf::OpenStep>(&at)) {
     auto gradients = servers.Backward(*open, n, tables, kSamples, b.rows, b.weights, y, nullptr);
     MF_RETURN_IF_ERROR(gradients.Wait());
+    return loss;
   }
-  return loss;
+  return loss / kSamples;
 }
 
 mf::Status Train(mf::Session& session) {
@@ -91,7 +92,12 @@ mf::Status Train(mf::Session& session) {
 }
 
 int main(int argc, char** argv) {
-  mf::Session::Options options{.run = Describe(argc > 1 ? std::stoi(argv[1]) : 100)};
+  const int steps = argc > 1 ? std::atoi(argv[1]) : 100;
+  if (steps < 1) {
+    std::fprintf(stderr, "error: usage: hashed_regression [STEPS [ADDRESS ...]]\n");
+    return 2;
+  }
+  mf::Session::Options options{.run = Describe(steps)};
   for (int i = 2; i < argc; ++i) options.addresses.push_back(argv[i]);
   auto session = mf::Session::Connect(options);
   const mf::Status status = session.ok() ? Train(*session.value()) : session.status();
