@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Runs clang-tidy with .clang-tidy over common/, pserver/ and worker/, or over the files named.
+"""Clang's warnings, of locks above all, for every file of the build, and clang-tidy with .clang-tidy for those of
+common/, pserver/ and worker/. No code is made: that is the longest part of a build, and says nothing more.
 
     tests/tidy.py [FILE...]
 
-Flags and generated headers are those of the preset `clang`, which is built before. Most of the time goes into the
-headers of libraries, so the files of a folder that have the same flags are looked at as one file that includes
-them all. Where that finds anything, they are looked at one by one, and only this counts: names of a file's own may
-be there twice in a folder.
+Flags and generated headers are those of the preset `clang`; what they need is built first. Most of the time goes
+into the headers of libraries, so the files of a folder that have the same flags are looked at as one file that
+includes them all. Where that finds anything, halves of them are looked at, down to single files, and only what is
+found in these counts: names of a file's own may be there twice in a folder.
 """
 import concurrent.futures
 import json
@@ -20,16 +21,17 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATABASE = ROOT / "build/clang/compile_commands.json"
 TIDY = "clang-tidy-19"
-BOXES = ("common", "pserver", "worker")
+TESTS = ROOT / "tests"
+HEADERS = ("mf_library_headers", "mf_test_headers", "mf_command_headers", "mf_schema")  # precompiled, and generated
 # A file for Highway includes itself once per instruction set.
 ALONE = "HWY_TARGET_INCLUDE"
 
 
 def flags_of(entry: dict[str, str]) -> tuple[str, ...]:
-    """The flags of a compile command: without compiler, output and source."""
+    """A compile command without output and source."""
     words = shlex.split(entry["command"])
-    end = words.index("-o")
-    return tuple(words[1:end])
+    words = words[words.index(next(word for word in words if "clang++" in word)):]  # behind a compiler cache
+    return tuple(words[:words.index("-o")])
 
 
 def groups_of(entries: list[dict[str, str]]) -> list[tuple[tuple[str, ...], list[str]]]:
@@ -43,32 +45,39 @@ def groups_of(entries: list[dict[str, str]]) -> list[tuple[tuple[str, ...], list
     return [(key[1:], sorted(sources)) for key, sources in largest_first]
 
 
-def tidy(source: str, flags: tuple[str, ...]) -> tuple[bool, str]:
+def check(source: str, flags: tuple[str, ...], is_test: bool) -> tuple[bool, str]:
     """Whether nothing was found in a source, and what was printed."""
-    run = subprocess.run([TIDY, "--quiet", f"--config-file={ROOT}/.clang-tidy", source, "--", *flags],
+    tidy = [TIDY, "--quiet", f"--config-file={ROOT}/.clang-tidy", source, "--", *flags[1:]]
+    run = subprocess.run([*flags, "-fsyntax-only", source] if is_test else tidy,
                          capture_output=True, text=True, check=False)
-    return run.returncode == 0, run.stdout
+    return run.returncode == 0, run.stdout + (run.stderr if is_test else "")
 
 
 def look_at(flags: tuple[str, ...], sources: list[str]) -> tuple[int, str]:
     """How many of the sources are faulty, and what was found in them."""
-    if len(sources) > 1:
-        with tempfile.NamedTemporaryFile("w", suffix=".cpp", prefix="tidy-") as together:
-            together.writelines(f'#include "{source}"\n' for source in sources)
-            together.flush()
-            if tidy(together.name, flags)[0]:
-                return 0, ""
-    found = [text for clean, text in (tidy(source, flags) for source in sources) if not clean]
-    return len(found), "".join(found)
+    is_test = pathlib.Path(sources[0]).is_relative_to(TESTS)
+    if len(sources) == 1:
+        clean, text = check(sources[0], flags, is_test)
+        return (0, "") if clean else (1, text)
+    with tempfile.NamedTemporaryFile("w", suffix=".cpp", prefix="tidy-") as together:
+        together.writelines(f'#include "{source}"\n' for source in sources)
+        together.flush()
+        if check(together.name, flags, is_test)[0]:
+            return 0, ""
+    middle = len(sources) // 2
+    halves = [look_at(flags, half) for half in (sources[:middle], sources[middle:])]
+    return sum(count for count, _ in halves), "".join(text for _, text in halves)
 
 
 def main() -> int:
-    if not DATABASE.exists():
-        print("tidy: no build/clang; run: cmake --preset clang && cmake --build --preset clang", file=sys.stderr)
-        return 1
+    for command in (["cmake", "--preset", "clang"], ["cmake", "--build", "--preset", "clang", "--target", *HEADERS]):
+        made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if made.returncode != 0:
+            print(f"tidy: {' '.join(command)} failed:\n{made.stdout}{made.stderr}", file=sys.stderr)
+            return 1
     wanted = {str(pathlib.Path(name).resolve()) for name in sys.argv[1:]}
     entries = {entry["file"]: entry for entry in json.loads(DATABASE.read_text(encoding="utf-8"))
-               if entry["file"] in wanted or not wanted and os.path.relpath(entry["file"], ROOT).startswith(BOXES)}
+               if (entry["file"] in wanted if wanted else not entry["file"].startswith(str(ROOT / "build")))}
     if missing := wanted - set(entries):
         print(f"tidy: not in the build: {' '.join(sorted(missing))}", file=sys.stderr)
         return 1

@@ -35,6 +35,8 @@ std::string WhyNoJson(const std::string& text) {
     static_cast<void>(parsed);
   } catch (const nlohmann::json::parse_error& error) {
     return "from byte " + std::to_string(error.byte) + " on";
+  } catch (const nlohmann::json::out_of_range&) {
+    return "a number in it is larger than a double";
   }
   return "";
 }

@@ -128,5 +128,21 @@ TEST_F(TextPiecesTest, WhatIsDamagedIsRefusedByName) {
   EXPECT_FALSE(Documents({folder_ + "/missing"}).ok());
 }
 
+TEST_F(TextPiecesTest, LinesThatAreNoDocumentAreRefusedInWords) {
+  const std::vector<std::pair<std::string, std::string>> lines = {
+      {R"({"text": })", "line 7: is no JSON (from byte 10 on)"},
+      {R"({"text": "a", "n": 1e999})", "larger than a double"},
+      {R"(["text"])", "no JSON object"},
+      {R"({"txt": "a"})", "no text \"text\""},
+      {R"({"text": 3})", "that is no text"},
+  };
+  for (const auto& [line, words] : lines) {
+    TextPiece piece{.bytes = line, .json = true, .line = 7};
+    const Status status = ReadJsonLine("a.jsonl", "text", &piece);
+    EXPECT_EQ(status.code(), Code::kInvalid) << line;
+    EXPECT_NE(status.message().find(words), std::string::npos) << status.message();
+  }
+}
+
 }  // namespace
 }  // namespace mf
