@@ -35,8 +35,8 @@ none='-'
 # The boxes: pserver -> common <- worker, tests above all.
 fence "common/ includes neither pserver/ nor worker/" '(pserver|worker)/' "$none" common
 fence "pserver/ does not include worker/" 'worker/' "$none" pserver
-fence "worker/ includes pserver/ for embedded servers and for reading snapshots only" 'pserver/' \
-  'worker/(embedded/embedded|export/snapshot_model)\.cpp' worker
+fence "worker/ includes pserver/ for embedded servers, and for reading snapshots and rows of their form only" 'pserver/' \
+  'worker/(embedded/embedded|export/(snapshot_model|initial_rows))\.cpp' worker
 fence "no program includes tests/" 'tests/' "$none" common pserver worker
 
 # A run is described by its tables: common/ and pserver/ know no model, neither its configuration nor its tensors.

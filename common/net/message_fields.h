@@ -385,6 +385,19 @@ inline Status Read(wire::StopRequest::Reader w, StopRequest& m) {
   return Status::Ok();
 }
 
+inline void Write(const InitialiseRequest& m, wire::Request::Builder request) {
+  auto w = request.initInitialise();
+  w.setAttempt(m.attempt);
+  w.setPart(m.part);
+  w.setLast(m.last);
+  w.setTensor(m.tensor);
+}
+inline Status Read(wire::InitialiseRequest::Reader w, InitialiseRequest& m) {
+  m = {
+      .attempt = w.getAttempt(), .part = w.getPart(), .last = w.getLast(), .tensor = w.getTensor()};
+  return Status::Ok();
+}
+
 // Replies.
 
 inline void Write(const std::monostate&, wire::Reply::Builder) {}  // an error, or nothing yet
@@ -556,6 +569,14 @@ inline void Write(const StopReply& m, wire::Reply::Builder reply) {
 inline Status Read(wire::StopReply::Reader w, StopReply& m) {
   m.workers = w.getWorkers();
   Read(w.getAt(), m.at);
+  return Status::Ok();
+}
+
+inline void Write(const InitialiseReply& m, wire::Reply::Builder reply) {
+  reply.initInitialise().setThere(m.there);
+}
+inline Status Read(wire::InitialiseReply::Reader w, InitialiseReply& m) {
+  m.there = w.getThere();
   return Status::Ok();
 }
 

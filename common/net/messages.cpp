@@ -67,6 +67,8 @@ Status ReadBody(wire::Request::Reader w, RequestBody& body) {
       return Read(w.getLeave(), body.emplace<LeaveRequest>());
     case wire::Request::STOP:
       return Read(w.getStop(), body.emplace<StopRequest>());
+    case wire::Request::INITIALISE:
+      return Read(w.getInitialise(), body.emplace<InitialiseRequest>());
   }
   return Status::Invalid("unknown operation");
 }
@@ -134,6 +136,8 @@ Status ReadBody(wire::Reply::Reader w, Reply& reply) {
       return Read(w.getLeave(), body.emplace<LeaveReply>());
     case wire::Reply::STOP:
       return Read(w.getStop(), body.emplace<StopReply>());
+    case wire::Reply::INITIALISE:
+      return Read(w.getInitialise(), body.emplace<InitialiseReply>());
   }
   return Status::Invalid("unknown reply");
 }
@@ -238,6 +242,8 @@ const char* OpName(Op op) {
       return "save";
     case Op::kLeave:
       return "leave";
+    case Op::kInitialise:
+      return "initialise";
     case Op::kStop:
       return "stop";
   }

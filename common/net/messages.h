@@ -18,6 +18,8 @@
 //   list_rows  -                                                    -> [u64 updated rows, rising]
 //   prepare    -                                                    -> [f64 squares, tensor x table x block]
 //   buckets    -                                                    -> [TableBuckets per table]
+//   initialise -, or [u64 rows, rising][their states, row_format.h]; with `last`
+//              [f64 learning rates of the applied steps]            -> -
 // clang-format on
 #pragma once
 
@@ -62,8 +64,9 @@ enum class Op : uint16_t {
   kSave,
   kLeave,
   kStop,
+  kInitialise,
 };
-inline constexpr int kOpCount = 24;
+inline constexpr int kOpCount = 25;
 /// As in metrics and messages for people: "micro_batch_done".
 const char* OpName(Op op);
 
@@ -379,19 +382,36 @@ struct StopReply {
   bool operator==(const StopReply&) const = default;
 };
 
+/// Brings the state that a run begins with, where it is not made from the seed
+/// (RunDescription::initial), before its first recovery. An attempt is a number that no other
+/// attempt has; its parts are numbered from 0, and each holds rows of one tensor, tensors and rows
+/// rising. The last one makes it durable. Attempt 0 brings nothing and asks how it is.
+struct InitialiseRequest {
+  uint64_t attempt = 0;
+  uint64_t part = 0;
+  bool last = false;
+  uint32_t tensor = 0;
+  bool operator==(const InitialiseRequest&) const = default;
+};
+struct InitialiseReply {
+  bool there = false;  // the whole state is on the server's disk
+  bool operator==(const InitialiseReply&) const = default;
+};
+
 using RequestBody =
     std::variant<HelloRequest, StatusRequest, RollbackRequest, PullRequest, PushRequest,
                  ForwardRequest, BackwardRequest, ListRowsRequest, PrepareRequest, ApplyRequest,
                  DropRequest, LeaseRequest, RenewRequest, MicroBatchDoneRequest, StepEndedRequest,
                  EvaluatedRequest, RecoveredRequest, GiveBackRequest, BucketsRequest,
-                 ListRunsRequest, DeleteRunRequest, SaveRequest, LeaveRequest, StopRequest>;
+                 ListRunsRequest, DeleteRunRequest, SaveRequest, LeaveRequest, StopRequest,
+                 InitialiseRequest>;
 /// In the same order, behind "an error".
 using ReplyBody =
     std::variant<std::monostate, HelloReply, StatusReply, RollbackReply, PullReply, PushReply,
                  ForwardReply, BackwardReply, ListRowsReply, PrepareReply, ApplyReply, DropReply,
                  LeaseReply, RenewReply, MicroBatchDoneReply, StepEndedReply, EvaluatedReply,
                  RecoveredReply, GiveBackReply, BucketsReply, ListRunsReply, DeleteRunReply,
-                 SaveReply, LeaveReply, StopReply>;
+                 SaveReply, LeaveReply, StopReply, InitialiseReply>;
 static_assert(std::variant_size_v<RequestBody> == kOpCount);
 static_assert(std::variant_size_v<ReplyBody> == kOpCount + 1);
 

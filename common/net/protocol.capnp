@@ -35,6 +35,7 @@ struct Request {
     save @23 :SaveRequest;
     leave @24 :Void;
     stop @25 :StopRequest;
+    initialise @26 :InitialiseRequest;
   }
 }
 
@@ -67,6 +68,7 @@ struct Reply {
     save @24 :SaveReply;
     leave @25 :LeaveReply;
     stop @26 :StopReply;
+    initialise @27 :InitialiseReply;
   }
 }
 
@@ -302,4 +304,15 @@ struct StopRequest {
 struct StopReply {
   workers @0 :UInt64;
   at @1 :Step;
+}
+
+struct InitialiseRequest {
+  attempt @0 :UInt64;
+  part @1 :UInt64;
+  last @2 :Bool;
+  tensor @3 :UInt32;
+}
+
+struct InitialiseReply {
+  there @0 :Bool;
 }

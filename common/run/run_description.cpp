@@ -54,6 +54,7 @@ void Check(Ranges& r, const char* name, int64_t value, int64_t low, int64_t high
 Status CheckRules(const RunRules& rules) {
   Ranges r("rules");
   Check(r, "steps", rules.steps, 1, 1'000'000'000);
+  Check(r, "steps_before", rules.steps_before, 0, 1'000'000'000);
   Check(r, "micro_batches", rules.micro_batches, 1, 65536);
   Check(r, "tokens_per_micro_batch", rules.tokens_per_micro_batch, 1, 1 << 24);
   Check(r, "window", rules.window, 1, 1024);
@@ -61,6 +62,7 @@ Status CheckRules(const RunRules& rules) {
   r.Check("schedule.peak", rules.schedule.peak, 0, 100);
   r.Check("schedule.warmup_ratio", rules.schedule.warmup_ratio, 0, 1);
   r.Check("schedule.min_ratio", rules.schedule.min_ratio, 0, 1);
+  Check(r, "schedule.steps", rules.schedule.steps, 0, 2'000'000'000);
   r.Check("clip", rules.clip, 0, 1e9);
   Check(r, "eval_every", rules.eval_every, 0, 1'000'000'000);
   Check(r, "snapshots.every_steps", rules.snapshots.every_steps, 0, 1'000'000'000);

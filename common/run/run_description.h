@@ -25,6 +25,7 @@ struct RateSchedule {
   double peak = 3e-3;
   double warmup_ratio = 0.01;  // share of the steps with rising rate
   double min_ratio = 0.01;     // last rate over the peak
+  int64_t steps = 0;           // where it ends, earlier steps included; 0: with the run
   bool operator==(const RateSchedule&) const = default;
 };
 
@@ -38,6 +39,7 @@ struct SnapshotRules {
 
 struct RunRules {
   int64_t steps = 800;
+  int64_t steps_before = 0;               // of earlier training: the schedule goes on after them
   int64_t micro_batches = 4;              // G, per step
   int64_t tokens_per_micro_batch = 1024;  // the most that one request may be about
   int64_t window = 8;                     // micro-batches leased ahead of the lowest unfinished one
@@ -60,6 +62,9 @@ struct RunDescription {
   std::string about =
       {};  // what is made of the tensors; if it is JSON, differences are named by key
   std::string data = {};  // what it is trained on
+  /// The state that it begins with, by a name that no other state has; servers are brought it
+  /// (InitialiseRequest). Empty: it is made from the seed.
+  std::string initial = {};
 
   /// Everything, as JSON with sorted keys.
   std::string Json() const;

@@ -25,6 +25,11 @@ class Writer {
   void Value(const char* name, const T& value, Field field = Field::kDecides) {
     if (Wanted(field)) object_[name] = value;
   }
+  /// What came later: written only where it is not as it was before.
+  template <class T>
+  void Optional(const char* name, const T& value) {
+    if (value != T{}) object_[name] = value;
+  }
   template <class T, class Names>
   void Enum(const char* name, T value, const Names& names) {
     object_[name] = names.at(static_cast<size_t>(value));
@@ -77,6 +82,12 @@ class Reader {
     if (found == nullptr) return;
     if (!Holds(*found, &value)) return Wrong(std::string(name) + " is of the wrong type");
     value = found->get<T>();
+  }
+  template <class T>
+  void Optional(const char* name, T& value) {
+    if (!object_.is_object() || !object_.contains(name)) return;
+    Value(name, value);
+    if (value == T{}) Wrong(std::string(name) + " is to be left out where it says nothing");
   }
   template <class T, class Names>
   void Enum(const char* name, T& value, const Names& names) {
@@ -151,6 +162,7 @@ void TensorFields(Io& io, Tensor& t) {
 template <class Io, class Rules>
 void RuleFields(Io& io, Rules& r) {
   io.Value("steps", r.steps);
+  io.Optional("steps_before", r.steps_before);
   io.Value("micro_batches", r.micro_batches);
   io.Value("tokens_per_micro_batch", r.tokens_per_micro_batch);
   io.Value("window", r.window, Field::kHowOnly);
@@ -159,6 +171,7 @@ void RuleFields(Io& io, Rules& r) {
     inner.Value("peak", r.schedule.peak);
     inner.Value("warmup_ratio", r.schedule.warmup_ratio);
     inner.Value("min_ratio", r.schedule.min_ratio);
+    inner.Optional("steps", r.schedule.steps);
   });
   io.Value("clip", r.clip);
   io.Value("eval_every", r.eval_every);
@@ -180,6 +193,7 @@ json ToJson(const RunDescription& run, bool only_deciding) {
   Writer writer(root, only_deciding);
   writer.Value("about", run.about);
   writer.Value("data", run.data);
+  writer.Optional("initial", run.initial);
   writer.Object("rules", [&run](auto& io) { RuleFields(io, run.rules); });
   root["tensors"] = json::array();
   for (const TensorSpec& tensor : run.tensors) {
@@ -302,6 +316,7 @@ Result<RunDescription> RunDescription::FromJson(const std::string& text) {
     reader.Version("format", kRunDescriptionFormat);
     reader.Value("about", run.about);
     reader.Value("data", run.data);
+    reader.Optional("initial", run.initial);
     reader.Object("rules", [&run](auto& io) { RuleFields(io, run.rules); });
     const json* tensors = reader.Find("tensors");
     if (tensors != nullptr && !tensors->is_array()) reader.Wrong("tensors is not an array");
@@ -331,6 +346,7 @@ std::string DescribeDifference(const RunDescription& here, const RunDescription&
     }
     differences.Add("number of tensors", here.tensors.size(), there.tensors.size());
   }
+  differences.AddTexts("--init", here.initial, there.initial);
   if (!differences.none()) return differences.Text();
   if (here.data != there.data) return "the same configuration on other data";
   // -0 and 0, or texts in JSON with other blanks: their ids differ.

@@ -1,7 +1,9 @@
 // Learning rate by step: linear warm-up over ceil(warmup_ratio * N) steps, then cosine to
-// min_ratio of the peak at step N (DESIGN 3).
+// min_ratio of the peak at step N, where it stays (DESIGN 3). N is where the schedule ends, and
+// steps are counted from the beginning of earlier training, if there was any.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -9,11 +11,14 @@
 
 namespace mf {
 
-/// The rate of step `step` in 1..N, rounded to float, which is what the optimizers compute with.
+/// The rate of step `step` of the run, from 1, rounded to float, which is what the optimizers
+/// compute with.
 inline double LearningRate(const RunRules& rules, uint64_t step) {
   const RateSchedule& schedule = rules.schedule;
-  const double n = static_cast<double>(rules.steps);
-  const double s = static_cast<double>(step);
+  const double before = static_cast<double>(rules.steps_before);
+  const double n = schedule.steps > 0 ? static_cast<double>(schedule.steps)
+                                      : before + static_cast<double>(rules.steps);
+  const double s = std::min(n, before + static_cast<double>(step));
   const double warmup = std::ceil(schedule.warmup_ratio * n);
   double ratio = 1;
   if (s <= warmup) {

@@ -33,7 +33,7 @@ struct Format {
   const char* if_older;     // what to do about one that is too old
 };
 
-inline constexpr Format kProtocolFormat{"protocol", 5, 5, "this server",
+inline constexpr Format kProtocolFormat{"protocol", 6, 6, "this server",
                                         "update the program that "
                                         "asks it"};
 inline constexpr Format kSnapshotFormat{

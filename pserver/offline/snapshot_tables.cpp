@@ -8,6 +8,7 @@
 #include "pserver/snapshot/snapshot_folders.h"
 #include "pserver/snapshot/snapshot_load.h"
 #include "pserver/snapshot/snapshot_rocksdb.h"
+#include "pserver/table/optimizer.h"
 
 namespace mf {
 namespace {
@@ -145,6 +146,14 @@ void SnapshotTables::Pull(const TensorSpec& tensor, std::span<const uint64_t> ro
               [&](TensorShard& part, const UpdateHistory& history, float* out) {
                 part.Pull(rows, /*training=*/false, history, out);
               });
+}
+
+uint64_t SnapshotTables::UpdatedCount(const TensorSpec& tensor) const {
+  return shards_[0]->tensors[tensor.id]->updated_count();
+}
+
+double SnapshotTables::NeverUpdatedFactor(const TensorSpec& tensor) const {
+  return Optimizer(tensor).NeverUpdatedFactor(shards_[0]->history.Of(tensor.id));
 }
 
 std::vector<uint64_t> SnapshotTables::UpdatedRows(const TensorSpec& tensor, uint64_t first,

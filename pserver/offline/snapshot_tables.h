@@ -30,6 +30,9 @@ class SnapshotTables {
 
   /// values f32 [rows][columns] of global rows, rising.
   void Pull(const TensorSpec& tensor, std::span<const uint64_t> rows, float* values);
+  uint64_t UpdatedCount(const TensorSpec& tensor) const;
+  /// The others are their initial values times this.
+  double NeverUpdatedFactor(const TensorSpec& tensor) const;
   /// Updated global rows >= first, rising, at most `most`.
   std::vector<uint64_t> UpdatedRows(const TensorSpec& tensor, uint64_t first, uint64_t most) const;
   /// y f32 [tokens][columns]: for every token the sum over its pairs of weight * row; `buckets` and

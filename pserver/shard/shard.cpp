@@ -193,6 +193,14 @@ Status Shard::OpenRun(RunDescription run) {
                                              });
   }
   run_ = std::move(opened);
+  if (!run_->description.initial.empty() && options_.initial != nullptr) {
+    initial_ = std::make_unique<InitialState>(*options_.initial, pool_, run_->description,
+                                              SnapshotInfo{.step = kInitialStep,
+                                                           .run_id = run_->id,
+                                                           .description = run_->text,
+                                                           .shard = options_.shard,
+                                                           .shards = options_.shards});
+  }
   if (options_.metrics != nullptr) {
     options_.metrics->Set(Metric::kRunSteps, static_cast<double>(run_->rules.steps));
     options_.metrics->Set(Metric::kServers, static_cast<double>(options_.shards));
@@ -247,7 +255,9 @@ Status Shard::Do(const RollbackRequest& rollback, Call& call) {
   // Before anything is said of the step: a late holder's may be discarded long since.
   MF_ASSIGN_OR_RETURN(const auto admitted, commit_.AdmitRollback(rollback.to));
   if (admitted == CommitState::Action::kRepeat) return Status::Ok();
-  if (step != 0) {
+  if (step == 0) {
+    MF_RETURN_IF_ERROR(CheckInitialState());
+  } else {
     const std::vector<uint64_t> published =
         snapshots_ == nullptr ? std::vector<uint64_t>() : snapshots_->State().published;
     if (!std::binary_search(published.begin(), published.end(), step)) {
@@ -287,10 +297,35 @@ Status Shard::Restore(uint64_t step) {
                                      .writes_snapshots = snapshots_ != nullptr};
   run_->Build(run_->description, options, pool_);
   if (snapshots_ == nullptr) return Status::Ok();
-  if (step == 0) return snapshots_->Clear(run_->clock);
+  if (step == 0) {
+    MF_RETURN_IF_ERROR(snapshots_->Clear(run_->clock));
+    if (initial_ == nullptr) return Status::Ok();
+    return snapshots_->LoadInitial(*options_.initial, run_->id, *run_);
+  }
   std::vector<StepRecord> records;
   MF_RETURN_IF_ERROR(snapshots_->Load(step, run_->id, *run_, &records));
   if (service_ != nullptr) service_->Restore(step, records);
+  return Status::Ok();
+}
+
+Status Shard::CheckInitialState() const {
+  if (run_->description.initial.empty()) return Status::Ok();
+  if (initial_ != nullptr && initial_->there()) return Status::Ok();
+  return Status::Failed(
+      "the state that this run begins with is not on this server; start its workers anew, they "
+      "bring it (worker train --init)");
+}
+
+Status Shard::Do(const InitialiseRequest& initialise, Call& call) {
+  if (run_->description.initial.empty()) return Bad("this run begins as made from its seed");
+  if (initial_ == nullptr) {
+    return Bad(
+        "this server has no --data folder, where the state that a run begins with is kept; start "
+        "the servers with one");
+  }
+  MF_RETURN_IF_ERROR(
+      initial_->Take(initialise, call.request.payload, call.request.session, call.now));
+  call.reply.body = InitialiseReply{initial_->there()};
   return Status::Ok();
 }
 

@@ -21,6 +21,7 @@
 #include "pserver/coordinator/coordinator_service.h"
 #include "pserver/shard/commit.h"
 #include "pserver/shard/data_directory.h"
+#include "pserver/shard/initial_state.h"
 #include "pserver/shard/sessions.h"
 #include "pserver/shard/table_monitor.h"
 #include "pserver/snapshot/snapshots.h"
@@ -48,7 +49,8 @@ class Shard {
     DataDirectory* folder = nullptr;
     SnapshotStore* store = nullptr;  // with a writer to it, or there are no snapshots
     SnapshotWriter* writer = nullptr;
-    DiskThread* disk = nullptr;  // for what need not be waited for; none: is done at once
+    SnapshotStore* initial = nullptr;  // of the state that the run begins with, if it is brought
+    DiskThread* disk = nullptr;        // for what need not be waited for; none: is done at once
   };
   /// Sends a reply to a peer; called from inside Handle and Tick.
   using Send = std::function<void(const std::string& peer, Reply reply)>;
@@ -138,10 +140,13 @@ class Shard {
   Status Do(const SaveRequest& save, Call& call);
   Status Do(const LeaveRequest& leave, Call& call);
   Status Do(const StopRequest& stop, Call& call);
+  Status Do(const InitialiseRequest& initialise, Call& call);
   Status Do(const ListRunsRequest& list, Call& call);
   Status Do(const DeleteRunRequest& remove, Call& call);
 
   Status OpenRun(RunDescription run);
+  /// What the run begins with is here, or made from the seed.
+  Status CheckInitialState() const;
   RunState State() const;
   /// See RunState.
   std::string Doing() const;
@@ -179,6 +184,7 @@ class Shard {
   CommitState commit_;
   std::unique_ptr<Run> run_;
   std::unique_ptr<Snapshots> snapshots_;
+  std::unique_ptr<InitialState> initial_;        // none: the tables begin as made from the seed
   std::unique_ptr<CoordinatorService> service_;  // shard 0 only
   TableMonitor monitor_;
   /// How the last finished step ended, if it did so here; the coordinator hears of it later.

@@ -60,6 +60,11 @@ Result<std::unique_ptr<RunStorage>> RunStorage::Open(const std::string& run, uin
   return storage;
 }
 
+Status RunStorage::OpenInitial() {
+  MF_ASSIGN_OR_RETURN(initial_, OpenRocksSnapshots(folder_->path() + "/initial"));
+  return Status::Ok();
+}
+
 Status RunStorage::Describe(const RunDescription& description) const {
   const std::string run = FolderOf(folder_->path());
   const std::string text = description.Json();
@@ -76,6 +81,7 @@ void RunStorage::SetOptions(Shard::Options* options) const {
   options->boot_count = folder_->boot_count();
   options->folder = folder_.get();
   options->store = store_.get();
+  options->initial = initial_.get();
   options->writer = writer_.get();
   options->disk = disk_.get();
 }
@@ -110,7 +116,9 @@ Result<std::unique_ptr<RunStorage>> Storage::OpenRun(const RunDescription& run) 
   const bool is_new = !FileExists(OwnFolder(path));
   Result<std::unique_ptr<RunStorage>> storage = RunStorage::Open(path, shard_, shards_, without_);
   if (storage.ok()) {
-    if (Status described = storage.value()->Describe(run); !described.ok()) storage = described;
+    Status described = storage.value()->Describe(run);
+    if (described.ok() && !run.initial.empty()) described = storage.value()->OpenInitial();
+    if (!described.ok()) storage = described;
   }
   if (!storage.ok() && is_new) {
     // What is told is why it could not be opened; an empty folder is nobody's harm.

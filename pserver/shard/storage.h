@@ -30,6 +30,8 @@ class RunStorage {
   /// another number of servers and none of this one.
   static Result<std::unique_ptr<RunStorage>> Open(const std::string& run, uint32_t shard,
                                                   uint32_t shards, NoLocks without);
+  /// For a run whose first state is brought (RunDescription::initial): the place for it.
+  Status OpenInitial();
   /// Writes the run's description beside the servers' folders, unless it stands there.
   Status Describe(const RunDescription& description) const;
 
@@ -43,6 +45,7 @@ class RunStorage {
   RunStorage() = default;
   std::unique_ptr<DataDirectory> folder_;
   std::unique_ptr<SnapshotStore> store_;
+  std::unique_ptr<SnapshotStore> initial_;
   std::unique_ptr<SnapshotWriter> writer_;
   std::unique_ptr<DiskThread> disk_;  // ends first: its jobs use the others
 };

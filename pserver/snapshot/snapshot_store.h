@@ -30,6 +30,9 @@ struct SnapshotInfo {
   uint64_t applied = 0;  // applied steps: Adam's count
 };
 
+/// Under which the state that a run begins with is stored, in a folder of its own.
+inline constexpr uint64_t kInitialStep = 1;
+
 struct SpaceCount {
   uint32_t space = 0;
   uint64_t entries = 0;

@@ -301,12 +301,29 @@ Status Snapshots::Load(uint64_t step, const std::string& run_id, ShardTables& ta
 Status Snapshots::DeleteNewerAndRead(uint64_t step, const std::string& run_id, ShardTables& tables,
                                      std::vector<StepRecord>* records) {
   MF_RETURN_IF_ERROR(OnStore([&] { return DeleteNewer(step); }));
+  MF_RETURN_IF_ERROR(
+      Read(store_, step, "snapshot of step " + std::to_string(step), run_id, tables, records));
+  return OnStore([&] { return store_.Reset(step); });
+}
+
+Status Snapshots::LoadInitial(SnapshotStore& initial, const std::string& run_id,
+                              ShardTables& tables) {
+  const Loading loading(loaded_percent_);
+  std::vector<StepRecord> none;
+  const Status read =
+      Read(initial, kInitialStep, "the state that the run begins with", run_id, tables, &none);
+  return read.ok() ? read : Status::Failed(read.message());
+}
+
+Status Snapshots::Read(SnapshotStore& store, uint64_t step, const std::string& name,
+                       const std::string& run_id, ShardTables& tables,
+                       std::vector<StepRecord>* records) {
   const auto progress = [this](double part) { loaded_percent_ = static_cast<int>(100 * part); };
-  const Status read = LoadSnapshot(store_, step, run_id, tables, records, pool_, progress);
-  if (read.ok()) return OnStore([&] { return store_.Reset(step); });
-  std::string what = "snapshot of step " + std::to_string(step) + ": " + read.message();
+  const Status read = LoadSnapshot(store, step, run_id, tables, records, pool_, progress);
+  if (read.ok()) return read;
+  std::string what = name + ": " + read.message();
   if (read.code() == Code::kDamaged) {
-    const Status aside = OnStore([&] { return store_.Quarantine(step); });
+    const Status aside = OnStore([&] { return store.Quarantine(step); });
     what += aside.ok() ? "; it was set aside" : "; " + aside.message();
   }
   spdlog::error("{}", what);

@@ -65,6 +65,9 @@ class Snapshots {
   std::optional<int> loaded_percent() const { return loaded_percent_; }
   /// The same for step 0.
   Status Clear(ChangeClock& clock);
+  /// After Clear(), where the run begins with a state that was brought: fills the tables from
+  /// kInitialStep of `initial`. What it is not able to read is kFailed.
+  Status LoadInitial(SnapshotStore& initial, const std::string& run_id, ShardTables& tables);
 
  private:
   struct Writing;
@@ -79,6 +82,9 @@ class Snapshots {
   Status DeleteNewer(uint64_t step);
   Status DeleteNewerAndRead(uint64_t step, const std::string& run_id, ShardTables& tables,
                             std::vector<StepRecord>* records);
+  /// Sets a damaged one aside. Says what went wrong.
+  Status Read(SnapshotStore& store, uint64_t step, const std::string& name,
+              const std::string& run_id, ShardTables& tables, std::vector<StepRecord>* records);
 
   SnapshotStore& store_;
   SnapshotWriter& writer_;

@@ -17,6 +17,27 @@ void EncodeRow(uint32_t updated_at, const float* const* plane, int planes, size_
   }
 }
 
+void CutRow(const std::byte* whole, int planes, size_t columns, const ColumnRange& range,
+            std::byte* out) {
+  const auto width = static_cast<size_t>(range.size());
+  std::memcpy(out, whole, sizeof(uint32_t));
+  for (int p = 0; p < planes; ++p) {
+    std::memcpy(PlaneIn(out, p, width),
+                PlaneIn(whole, p, columns) + static_cast<size_t>(range.begin) * sizeof(float),
+                width * sizeof(float));
+  }
+}
+
+void PutIntoRow(const std::byte* part, int planes, const ColumnRange& range, std::byte* whole,
+                size_t columns) {
+  const auto width = static_cast<size_t>(range.size());
+  std::memcpy(whole, part, sizeof(uint32_t));
+  for (int p = 0; p < planes; ++p) {
+    std::memcpy(PlaneIn(whole, p, columns) + static_cast<size_t>(range.begin) * sizeof(float),
+                PlaneIn(part, p, width), width * sizeof(float));
+  }
+}
+
 Status DecodeRow(const std::byte* data, size_t bytes, int planes, size_t width,
                  uint32_t* updated_at, float* const* plane) {
   if (bytes != RowBytes(planes, width)) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "common/base/status.h"
+#include "common/run/column_blocks.h"
 
 namespace mf {
 
@@ -24,6 +25,12 @@ Byte* PlaneIn(Byte* row, int p, size_t width) {
 /// the caller (PlaneIn). `out` has RowBytes().
 void EncodeRow(uint32_t updated_at, const float* const* plane, int planes, size_t width,
                std::byte* out);
+/// Of a row with all `columns`: those of `range`.
+void CutRow(const std::byte* whole, int planes, size_t columns, const ColumnRange& range,
+            std::byte* out);
+/// The other way: puts a server's columns in their place.
+void PutIntoRow(const std::byte* part, int planes, const ColumnRange& range, std::byte* whole,
+                size_t columns);
 /// kFailed if `bytes` is not RowBytes().
 Status DecodeRow(const std::byte* data, size_t bytes, int planes, size_t width,
                  uint32_t* updated_at, float* const* plane);

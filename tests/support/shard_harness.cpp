@@ -64,6 +64,7 @@ ShardHarness::ShardHarness(const RunDescription& run, const Options& options)
                                                   .metrics = &metrics_,
                                                   .store = options.store,
                                                   .writer = options.writer,
+                                                  .initial = options.initial,
                                                   .disk = options.disk},
                                    pool_, [this](const std::string& peer, Reply reply) {
                                      const UnlimitedMemory memory;

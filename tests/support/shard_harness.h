@@ -37,6 +37,7 @@ class ShardHarness {
     bool recover = true;  // hello and rollback are done
     SnapshotStore* store = nullptr;
     SnapshotWriter* writer = nullptr;
+    SnapshotStore* initial = nullptr;
     DiskThread* disk = nullptr;
   };
   ShardHarness(const RunDescription& run, const Options& options);

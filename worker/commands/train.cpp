@@ -20,6 +20,7 @@ namespace {
 
 struct TrainFlags {
   std::string config, repeat, data, validation, out, export_path, metrics, keys, rows = "all";
+  InitialModel::Options init;
   Backend backend = Backend::kAuto;
   std::vector<std::string> overrides, pservers;
   int64_t steps = 0;
@@ -50,6 +51,7 @@ Status SetWhatToTrain(const TrainFlags& flags, TrainOptions* options) {
   options->data = flags.data;
   options->validation = flags.validation;
   options->out = flags.out;
+  options->init = flags.init;
   if (flags.repeat.empty()) {
     MF_ASSIGN_OR_RETURN(options->config, LoadConfig(flags.config, overrides));
     return Status::Ok();
@@ -60,6 +62,7 @@ Status SetWhatToTrain(const TrainFlags& flags, TrainOptions* options) {
   MF_ASSIGN_OR_RETURN(options->out, OutputOfRepetition(repeat, flags.out));
   if (flags.data.empty()) options->data = repeat.run.data;
   if (flags.validation.empty()) options->validation = repeat.run.validation;
+  if (flags.init.path.empty()) options->init = {repeat.run.init, repeat.run.keep_optimizer};
   return Status::Ok();
 }
 
@@ -135,6 +138,13 @@ void AddTrainCommand(CLI::App& app, int* exit_code) {
   command->add_option("--data", flags->data,
                       "Text file, directory or .bin tokens; required, but for --repeat");
   command->add_option("--val", flags->validation, "Held-out data; default: the end of --data");
+  CLI::Option* init = command->add_option(
+      "--init", flags->init.path,
+      "Begin with a trained model: FILE.safetensors, or the folder of a run's snapshots");
+  command
+      ->add_flag("--keep-optimizer", flags->init.keep_optimizer,
+                 "With snapshots: go on with their optimizer, schedule and order of the data")
+      ->needs(init);
   command->add_option(
       "--out", flags->out,
       "Folder for metrics.jsonl and loss.svg; required, but for --repeat OUT/run.json: OUT/repeat");

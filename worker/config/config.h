@@ -45,9 +45,11 @@ struct ModelConfig {
 
 struct TrainConfig {
   int64_t steps = 800;
-  int64_t micro_batches = 4;  // G, per step
-  int64_t batch = 4;          // sequences per micro-batch
-  int64_t window = 8;         // micro-batches leased ahead of the lowest unfinished one
+  int64_t schedule_steps = 0;  // where the schedule ends; 0: with the run
+  int64_t steps_before = 0;    // of earlier training: schedule and order of data go on after them
+  int64_t micro_batches = 4;   // G, per step
+  int64_t batch = 4;           // sequences per micro-batch
+  int64_t window = 8;          // micro-batches leased ahead of the lowest unfinished one
   double lease_seconds = 30;
   double lr = 3e-3;  // peak
   double warmup_ratio = 0.01;

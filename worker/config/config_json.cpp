@@ -44,9 +44,13 @@ KeyValue FromJson(const json& value) {
 
 template <class Wanted>
 std::string Dump(const Config& config, Wanted wanted) {
+  const Config defaults = UnresolvedConfig();
   json root = json::object();
   for (const ConfigKey& key : ConfigKeys()) {
-    if (wanted(key)) root[key.section][key.name] = ToJson(key.get(config));
+    if (!wanted(key)) continue;
+    const KeyValue value = key.get(config);
+    if (key.left_out_by_default && value == key.get(defaults)) continue;
+    root[key.section][key.name] = ToJson(value);
   }
   if (!config.tokenizer.empty()) root[kTokenizer] = ToBase64(config.tokenizer);
   return root.dump();

@@ -210,6 +210,8 @@ class Table {
 
   /// The key added last says how a run is carried out, not what comes out of it.
   void DoesNotDecideResult() { keys_.back().decides_result = false; }
+  /// See ConfigKey::left_out_by_default.
+  void IsLeftOutByDefault() { keys_.back().left_out_by_default = true; }
 
   std::vector<ConfigKey> Take() { return std::move(keys_); }
 
@@ -270,7 +272,14 @@ void AddModelKeys(Table& t) {
 }
 
 void AddTrainKeys(Table& t) {
-  t.Integer(MF_FIELD(train.steps), {1, 1e9}, "steps of the run; the schedule ends there");
+  t.Integer(MF_FIELD(train.steps), {1, 1e9}, "steps of the run");
+  t.Integer(
+      MF_FIELD(train.schedule_steps), {0, 2e9},
+      "where the learning rate's schedule ends, steps before the run included; 0: with the run");
+  t.IsLeftOutByDefault();
+  t.Integer(MF_FIELD(train.steps_before), {0, 1e9},
+            "of earlier training (--init): schedule and order of the data go on after them");
+  t.IsLeftOutByDefault();
   t.Integer(MF_FIELD(train.micro_batches), {1, 65536}, "G, micro-batches per step");
   t.Integer(MF_FIELD(train.batch), {1, 65536}, "sequences per micro-batch");
   t.Integer(MF_FIELD(train.window), {1, 1024},

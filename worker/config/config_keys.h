@@ -28,6 +28,9 @@ struct ConfigKey {
   std::function<KeyValue(const Config&)> get;
   /// Checks type and range, then stores. The message says what is wrong, without file and key.
   std::function<Status(const KeyValue&, Config&)> set;
+  /// Came later: JSON has it only where it is not the default, so that runs from before are the
+  /// same ones.
+  bool left_out_by_default = false;
 
   std::string full_name() const { return section + "." + name; }
 };

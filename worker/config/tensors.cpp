@@ -134,15 +134,26 @@ std::vector<TensorSpec> TensorsOf(const Config& config) {
   return build.Take();
 }
 
+namespace {
+bool SameTensors(std::vector<TensorSpec> tensors, const RunDescription& run) {
+  // What the rows that its initial state does not bring begin with (worker/train/initial_state.h).
+  for (size_t i = 0; !run.initial.empty() && i < std::min(tensors.size(), run.tensors.size()); ++i)
+    tensors[i].init_value = run.tensors[i].init_value;
+  return tensors == run.tensors;
+}
+}  // namespace
+
 RunDescription DescribeRun(const Config& config, const std::string& data_digest) {
   const TrainConfig& train = config.train;
   return {.tensors = TensorsOf(config),
           .rules = {.steps = train.steps,
+                    .steps_before = train.steps_before,
                     .micro_batches = train.micro_batches,
                     .tokens_per_micro_batch = config.tokens_per_micro_batch(),
                     .window = train.window,
                     .lease_seconds = train.lease_seconds,
-                    .schedule = {train.lr, train.warmup_ratio, train.min_lr_ratio},
+                    .schedule = {train.lr, train.warmup_ratio, train.min_lr_ratio,
+                                 train.schedule_steps},
                     .clip = train.clip,
                     .eval_every = train.eval_every,
                     .snapshots = config.snapshot,
@@ -155,7 +166,7 @@ RunDescription DescribeRun(const Config& config, const std::string& data_digest)
 
 Result<Config> ConfigOf(const RunDescription& run) {
   Result<Config> config = ConfigFromJson(run.about);
-  if (config.ok() && TensorsOf(*config) == run.tensors) return config;
+  if (config.ok() && SameTensors(TensorsOf(*config), run)) return config;
   return Status::Invalid(
       "this run is not a language model of this version: " +
       (config.ok() ? "its tensors are not those of its configuration" : config.status().message()) +

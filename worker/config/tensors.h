@@ -25,7 +25,7 @@ ExchangeBytes BytesOfExchange(const Config& config, const TensorSpec& tensor);
 /// here (DESIGN 2.4).
 std::vector<TensorSpec> TensorsOf(const Config& config);
 
-/// The run that trains the model of `config` on the data of that digest.
+/// The run that trains the model of `config` on the data of that digest, from its initial values.
 RunDescription DescribeRun(const Config& config, const std::string& data_digest);
 /// The other way: keys that only say how a run is carried out have their defaults. kInvalid if it
 /// is not a run that this program describes.

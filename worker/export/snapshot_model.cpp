@@ -25,6 +25,16 @@ Result<std::unique_ptr<SnapshotModel>> SnapshotModel::Open(const std::string& di
 
 const std::vector<TensorSpec>& SnapshotModel::tensors() const { return tables_->run().tensors; }
 
+const RunDescription& SnapshotModel::run() const { return tables_->run(); }
+
+uint64_t SnapshotModel::UpdatedCount(const TensorSpec& tensor) const {
+  return tables_->UpdatedCount(tensor);
+}
+
+double SnapshotModel::NeverUpdatedFactor(const TensorSpec& tensor) const {
+  return tables_->NeverUpdatedFactor(tensor);
+}
+
 uint64_t SnapshotModel::step() const { return tables_->step(); }
 
 DenseTensors SnapshotModel::Dense() {

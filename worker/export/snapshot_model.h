@@ -10,6 +10,7 @@
 
 #include "common/base/buffer.h"
 #include "common/base/thread_pool.h"
+#include "common/run/run_description.h"
 #include "worker/config/config.h"
 #include "worker/exchange/exchange.h"
 #include "worker/export/tensor_reader.h"
@@ -29,7 +30,12 @@ class SnapshotModel final : public TensorReader, public Exchange {
 
   const Config& config() const { return config_; }
   const std::vector<TensorSpec>& tensors() const;
+  const RunDescription& run() const;
   uint64_t step() const;
+  /// Of a tensor's rows that were updated; and what the others have become: their initial values
+  /// times this.
+  uint64_t UpdatedCount(const TensorSpec& tensor) const;
+  double NeverUpdatedFactor(const TensorSpec& tensor) const;
   /// The dense tensors, whole.
   DenseTensors Dense();
 

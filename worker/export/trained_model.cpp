@@ -98,8 +98,11 @@ Result<std::unique_ptr<TrainedModel>> TrainedModel::Open(const std::string& path
     return Status::Invalid(path + ": no folder of snapshots; name " + path + inside);
   }
   MF_ASSIGN_OR_RETURN(auto model, SnapshotModel::Open(path, pool));
-  opened = std::make_unique<OfSnapshots>(std::move(model));
-  return opened;
+  return Of(std::move(model));
+}
+
+std::unique_ptr<TrainedModel> TrainedModel::Of(std::unique_ptr<SnapshotModel> model) {
+  return std::make_unique<OfSnapshots>(std::move(model));
 }
 
 }  // namespace mf

@@ -18,6 +18,8 @@
 
 namespace mf {
 
+class SnapshotModel;
+
 class TrainedModel {
  public:
   virtual ~TrainedModel() = default;
@@ -28,6 +30,9 @@ class TrainedModel {
   static Result<std::unique_ptr<TrainedModel>> Open(const std::string& path,
                                                     const std::string& config_file,
                                                     ThreadPool& pool);
+
+  /// The one of these snapshots.
+  static std::unique_ptr<TrainedModel> Of(std::unique_ptr<SnapshotModel> model);
 
   virtual const Config& config() const = 0;
   virtual const std::vector<TensorSpec>& tensors() const = 0;

@@ -231,7 +231,7 @@ void RunReport::ShowProgress(const StepReport& report) {
     text += "  val " + Fixed(*last_val_loss_, 4);
   }
   if (options_.tokens_per_epoch > 0) {
-    text += "  epoch " + Fixed(static_cast<double>(report.tokens) /
+    text += "  epoch " + Fixed(static_cast<double>(options_.tokens_before + report.tokens) /
                                    static_cast<double>(options_.tokens_per_epoch),
                                2);
   }

@@ -65,6 +65,7 @@ class RunReport {
     int64_t steps = 0;              // of the whole run
     std::FILE* progress = nullptr;  // nullptr: none
     int64_t tokens_per_epoch = 0;   // 0: epochs are not shown
+    int64_t tokens_before = 0;      // of earlier training, which epochs are counted from
   };
   /// kInvalid if the folder cannot be written. An existing metrics.jsonl is continued.
   static Result<std::unique_ptr<RunReport>> Open(const Options& options);

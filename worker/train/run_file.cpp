@@ -143,6 +143,14 @@ Status ReadFields(const json& root, RunFile* run) {
   of_data.Text("validation", &run->validation);
   of_data.Text("digest", &run->data_digest);
   of_data.End();
+  if (root.contains("init")) {
+    Reader of_init(reader.Member("init"), "init", &status);
+    of_init.Text("path", &run->init);
+    std::string optimizer;
+    of_init.Text("optimizer", &optimizer);
+    of_init.End();
+    run->keep_optimizer = optimizer == "kept";
+  }
   const json& config = reader.Member("config");
   reader.End();
   MF_RETURN_IF_ERROR(status);
@@ -199,6 +207,9 @@ Status WriteRunFile(const std::string& path, const RunFile& run) {
                  {"matrix_library", platform.matrix_library},
                  {"computes_on", platform.computes_on}};
   root["data"] = {{"path", run.data}, {"validation", run.validation}, {"digest", run.data_digest}};
+  if (!run.init.empty()) {
+    root["init"] = {{"path", run.init}, {"optimizer", run.keep_optimizer ? "kept" : "begun anew"}};
+  }
   root["config"] = ordered_json::parse(ConfigJson(run.config));
   // A path need not be UTF-8; what is replaced in it is then to be named by --data.
   return PublishFile(path, root.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n");

@@ -30,6 +30,8 @@ struct RunFile {
   std::string run_id;            // of the run's description
   std::string data, validation;  // absolute paths; no validation: the end of `data`
   std::string data_digest;       // TokenSource::Digest()
+  std::string init = {};         // absolute path of the model that it begins with; empty: none
+  bool keep_optimizer = false;   // of that
   Platform platform;             // of the worker that wrote it
 };
 

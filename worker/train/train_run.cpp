@@ -129,6 +129,8 @@ class RunFileWriter {
               .data = Absolute(options.data),
               .validation = options.validation.empty() ? "" : Absolute(options.validation),
               .data_digest = std::move(data_digest),
+              .init = options.init.path.empty() ? "" : Absolute(options.init.path),
+              .keep_optimizer = options.init.keep_optimizer,
               .platform = platform} {
     written_ = WriteRunFile(path_, file_);
     if (!written_.ok()) spdlog::warn("{}; the run goes on", written_.message());
@@ -363,14 +365,16 @@ Status Connect(const TrainOptions& options, const ClientKeys* keys, Metrics& met
   return Status::Ok();
 }
 
-/// What could fail after hours is tried before anything of an earlier run is touched.
-Status CheckPlaces(const TrainOptions& options, Metrics& metrics) {
+Status CheckAllThreads(const TrainOptions& options) {
   // Of the pool, the lanes and each embedded server; and of libraries, leases, snapshots and so on.
   constexpr int kOthers = 12;
   const int servers = options.pservers.empty() ? options.shards : 0;
-  MF_RETURN_IF_ERROR(CheckThreads(options.threads +
-                                  static_cast<int>(options.config.exchange.in_flight) +
-                                  servers * (options.server_threads + 2) + kOthers));
+  return CheckThreads(options.threads + static_cast<int>(options.config.exchange.in_flight) +
+                      servers * (options.server_threads + 2) + kOthers);
+}
+
+/// What could fail after hours is tried before anything of an earlier run is touched.
+Status CheckPlaces(const TrainOptions& options, Metrics& metrics) {
   if (!options.metrics_address.empty()) {
     MF_RETURN_IF_ERROR(metrics.Serve(options.metrics_address));
     spdlog::info("metrics on {}", metrics.address());
@@ -482,6 +486,10 @@ bool StopRequested() { return g_stop.load(); }
 
 Status Train(const TrainOptions& given, TrainSummary* summary) {
   TrainOptions options = given;
+  MF_RETURN_IF_ERROR(CheckAllThreads(options));
+  ThreadPool pool(options.threads);
+  MF_ASSIGN_OR_RETURN(auto initial, InitialModel::Open(options.init, pool));
+  if (initial != nullptr) initial->Adopt(&options.config);
   MF_RETURN_IF_ERROR(ResolveTokenizer(options.data, &options.config));
   const Config& config = options.config;
   const size_t shards =
@@ -492,14 +500,15 @@ Status Train(const TrainOptions& given, TrainSummary* summary) {
   }
   MF_ASSIGN_OR_RETURN(const auto data, OpenData(options));
   if (options.on_begin) options.on_begin();
-  const RunDescription run = DescribeRun(config, data->Digest());
+  RunDescription described = DescribeRun(config, data->Digest());
+  if (initial != nullptr) MF_RETURN_IF_ERROR(initial->Describe(config, &described));
+  const RunDescription run = std::move(described);
   MF_RETURN_IF_ERROR(run.Check());
   MF_RETURN_IF_ERROR(CheckShards(run, static_cast<int64_t>(shards)));
   Metrics metrics;
   MF_RETURN_IF_ERROR(CheckPlaces(options, metrics));
   MF_ASSIGN_OR_RETURN(const FileLock lock, LockOutputFolder(options.out));
   if (const Status kept = data->SaveDigests(); !kept.ok()) spdlog::warn("{}", kept.message());
-  ThreadPool pool(options.threads);
   MF_ASSIGN_OR_RETURN(const std::unique_ptr<Compute> compute,
                       options.make_compute
                           ? options.make_compute(config, run.tensors)
@@ -508,6 +517,9 @@ Status Train(const TrainOptions& given, TrainSummary* summary) {
   const Platform platform = ThisPlatform(compute->Describe());
   if (options.repeat.has_value()) {
     MF_RETURN_IF_ERROR(CheckSameRun(*options.repeat, platform, run.RunId()));
+  }
+  if (initial != nullptr) {
+    for (const std::string& line : initial->Summary(config)) spdlog::info(line);
   }
   LogData(*data, run);
   LogRowGaps(run);
@@ -524,7 +536,11 @@ Status Train(const TrainOptions& given, TrainSummary* summary) {
   {
     SignalWatcher watch(trainer,
                         *servers.client);  // servers may have to put another run away first
-    const Status joined = Join(options, run, trainer, *servers.client);
+    Status joined = Join(options, run, trainer, *servers.client);
+    if (joined.ok() && initial != nullptr) {
+      joined = initial->Bring(*servers.client, run,
+                              {.join = [&] { return trainer.Join(); }, .stopped = StopRequested});
+    }
     if (!joined.ok() && g_stop.load()) {
       spdlog::info("stopped before it has joined: {}", joined.message());
       if (summary != nullptr) summary->stopped = true;
@@ -532,13 +548,16 @@ Status Train(const TrainOptions& given, TrainSummary* summary) {
     }
     MF_RETURN_IF_ERROR(joined);
   }
+  initial.reset();  // its memory is free before the training takes its own
   MF_RETURN_IF_ERROR(AdoptOutputFolder(options, run.RunId()));
   const RunFileWriter run_file(options, run, data->Digest(), platform);
-  MF_ASSIGN_OR_RETURN(const std::unique_ptr<RunReport> report,
-                      RunReport::Open({.out = options.out,
-                                       .steps = config.train.steps,
-                                       .progress = options.progress,
-                                       .tokens_per_epoch = OneEpoch(*data)}));
+  MF_ASSIGN_OR_RETURN(
+      const std::unique_ptr<RunReport> report,
+      RunReport::Open({.out = options.out,
+                       .steps = config.train.steps,
+                       .progress = options.progress,
+                       .tokens_per_epoch = OneEpoch(*data),
+                       .tokens_before = run.rules.steps_before * run.rules.tokens_per_step()}));
   observer.SetReport(report.get());
   constexpr int kTries = 10;
   for (int tries = 1;; ++tries) {

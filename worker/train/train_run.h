@@ -15,6 +15,7 @@
 #include "worker/config/config.h"
 #include "worker/data/batch_source.h"
 #include "worker/export/export.h"
+#include "worker/train/initial_model.h"
 #include "worker/train/repeat.h"
 
 namespace mf {
@@ -24,6 +25,7 @@ struct TrainOptions {
   std::optional<Repetition> repeat;  // the run that is to be done again with `config` and `data`
   std::string data;                  // text file, directory or .bin
   std::string validation;            // empty: the last part of `data`
+  InitialModel::Options init;        // what the run begins with
   std::string out;
   std::vector<std::string> pservers;  // addresses in shard order; empty: embedded servers
   std::string keys;                   // folder for `pservers`; empty: none

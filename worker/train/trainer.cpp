@@ -141,8 +141,8 @@ void Trainer::PushDense(OpenStep at, uint32_t micro_batch, const Compute::Gradie
 
 Result<double> Trainer::TrainMicroBatch(const Session::Work& work, Lane& lane) {
   MF_ASSIGN_OR_RETURN(const auto parameters, Parameters(work.open.before()));
-  MF_RETURN_IF_ERROR(
-      data_.TrainBatch(static_cast<int64_t>(work.open.step), work.micro_batch, &lane.batch));
+  const int64_t step = run_.rules.steps_before + static_cast<int64_t>(work.open.step);
+  MF_RETURN_IF_ERROR(data_.TrainBatch(step, work.micro_batch, &lane.batch));
   const double tokens_per_step = static_cast<double>(run_.rules.tokens_per_step());
   double loss_sum = 0;
   std::vector<Pending> pushes;

@@ -1,5 +1,6 @@
 #include "tests/fuzz/support/seed_scripts.h"
 
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -35,6 +36,24 @@ class Worker {
       Do(lease);
     }
     MF_CHECK(ended_ == steps);
+  }
+  /// Brings the state that the run begins with.
+  void Bring() {
+    InitialiseRequest request{.attempt = 5};
+    for (const TensorSpec& tensor : server_.run().tensors) {
+      request.tensor = tensor.id;
+      Buffer row(sizeof(uint64_t));
+      std::memset(row.data(), 0, row.size());
+      Buffer state(RowBytes(Optimizer(tensor).planes(), columns_));
+      std::memset(state.data(), 0, state.size());
+      Must({.body = request, .payload = {Frame(row), Frame(state)}});
+      ++request.part;
+    }
+    request.last = true;
+    Buffer rate(sizeof(double));
+    const double lr = 0.01;
+    std::memcpy(rate.data(), &lr, sizeof(lr));
+    Must({.body = request, .payload = {Frame(), Frame(), Frame(rate)}});
   }
   /// What else there is to say.
   void SayTheRest() {
@@ -158,6 +177,10 @@ NamedTexts JoinedScripts() {
     worker.SayTheRest();
     texts[name] = ScriptText(worker.server().script());
   }
+  Worker initial(kInitial | kNotRecovered, /*joined=*/true);
+  initial.Bring();
+  initial.Work(2);
+  texts["initial"] = ScriptText(initial.server().script());
   Worker to_the_end(0, /*joined=*/true);
   to_the_end.Work(4);
   texts["to_the_end"] = ScriptText(to_the_end.server().script());

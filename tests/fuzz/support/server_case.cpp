@@ -33,6 +33,7 @@ RunDescription TinyRun(uint8_t setting) {
   constexpr int64_t kColumns = 32;  // two blocks: of two servers each has one
   RunDescription run;
   run.about = "{\"kind\":\"tiny\"}";
+  if ((setting & kInitial) != 0) run.initial = "that of a peer";
   run.data = "none";
   run.rules = {.steps = 4, .micro_batches = 2, .tokens_per_micro_batch = 3, .window = 2};
   run.rules.lease_seconds = 1;
@@ -58,7 +59,10 @@ RunDescription TinyRun(uint8_t setting) {
 }
 
 ServerCase::ServerCase(uint8_t setting, bool joined)
-    : run_(TinyRun(setting)), store_(disk_), writer_(store_, [this](uint64_t increment) {
+    : run_(TinyRun(setting)),
+      store_(disk_),
+      initial_(initial_disk_),
+      writer_(store_, [this](uint64_t increment) {
         if (!writer_waits_) writer_.Complete(increment);
       }) {
   script_.setting = setting;
@@ -69,6 +73,7 @@ ServerCase::ServerCase(uint8_t setting, bool joined)
   shard.metrics = &metrics_;
   shard.store = snapshots ? &store_ : nullptr;
   shard.writer = snapshots ? &writer_ : nullptr;
+  shard.initial = snapshots && !run_.initial.empty() ? &initial_ : nullptr;
   host_ = std::make_unique<RunHost>(
       RunHost::Options{.shard = shard}, pool_,
       [this](const std::string& peer, Reply reply) { Receive(peer, std::move(reply)); });
@@ -79,7 +84,11 @@ ServerCase::ServerCase(uint8_t setting, bool joined)
     const std::vector<Reply> replies = Ask({.body = hello}, control);
     MF_CHECK(replies.size() == 1 && replies[0].code == Code::kOk);
   }
-  if ((setting & kNotRecovered) == 0) {
+  if ((setting & kNotRecovered) == 0 && (run_.initial.empty() || snapshots)) {
+    if (!run_.initial.empty()) {
+      (void)Ask({.body = InitialiseRequest{.attempt = 1, .last = true},
+                 .payload = {Frame(), Frame(), Frame()}});
+    }
     const std::vector<Reply> replies =
         Ask({.body = RollbackRequest{.to = {kBootCount << 32 | 1, 0}}});
     MF_CHECK(replies.size() == 1 && replies[0].code == Code::kOk);

@@ -25,6 +25,7 @@ enum Setting : uint8_t {
   kSecondShard = 4,  // of two: without the work coordinator
   kNoSnapshots = 8,
   kNotRecovered = 16,  // the peers have joined, but nobody has rolled back
+  kInitial = 32,       // the run begins with a state that a peer brings
 };
 
 /// The run that peers join: memory tensors of both kinds of rows and a dense one, of every
@@ -56,7 +57,8 @@ class ServerCase {
   const RunDescription run_;
   Script script_;
   simulation::Disk disk_;
-  simulation::SimulatedStore store_;
+  simulation::Disk initial_disk_;
+  simulation::SimulatedStore store_, initial_;
   simulation::SimulatedWriter writer_;
   Metrics metrics_;
   ThreadPool pool_{1};

@@ -183,6 +183,16 @@ TEST(Config, IdentityLeavesOutHowARunIsCarriedOut) {
   EXPECT_EQ(IdentityJson(a), IdentityJson(b));
   b.train.steps = 10;
   EXPECT_NE(IdentityJson(a), IdentityJson(b));
+  // What came later is there only where it says something.
+  EXPECT_EQ(IdentityJson(a).find("steps_before"), std::string::npos);
+  Config later = a;
+  later.train.steps_before = 5;
+  later.train.schedule_steps = 7;
+  EXPECT_NE(IdentityJson(later), IdentityJson(a));
+  auto read = ConfigFromJson(IdentityJson(later));
+  ASSERT_TRUE(read.ok()) << read.status().message();
+  EXPECT_EQ(read->train.steps_before, 5);
+  EXPECT_EQ(read->train.schedule_steps, 7);
 }
 
 TEST(Config, TableHasARowForEveryKey) {

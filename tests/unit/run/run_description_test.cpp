@@ -428,6 +428,48 @@ TEST(Schedule, RisesToThePeakAndFallsToItsShare) {
   EXPECT_EQ(LearningRate(rules, 100), double{0.005f});
 }
 
+// Goal: a run in two parts has the rates of one; a schedule that ends before its run stays low.
+TEST(Schedule, GoesOnAfterEarlierTraining) {
+  const RunRules whole{.steps = 100, .schedule = {0.5, 0.1, 0.01}};
+  const RunRules first{.steps = 40, .schedule = {0.5, 0.1, 0.01, 100}};
+  const RunRules second{.steps = 60, .steps_before = 40, .schedule = {0.5, 0.1, 0.01, 100}};
+  const RunRules same{.steps = 60, .steps_before = 40, .schedule = {0.5, 0.1, 0.01}};
+  for (uint64_t step = 1; step <= 100; ++step) {
+    const double rate = LearningRate(whole, step);
+    EXPECT_EQ(rate, step <= 40 ? LearningRate(first, step) : LearningRate(second, step - 40));
+    if (step <= 40) continue;
+    EXPECT_EQ(rate, LearningRate(same, step - 40));
+  }
+  const RunRules longer{.steps = 150, .schedule = {0.5, 0.1, 0.01, 100}};
+  EXPECT_EQ(LearningRate(longer, 150), double{0.005f});
+}
+
+// Goal: what came later is in the text only where it says something, so that older runs are the
+// same ones; there it comes back, and makes another run of it.
+TEST(RunDescription, WhatCameLaterIsLeftOut) {
+  const RunDescription before = SmallRun();
+  RunDescription after = before;
+  after.initial = "weights of digest 12";
+  after.rules.steps_before = 3;
+  after.rules.schedule.steps = 9;
+  for (const char* name : {"initial", "steps_before", "schedule\":{\"steps"}) {
+    EXPECT_EQ(before.Json().find(name), std::string::npos) << name;
+  }
+  const auto back = RunDescription::FromJson(after.Json());
+  ASSERT_TRUE(back.ok()) << back.status().message();
+  EXPECT_TRUE(back.value() == after);
+  EXPECT_NE(after.RunId(), before.RunId());
+  EXPECT_EQ(json::parse(before.Json())["rules"]["schedule"].size(), 3u);
+  json zero = json::parse(before.Json());
+  zero["rules"]["steps_before"] = 0;
+  EXPECT_EQ(RunDescription::FromJson(zero.dump()).status().code(), Code::kInvalid);
+  zero["rules"]["steps_before"] = -1;
+  EXPECT_EQ(RunDescription::FromJson(zero.dump()).status().code(), Code::kInvalid);
+  RunDescription other = before;
+  other.initial = "weights of digest 34";
+  EXPECT_EQ(DescribeDifference(other, before), "--init: \"weights of digest 34\" here, \"\" there");
+}
+
 // Goal: a description has had no number so far, which is version 1; one of a newer version is told
 // as such, whatever else is in it, and no number changes what a run is.
 TEST(RunDescription, VersionsAreTold) {

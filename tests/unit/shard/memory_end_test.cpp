@@ -22,9 +22,12 @@
 
 #include "common/base/buffer_pool.h"
 #include "common/base/logging.h"
+#include "pserver/table/optimizer.h"
+#include "pserver/table/row_format.h"
 #include "tests/simulation/disk.h"
 #include "tests/support/failing_memory.h"
 #include "tests/support/shard_harness.h"
+#include "worker/config/tensors.h"
 
 namespace mf {
 namespace {
@@ -65,20 +68,25 @@ class Player {
   static constexpr uint64_t kFirstId = uint64_t{1} << 40;
 
   const uint64_t memory_bytes_;
-  Disk disk_;
-  SimulatedStore store_{disk_};
+  Disk disk_, initial_disk_;
+  SimulatedStore store_{disk_}, initial_{initial_disk_};
   SimulatedWriter writer_{store_, [](uint64_t) {}};
-  ShardHarness server_{
-      Run(),
-      {.memory_bytes = memory_bytes_, .recover = false, .store = &store_, .writer = &writer_}};
+  ShardHarness server_{Run(),
+                       {.memory_bytes = memory_bytes_,
+                        .recover = false,
+                        .store = &store_,
+                        .writer = &writer_,
+                        .initial = &initial_}};
 
-  static Config Run() {
+  static RunDescription Run() {
     Config config = ShardConfig();
     config.train.micro_batches = 2;
     config.train.steps = 2;
     config.train.eval_every = 1;
     config.snapshot.every_steps = 1;
-    return config;
+    RunDescription run = DescribeRun(config, "");
+    run.initial = "brought";
+    return run;
   }
 };
 
@@ -96,6 +104,13 @@ class Script {
         [](Player& p, const Reply& r) { p.server().session = As<HelloReply>(r).session; });
     Lease(Work::kRecover);
     Say("status", [](Player&) { return Request{.body = StatusRequest{}}; });
+    Say("initialise", [](Player& p) {
+      const TensorSpec& tensor = p.server().specs().front();
+      Buffer state(RowBytes(Optimizer(tensor).planes(), static_cast<size_t>(tensor.columns)));
+      std::memset(state.data(), 0, state.size());
+      return Request{.body = InitialiseRequest{.attempt = 1, .last = true, .tensor = tensor.id},
+                     .payload = {FrameOf(std::vector<uint64_t>{1}), Frame(state), Frame()}};
+    });
     Say("rollback to the beginning",
         [](Player& p) { return p.server().Rollback(p.lease.epoch, 0); });
     Recovered(0);

@@ -1,0 +1,173 @@
+#include "pserver/offline/merged_snapshot.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "pserver/shard/data_directory.h"
+#include "pserver/snapshot/snapshot_files.h"
+#include "pserver/snapshot/snapshot_folders.h"
+#include "pserver/snapshot/snapshot_format.h"
+#include "pserver/snapshot/snapshot_rocksdb.h"
+#include "pserver/table/optimizer.h"
+
+namespace mf {
+namespace {
+
+std::string NameOf(const SnapshotKey& key) {
+  return "entry " + std::to_string(key.id) + " of " + SpaceName(key.space);
+}
+
+/// The one complete set of shards in the folder.
+Result<std::vector<ShardFolder>> CompleteSet(const MergedSnapshot::Options& options) {
+  const std::string where = options.flag + " " + options.from;
+  MF_ASSIGN_OR_RETURN(const std::vector<ShardFolder> all, FindShardFolders(options.from));
+  std::map<uint32_t, std::vector<ShardFolder>> sets;
+  for (const ShardFolder& folder : all) sets[folder.shards].push_back(folder);
+  std::vector<ShardFolder> found;
+  for (const auto& [shards, folders] : sets) {
+    if (folders.size() != shards) continue;
+    if (!found.empty())
+      return Status::Invalid(where + ": shards of " + std::to_string(found.size()) + " and of " +
+                             std::to_string(shards) + " servers are in it; move one set elsewhere");
+    found = folders;
+  }
+  if (!found.empty()) return found;
+  return Status::Invalid(where + ": only " + std::to_string(all.size()) + " of the shards of " +
+                         std::to_string(all.back().shards) +
+                         " servers are in it; bring all of them together");
+}
+
+}  // namespace
+
+Status MergedSnapshot::Disagree(const Source& a, const Source& b, const std::string& what) {
+  return Status::Failed(a.path + " and " + b.path + " disagree about " + what +
+                        "; they are not of one run: use another step or other folders");
+}
+
+Result<std::unique_ptr<MergedSnapshot>> MergedSnapshot::Open(const Options& options) {
+  std::unique_ptr<MergedSnapshot> merged(new MergedSnapshot());
+  MF_RETURN_IF_ERROR(merged->OpenSources(options));
+  return merged;
+}
+
+Status MergedSnapshot::OpenSources(const Options& options) {
+  MF_ASSIGN_OR_RETURN(const std::vector<ShardFolder> folders, CompleteSet(options));
+  std::vector<std::unique_ptr<SnapshotReader>> readers;
+  for (const ShardFolder& folder : folders) {
+    Source& source = sources_.emplace_back();
+    if (options.keep_off) {
+      MF_ASSIGN_OR_RETURN(source.lock, DataDirectory::HoldFree(folder.path));
+    }
+    MF_ASSIGN_OR_RETURN(auto reader, OpenRocksSnapshotReader(folder.path));
+    readers.push_back(std::move(reader));
+  }
+  const std::vector<uint64_t> common = CommonSteps(readers);
+  if (common.empty())
+    return Status::Failed(options.flag + " " + options.from + ": no step that all " +
+                          std::to_string(folders.size()) + " shards have; nothing to read");
+  step_ = options.step != 0 ? options.step : common.back();
+  if (!std::binary_search(common.begin(), common.end(), step_))
+    return Status::Invalid("--step " + std::to_string(step_) + ": not all shards have it; the " +
+                           "newest that all have is " + std::to_string(common.back()));
+  for (size_t i = 0; i < folders.size(); ++i) {
+    Source& source = sources_[i];
+    source.path = StepPath(folders[i].path, step_);
+    MF_ASSIGN_OR_RETURN(source.info, readers[i]->Info(step_));
+    if (source.info.run_id != sources_[0].info.run_id)
+      return Disagree(sources_[0], source, "the run");
+    if (source.info.applied != sources_[0].info.applied || source.info.step != step_)
+      return Disagree(sources_[0], source, "the number of applied steps");
+    if (source.info.shard != folders[i].shard || source.info.shards != folders[i].shards)
+      return Status::Failed(source.path + ": is of shard " + std::to_string(source.info.shard) +
+                            " of " + std::to_string(source.info.shards) +
+                            "; put every folder back under its own name");
+  }
+  MF_ASSIGN_OR_RETURN(run_, RunDescription::FromJson(sources_[0].info.description));
+  MF_RETURN_IF_ERROR(CheckShards(run_, static_cast<int64_t>(sources_.size())));
+  for (size_t i = 0; i < folders.size(); ++i) {
+    for (const TensorSpec& spec : run_.tensors) {
+      sources_[i].layouts.push_back(
+          LayoutOf(spec, run_.rules.column_blocks, folders[i].shard, folders[i].shards));
+    }
+    MF_ASSIGN_OR_RETURN(sources_[i].cursor, readers[i]->Open(step_));
+  }
+  MF_ASSIGN_OR_RETURN(const SnapshotSummary summary, readers[0]->Summary(step_));
+  for (const SpaceCount& space : summary.spaces)
+    if (space.space < kFirstStepSpace) rows_ += space.entries;
+  return Status::Ok();
+}
+
+bool MergedSnapshot::is_row() const { return key_.space < kFirstStepSpace; }
+
+Result<bool> MergedSnapshot::Next() {
+  if (std::exchange(begun_, true)) {
+    for (Source& source : sources_)
+      if (source.At(key_)) source.cursor->Next();
+  }
+  const Source* lowest = nullptr;
+  for (const Source& source : sources_) {
+    if (!source.cursor->Valid()) {
+      MF_RETURN_IF_ERROR(source.cursor->status());
+      continue;
+    }
+    const SnapshotKey key{source.cursor->space(), source.cursor->id()};
+    if (lowest == nullptr || key < key_) {
+      lowest = &source;
+      key_ = key;
+    }
+  }
+  if (lowest == nullptr) return false;
+  // Records are kept by shard 0 alone, everything else by all.
+  if (key_.space == kRecordSpace) {
+    if (lowest != sources_.data())
+      return Status::Failed(lowest->path + ": has records, which only shard 0 keeps; it is not " +
+                            "a snapshot of this version");
+  } else {
+    for (const Source& source : sources_)
+      if (!source.At(key_)) return Disagree(*lowest, source, NameOf(key_));
+  }
+  MF_RETURN_IF_ERROR(is_row() ? TakeRow() : TakeStep());
+  return true;
+}
+
+Status MergedSnapshot::TakeStep() {
+  const SnapshotCursor& first = *sources_[0].cursor;
+  if (key_.space != kRecordSpace) {
+    for (const Source& source : sources_) {
+      if (source.cursor->bytes() != first.bytes() ||
+          std::memcmp(source.cursor->data(), first.data(), first.bytes()) != 0) {
+        return Disagree(sources_[0], source, NameOf(key_));
+      }
+    }
+  }
+  entry_.assign(first.data(), first.data() + first.bytes());
+  return Status::Ok();
+}
+
+Status MergedSnapshot::TakeRow() {
+  if (key_.space >= run_.tensors.size() || key_.id >= run_.tensors[key_.space].total_rows())
+    return Status::Failed(sources_[0].path + ": " + NameOf(key_) +
+                          " is not of its run; the snapshot is of another version");
+  const TensorSpec& tensor = run_.tensors[key_.space];
+  const int planes = Optimizer(tensor).planes();
+  const auto columns = static_cast<size_t>(tensor.columns);
+  entry_.resize(RowBytes(planes, columns));
+  for (const Source& source : sources_) {
+    const TensorLayout& layout = source.layouts[key_.space];
+    const size_t due = RowBytes(planes, layout.width());
+    if (source.cursor->bytes() != due)
+      return Status::Failed(source.path + ": " + NameOf(key_) + " has " +
+                            std::to_string(source.cursor->bytes()) + " bytes instead of " +
+                            std::to_string(due) + "; the snapshot is of another version");
+    const std::byte* data = source.cursor->data();
+    if (&source != sources_.data() &&
+        std::memcmp(entry_.data(), data, sizeof(uint32_t)) != 0)  // updated_at
+      return Disagree(sources_[0], source, NameOf(key_));
+    PutIntoRow(data, planes, layout.columns, entry_.data(), columns);
+  }
+  return Status::Ok();
+}
+
+}  // namespace mf
