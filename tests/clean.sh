@@ -58,7 +58,7 @@ order() {
 }
 order common base run kernels metrics net client commands
 order pserver table coordinator snapshot shard offline commands
-order worker tokenizer config data prepare exchange compute/cpu model compute/cuda embedded export tasks train commands
+order worker tokenizer config data prepare exchange compute/cpu model compute/cuda embedded export tasks train experiment commands
 fence "pserver/coordinator/ is a state machine: no thread, clock, file or socket" \
   '(thread|atomic|chrono|fstream|filesystem|cstdio|unistd\.h|fcntl\.h|sys/)|[^">]*(transport|mutex|files)\.h' "$none" pserver/coordinator
 fence "pserver/table/ knows no message" 'common/net/(messages|message_fields|transport)' "$none" pserver/table
@@ -80,7 +80,8 @@ fence "the CUDA toolkit is used in worker/compute/cuda/ only" '(cuda|cublas|nv)[
   'worker/compute/cuda/.*' "${boxes[@]}"
 fence "the CUDA backend is known to worker/compute/make_compute.cpp only" 'worker/compute/cuda/' \
   'worker/compute/(cuda/.*|make_compute\.cpp)' "${boxes[@]}"
-fence "TOML is read in worker/config/config.cpp only" 'toml\+\+' 'worker/config/config\.cpp' "${boxes[@]}"
+fence "TOML is read in worker/config/config.cpp and worker/experiment/experiment_file.cpp only" 'toml\+\+' \
+  'worker/(config/config|experiment/experiment_file)\.cpp' "${boxes[@]}"
 fence "in common/ JSON is read and written in common/run/run_json.cpp only" 'nlohmann/' 'common/run/run_json\.cpp' common
 
 # Clang looks through common/base/mutex.h only, so there is no other lock.

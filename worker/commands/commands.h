@@ -20,6 +20,7 @@ namespace mf {
 void AddTokenizerCommand(CLI::App& app, int* exit_code);
 void AddPrepareCommand(CLI::App& app, int* exit_code);
 void AddTrainCommand(CLI::App& app, int* exit_code);
+void AddExperimentCommand(CLI::App& app, int* exit_code);
 void AddExportCommand(CLI::App& app, int* exit_code);
 void AddEvalCommand(CLI::App& app, int* exit_code);
 void AddScoreCommand(CLI::App& app, int* exit_code);

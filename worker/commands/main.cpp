@@ -28,6 +28,7 @@ int Run(int argc, char** argv) {
   mf::AddTokenizerCommand(app, &exit_code);
   mf::AddPrepareCommand(app, &exit_code);
   mf::AddTrainCommand(app, &exit_code);
+  mf::AddExperimentCommand(app, &exit_code);
   mf::AddExportCommand(app, &exit_code);
   mf::AddEvalCommand(app, &exit_code);
   mf::AddScoreCommand(app, &exit_code);

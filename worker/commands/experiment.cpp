@@ -1,0 +1,108 @@
+// worker experiment: trains the variants of a file with several seeds, and compares them.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/base/file_lock.h"
+#include "common/base/files.h"
+#include "common/base/machine_limits.h"
+#include "common/commands/command_line.h"
+#include "common/commands/number_option.h"
+#include "worker/commands/commands.h"
+#include "worker/commands/progress_line.h"
+#include "worker/commands/stop_signal.h"
+#include "worker/experiment/results.h"
+
+namespace mf {
+namespace {
+
+struct ExperimentFlags {
+  std::string file;
+  TrialOptions trials;
+  int jobs = 0;
+};
+
+Result<FileLock> LockOut(const std::string& out) {
+  if (const Status made = MakeFolder(out); !made.ok()) {
+    return Status::Invalid("--out " + made.message());
+  }
+  auto lock = FileLock::Take(out + "/lock", FileLock::Kind::kExclusive, NoLocks::kGoOn);
+  if (lock.ok()) return lock;
+  const bool taken = lock.status().code() == Code::kUnavailable;
+  return Status::Invalid("--out " + (taken ? out + ": another worker experiment runs there"
+                                           : lock.status().message()));
+}
+
+/// Until all trials are finished, or it is stopped.
+Status RunAll(const Experiment& experiment, const TrialOptions& options,
+              std::vector<Trial>* trials) {
+  int64_t all = 0, before = 0;
+  for (const Trial& trial : *trials) {
+    all += experiment.variants[trial.variant].resolved.train.steps;
+    before += StepsOf(trial);
+  }
+  ProgressLine progress;
+  const auto show = [&] {
+    const auto steps = [&] {
+      int64_t done = 0;
+      for (const Trial& trial : *trials) done += StepsOf(trial);
+      return done;
+    };
+    size_t finished = 0;
+    for (const Trial& trial : *trials) finished += trial.finished ? 1 : 0;
+    const int64_t done = steps();
+    progress.Show(static_cast<uint64_t>(done), static_cast<uint64_t>(all), [&](double seconds) {
+      std::string text = std::to_string(finished) + " of " + std::to_string(trials->size()) +
+                         " trials, " + std::to_string(done) + " of " + std::to_string(all) +
+                         " steps";
+      if (done > before) {
+        const double left =
+            seconds * static_cast<double>(all - done) / static_cast<double>(done - before);
+        text += ", " + std::to_string(static_cast<int64_t>(left / 60) + 1) + " min left";
+      }
+      return text;
+    });
+  };
+  return RunTrials(
+      options, trials,
+      {.changed = [&](const Trial&) { return WriteResults(experiment, *trials, options.out); },
+       .waiting = show,
+       .stopped = StopSignalCame});
+}
+
+Status RunExperiment(ExperimentFlags& flags) {
+  MF_ASSIGN_OR_RETURN(const Experiment experiment, ReadExperiment(flags.file));
+  TrialOptions& options = flags.trials;
+  options.jobs = flags.jobs > 0 ? flags.jobs : std::max(1, CpuLimit() / options.threads);
+  MF_ASSIGN_OR_RETURN(std::vector<Trial> trials, PlanTrials(experiment, options));
+  MF_ASSIGN_OR_RETURN(const FileLock lock, LockOut(options.out));
+  CatchStopSignals();
+  const Status ran = RunAll(experiment, options, &trials);
+  MF_RETURN_IF_ERROR(WriteResults(experiment, trials, options.out));
+  MF_RETURN_IF_ERROR(ran);
+  std::printf("%s\n%s/results.md has the curves, results.json every number\n",
+              ResultsTable(experiment, trials).c_str(), options.out.c_str());
+  return Status::Ok();
+}
+
+}  // namespace
+
+void AddExperimentCommand(CLI::App& app, int* exit_code) {
+  auto flags = std::make_shared<ExperimentFlags>();
+  CLI::App* command = app.add_subcommand(
+      "experiment", "Train variants of a configuration with several seeds, and compare them");
+  command->add_option("FILE", flags->file, "What is compared: deploy/experiments")->required();
+  command->add_option("--out", flags->trials.out, "Folder for trials and results")->required();
+  command->add_option("--data", flags->trials.data, "Instead of the file's");
+  command->add_option("--val", flags->trials.validation, "Held-out data, instead of the file's");
+  AddNumber(*command, "--threads", &flags->trials.threads, 1, kThreadsMax, "Of each trial")
+      ->capture_default_str();
+  AddNumber(*command, "--jobs", &flags->jobs, 0, kThreadsMax,
+            "Trials at once; 0: as many as the cores can carry");
+  command->callback(
+      [flags, exit_code] { *exit_code = ExitCodeAfterSignal(Report(RunExperiment(*flags))); });
+}
+
+}  // namespace mf

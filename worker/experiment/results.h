@@ -1,0 +1,21 @@
+// What the trials of an experiment have shown: one file of JSON with every number, one table in
+// Markdown, and curves.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/base/status.h"
+#include "worker/experiment/trials.h"
+
+namespace mf {
+
+/// Writes results.json, results.md and loss-by-{tokens,seconds,flops,bytes}.svg to `out`, of the
+/// trials that are finished, each by rename. Equal trials on one machine give equal files.
+Status WriteResults(const Experiment& experiment, const std::vector<Trial>& trials,
+                    const std::string& out);
+
+/// The table of results.md.
+std::string ResultsTable(const Experiment& experiment, const std::vector<Trial>& trials);
+
+}  // namespace mf
