@@ -15,7 +15,7 @@ from cluster_case import DEADLINE, ClusterCase, words  # pylint: disable=wrong-i
 ClusterCase.PSERVER = os.path.abspath(sys.argv.pop(2))
 ClusterCase.WORKER = os.path.abspath(sys.argv.pop(1))
 
-BEFORE, AFTER = 20, 20
+BEFORE, AFTER = 20, 80  # steps; the second run lasts long enough to be disturbed
 SCHEDULE = ["--set", f"train.schedule_steps={BEFORE + AFTER}"]
 SAVE = ["--set", "snapshot.every_steps=10"]
 
@@ -60,8 +60,8 @@ class GoesOn(Initial):
 
         self.run_to_end("embedded", *begin)
         self.assertEqual(self.sha256("embedded"), self.sha256("whole"))
-        self.assertIn("the optimizer goes on, the schedule and the order of the data at step 21 of 40",
-                      self.log("embedded"))
+        self.assertIn("the optimizer goes on, the schedule and the order of the data at step "
+                      f"{BEFORE + 1} of {BEFORE + AFTER}", self.log("embedded"))
         rates = [line["lr"] for line in self.lines("embedded")]
         self.assertEqual(rates, [line["lr"] for line in self.lines("whole")][BEFORE:])
 
@@ -80,7 +80,8 @@ class GoesOn(Initial):
 
     def test_it_is_repeated(self) -> None:
         self.run_to_end("before", *SCHEDULE, *SAVE, steps=BEFORE)
-        self.run_to_end("after", "--init", self.path("before/state"), "--keep-optimizer", *SCHEDULE)
+        after = ["--init", self.path("before/state"), "--keep-optimizer", *SCHEDULE]
+        self.run_to_end("after", *after, steps=BEFORE)
         result = subprocess.run([self.WORKER, "train", "--repeat", self.path("after/run.json"), "--out",
                                  self.path("again"), "--export", self.model("again")],
                                 capture_output=True, text=True, timeout=DEADLINE, check=False)
@@ -88,7 +89,7 @@ class GoesOn(Initial):
         self.assertEqual(self.sha256("again"), self.sha256("after"))
         # And gone on with, once more: nothing is left to do, and the model is the same.
         before = self.sha256("after")
-        self.run_to_end("after", "--init", self.path("before/state"), "--keep-optimizer", *SCHEDULE)
+        self.run_to_end("after", *after, steps=BEFORE)
         self.assertEqual(self.sha256("after"), before)
 
 

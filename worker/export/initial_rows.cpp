@@ -192,13 +192,13 @@ Result<std::unique_ptr<InitialRows>> InitialRows::Open(const std::string& path, 
       return Status::Invalid("--init " + path +
                              ": a model in several files, which is not read; export it as one");
     }
-    const std::string inside = path + "/model.safetensors";
-    if (!FileExists(inside)) {
-      const std::string state = path + "/state";  // an --out of embedded servers
-      const std::string& snapshots = FileExists(state) ? state : path;
-      return with_optimizer ? WholeState::Open(snapshots) : Weights::OfSnapshots(snapshots, pool);
+    const std::string state = path + "/state";  // an --out of embedded servers
+    const std::string& snapshots = FileExists(state) ? state : path;
+    file = path + "/model.safetensors";
+    if (with_optimizer && (FileExists(state) || !FileExists(file))) {
+      return WholeState::Open(snapshots);
     }
-    file = inside;
+    if (!FileExists(file)) return Weights::OfSnapshots(snapshots, pool);
   }
   if (with_optimizer) {
     return Status::Invalid("--keep-optimizer: " + file +
