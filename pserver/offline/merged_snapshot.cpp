@@ -69,8 +69,9 @@ Status MergedSnapshot::OpenSources(const Options& options) {
                           std::to_string(folders.size()) + " shards have; nothing to read");
   step_ = options.step != 0 ? options.step : common.back();
   if (!std::binary_search(common.begin(), common.end(), step_))
-    return Status::Invalid("--step " + std::to_string(step_) + ": not all shards have it; the " +
-                           "newest that all have is " + std::to_string(common.back()));
+    return Status::Invalid(options.flag + " " + options.from + ": not all shards have step " +
+                           std::to_string(step_) + "; the newest that all have is " +
+                           std::to_string(common.back()));
   for (size_t i = 0; i < folders.size(); ++i) {
     Source& source = sources_[i];
     source.path = StepPath(folders[i].path, step_);

@@ -55,7 +55,8 @@ Status OpenStep(const std::vector<std::unique_ptr<SnapshotReader>>& readers, uin
 }
 
 /// The newest step that all have. Servers that run meanwhile publish newer ones and delete this.
-Result<OpenSnapshots> OpenNewest(const std::string& dir,
+/// `step`; 0: the newest.
+Result<OpenSnapshots> OpenCommon(const std::string& dir, uint64_t step,
                                  const std::vector<std::unique_ptr<SnapshotReader>>& readers) {
   Status status;
   uint64_t last = 0;
@@ -65,6 +66,15 @@ Result<OpenSnapshots> OpenNewest(const std::string& dir,
       if (last != 0) continue;  // each server deletes in its own time
       return Status::Invalid(dir + ": its servers have no step in common; `pserver inspect " + dir +
                              "` shows what they have");
+    }
+    if (step != 0) {
+      OpenSnapshots open;
+      if (!std::binary_search(common.begin(), common.end(), step)) {
+        return Status::Invalid(dir + ": not all servers have step " + std::to_string(step) +
+                               "; the newest that all have is " + std::to_string(common.back()));
+      }
+      MF_RETURN_IF_ERROR(OpenStep(readers, step, &open));
+      return open;
     }
     if (common.back() == last) return status;  // it is still there: damaged
     last = common.back();
@@ -92,11 +102,11 @@ Status Load(SnapshotCursor& cursor, const SnapshotInfo& info, uint64_t step,
 
 }  // namespace
 
-Result<std::unique_ptr<SnapshotTables>> SnapshotTables::Open(const std::string& dir,
+Result<std::unique_ptr<SnapshotTables>> SnapshotTables::Open(const std::string& dir, uint64_t step,
                                                              uint64_t memory_bytes,
                                                              ThreadPool& pool) {
   MF_ASSIGN_OR_RETURN(const auto readers, OpenReaders(dir));
-  MF_ASSIGN_OR_RETURN(OpenSnapshots open, OpenNewest(dir, readers));
+  MF_ASSIGN_OR_RETURN(OpenSnapshots open, OpenCommon(dir, step, readers));
   std::unique_ptr<SnapshotTables> tables(new SnapshotTables());
   tables->step_ = open.step;
   MF_ASSIGN_OR_RETURN(tables->run_, RunDescription::FromJson(open.infos[0].description));

@@ -18,12 +18,12 @@ namespace mf {
 
 class SnapshotTables {
  public:
-  /// `dir`: a --data folder with one run, or a run's folder, with the snapshots of all servers. The
-  /// newest step that all have is loaded; tables that do not fit `memory_bytes` keep only what was
-  /// trained of them. `pool` outlives the object. kInvalid, naming what is missing, if there is no
-  /// such step; kFailed, naming the file, if it is damaged.
-  static Result<std::unique_ptr<SnapshotTables>> Open(const std::string& dir, uint64_t memory_bytes,
-                                                      ThreadPool& pool);
+  /// `dir`: a --data folder with one run, or a run's folder, with the snapshots of all servers.
+  /// `step`, or if that is 0 the newest one that all have, is loaded; tables that do not fit
+  /// `memory_bytes` keep only what was trained of them. `pool` outlives the object. kInvalid,
+  /// naming what is missing, if there is no such step; kFailed, naming the file, if it is damaged.
+  static Result<std::unique_ptr<SnapshotTables>> Open(const std::string& dir, uint64_t step,
+                                                      uint64_t memory_bytes, ThreadPool& pool);
 
   const RunDescription& run() const { return run_; }
   uint64_t step() const { return step_; }

@@ -64,7 +64,9 @@ Status InitialState::Take(const InitialiseRequest& request, const Frames& payloa
 
 Status InitialState::Write(const InitialiseRequest& request, const Frames& payload) {
   if (request.part == 0) {
-    MF_RETURN_IF_ERROR(store_.Reset(0));  // a failed attempt may have left something
+    // Whatever a failed attempt, or somebody else, may have left.
+    for (const uint64_t step : store_.Published()) MF_RETURN_IF_ERROR(store_.Delete(step));
+    MF_RETURN_IF_ERROR(store_.Reset(0));
     MF_RETURN_IF_ERROR(store_.Begin());
   }
   if (payload.size() != (request.last ? 3u : 2u)) return Bad("frames are missing");

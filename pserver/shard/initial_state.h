@@ -3,6 +3,7 @@
 // go back to its beginning whatever becomes of the workers. A state machine: the time is passed in.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -24,7 +25,10 @@ class InitialState {
   InitialState(SnapshotStore& store, ThreadPool& pool, const RunDescription& run,
                SnapshotInfo info);
 
-  bool there() const { return !store_.Published().empty(); }
+  bool there() const {
+    const std::vector<uint64_t> published = store_.Published();
+    return std::find(published.begin(), published.end(), kInitialStep) != published.end();
+  }
   /// Takes a part of worker `session`; one that comes again is taken once. kUnavailable while
   /// another worker brings the state, kStale if the attempt has ended and has to begin anew,
   /// kInvalid for rows that are none of the run's, kFailed if the disk does not take it.

@@ -130,11 +130,7 @@ class Experiment(unittest.TestCase):
             process.send_signal(how)
             code = process.wait(DEADLINE)
             self.assertIn(code, (0, 128 + how, -how), self.read("said"))
-        # The trial that the killed one has left ends by itself, and lets go of its folder.
-        end = time.monotonic() + DEADLINE
-        while subprocess.run(self.command(), capture_output=True, check=False, timeout=DEADLINE).returncode != 0:
-            self.assertLess(time.monotonic(), end, self.read("said"))
-            time.sleep(0.2)
+        self.run_it()  # and waits for the trial that the killed one has left, which still saves
         self.check_results()
 
     def trials_begun(self) -> int:
@@ -156,6 +152,8 @@ class Experiment(unittest.TestCase):
         self.refused("", "variant")
         self.refused(FILE + "[[variant]]\nname = 'dense'\n", "compare.toml:11", "dense")
         self.refused(FILE.replace('"dense"', '"../dense"'), "compare.toml:8", "name")
+        self.refused(FILE.replace('"dense"', '"results.md"'), "compare.toml:8", "name")
+        self.refused(FILE.replace('data = "data.txt"', 'data = "nothing.txt"'), "nothing.txt")
         self.refused(FILE.replace("projection=dense", "projection=sparse"), "variant dense", "projection")
         self.refused(FILE.replace("seeds", "seed"), "unknown key seed")
         self.refused(FILE.replace("[3, 5]", "[3, 3]"), "twice")
@@ -168,9 +166,44 @@ class Experiment(unittest.TestCase):
         self.write("compare.toml", FILE.replace("[3, 5]", "[3]"))
         self.run_it()
         self.refused(FILE.replace("[3, 5]", "[3]").replace("eval_every=5", "eval_every=10"), "out/memory/seed-3",
-                     "other arguments")
+                     "another configuration")
         self.write("run.toml", CONFIG.replace("heads = 4", "heads = 2"))
-        self.refused(FILE.replace("[3, 5]", "[3]"), "out/memory/seed-3", "other arguments")
+        self.refused(FILE.replace("[3, 5]", "[3]"), "out/memory/seed-3", "another configuration")
+        self.write("run.toml", CONFIG)
+        self.write("data.txt", words(6000, 2))
+        self.write("compare.toml", FILE)
+        said = self.run_it(code=2).stderr
+        self.assertIn("were trained on different data", said)
+        os.remove(self.path("out/memory/seed-3/metrics.jsonl"))
+        self.refused(FILE, "out/memory/seed-3", "metrics.jsonl is gone")
+
+    def test_a_configuration_that_changes_while_it_runs(self) -> None:
+        self.write("compare.toml", FILE)
+        process = subprocess.Popen(self.command("--jobs", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + DEADLINE
+        while self.trials_begun() == 0:
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.01)
+        self.write("run.toml", CONFIG.replace("heads = 4", "heads = 2"))
+        self.assertEqual(process.wait(DEADLINE), 0)
+        self.check_results()
+        for trial in ("memory/seed-3", "dense/seed-5"):
+            self.assertEqual(json.loads(self.read(f"out/{trial}/run.json"))["config"]["model"]["heads"], 4)
+
+    def test_one_that_diverges_wins_nothing(self) -> None:
+        self.write("compare.toml", FILE.replace("[3, 5]", "[3]").replace("steps = 20", "steps = 8") + """
+[[variant]]
+name = "wild"
+set = ["train.optimizer=sgd", "train.lr=100", "train.clip=0", "train.weight_decay=0"]
+""")
+        self.run_it()
+        variants = json.loads(self.read("out/results.json"))["variants"]
+        self.assertIn("val_loss", variants[0])
+        self.assertNotIn("val_loss", variants[2])
+        self.assertTrue(variants[2]["trials"][0]["diverged"])
+        self.assertGreater(variants[2]["trials"][0]["dropped_steps"], 0)
+        self.assertRegex(self.read("out/results.md"), r"\| wild \| 1 of 1 \|[^|]*\|[^|]*\| diverged in 1")
+        self.assertIn("held-out", self.read("out/results.md"))
 
     def test_those_of_the_repository_can_be_read(self) -> None:
         files = [name for name in os.listdir(EXPERIMENTS) if name.endswith(".toml")]

@@ -93,6 +93,19 @@ class GoesOn(Initial):
         self.assertEqual(self.sha256("after"), before)
 
 
+    def test_a_step_is_chosen(self) -> None:
+        self.run_to_end("whole", steps=BEFORE + 10)
+        schedule = ["--set", f"train.schedule_steps={BEFORE + 10}"]
+        self.run_to_end("before", *schedule, *SAVE, steps=BEFORE)
+        begin = ["--init", self.path("before"), "--keep-optimizer", *schedule]
+        self.run_to_end("after", *begin, "--init-step", "10", steps=BEFORE)
+        self.assertEqual(self.sha256("after"), self.sha256("whole"))
+        # The run that is there goes on from what it began with, whatever is newest now.
+        self.run_to_end("after", *begin, steps=BEFORE)
+        self.assertEqual(self.sha256("after"), self.sha256("whole"))
+        self.assertIn("have step 15", self.refused("none", *begin, "--init-step", "15"))
+
+
 class Weights(Initial):
     """Without the optimizer: other text, another schedule, another batch."""
 
@@ -134,7 +147,8 @@ class Refused(Initial):
         self.assertIn("another rule", self.refused("rule", "--init", state, "--keep-optimizer", "--set",
                                                    "train.weight_decay=0.2"))
         self.assertIn("has none", self.refused("none", "--init", self.model("before"), "--keep-optimizer"))
-        self.assertIn("--keep-optimizer", self.refused("alone", "--keep-optimizer"))
+        self.assertIn("--init", self.refused("alone", "--keep-optimizer"))
+        self.assertIn("is the --init", self.refused("before", "--init", self.model("before")))
         self.assertIn("nothing: cannot open", self.refused("missing", "--init", self.path("nothing")))
         self.assertIn("no shard", self.refused("empty", "--init", self.folder))
 

@@ -7,6 +7,7 @@
 
 #include "common/base/file_lock.h"
 #include "common/base/files.h"
+#include "common/base/logging.h"
 #include "common/base/machine_limits.h"
 #include "common/commands/command_line.h"
 #include "common/commands/number_option.h"
@@ -65,11 +66,15 @@ Status RunAll(const Experiment& experiment, const TrialOptions& options,
       return text;
     });
   };
-  return RunTrials(
-      options, trials,
-      {.changed = [&](const Trial&) { return WriteResults(experiment, *trials, options.out); },
-       .waiting = show,
-       .stopped = StopSignalCame});
+  return RunTrials(options, trials,
+                   {.changed =
+                        [&](const Trial&) {
+                          // What cannot be written now is written at the end, or told there.
+                          const Status written = WriteResults(experiment, *trials, options.out);
+                          if (!written.ok()) spdlog::warn("{}", written.message());
+                        },
+                    .waiting = show,
+                    .stopped = StopSignalCame});
 }
 
 Status RunExperiment(ExperimentFlags& flags) {
@@ -82,6 +87,7 @@ Status RunExperiment(ExperimentFlags& flags) {
   const Status ran = RunAll(experiment, options, &trials);
   MF_RETURN_IF_ERROR(WriteResults(experiment, trials, options.out));
   MF_RETURN_IF_ERROR(ran);
+  MF_RETURN_IF_ERROR(CheckSameData(trials));
   std::printf("%s\n%s/results.md has the curves, results.json every number\n",
               ResultsTable(experiment, trials).c_str(), options.out.c_str());
   return Status::Ok();

@@ -62,7 +62,9 @@ Status SetWhatToTrain(const TrainFlags& flags, TrainOptions* options) {
   MF_ASSIGN_OR_RETURN(options->out, OutputOfRepetition(repeat, flags.out));
   if (flags.data.empty()) options->data = repeat.run.data;
   if (flags.validation.empty()) options->validation = repeat.run.validation;
-  if (flags.init.path.empty()) options->init = {repeat.run.init, repeat.run.keep_optimizer};
+  if (flags.init.path.empty()) {
+    options->init = {repeat.run.init, repeat.run.init_step, repeat.run.keep_optimizer};
+  }
   return Status::Ok();
 }
 
@@ -104,11 +106,13 @@ Status Run(const TrainFlags& flags, bool* stopped) {
     // A closed terminal; under nohup nobody minds it.
     if (std::signal(SIGHUP, OnSignal) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);
   };
-  if (!flags.config.empty() && !flags.export_path.empty()) {
+  for (const auto& [file, flag] : {std::pair(flags.config, "--config"),
+                                   {options.init.path, "--init"},
+                                   {options.init.path + "/model.safetensors", "--init"}}) {
     std::error_code error;
-    if (std::filesystem::equivalent(flags.config, flags.export_path, error)) {
-      return Status::Invalid("--export " + flags.export_path +
-                             ": is the --config; name another file");
+    if (std::filesystem::equivalent(file, flags.export_path, error)) {
+      return Status::Invalid("--export " + flags.export_path + ": is the " + flag +
+                             "; name another file");
     }
   }
   TrainSummary summary;
@@ -141,6 +145,9 @@ void AddTrainCommand(CLI::App& app, int* exit_code) {
   CLI::Option* init = command->add_option(
       "--init", flags->init.path,
       "Begin with a trained model: FILE.safetensors, or the folder of a run's snapshots");
+  AddNumber(*command, "--init-step", &flags->init.step, 0, uint64_t{1'000'000'000},
+            "Of the snapshots; 0: the newest that all servers have")
+      ->needs(init);
   command
       ->add_flag("--keep-optimizer", flags->init.keep_optimizer,
                  "With snapshots: go on with their optimizer, schedule and order of the data")

@@ -119,6 +119,9 @@ std::string ModelJson(const Config& config);
 /// unknown keys are errors, absent ones have their defaults.
 Result<Config> ConfigFromJson(const std::string& json);
 
+/// All keys, resolved, as a TOML file that LoadConfig reads as the same.
+std::string ConfigToml(const Config& config);
+
 /// One row per key: name, default, allowed values, meaning; the table of docs/OPTIONS.md is made
 /// from this.
 std::string ConfigTableMarkdown();

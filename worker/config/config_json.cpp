@@ -1,6 +1,7 @@
 // The configuration as JSON (run identity, safetensors files) and as the table of docs/OPTIONS.md.
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "worker/config/base64.h"
 #include "worker/config/config.h"
@@ -92,6 +93,15 @@ Result<Config> ConfigFromJson(const std::string& text) {
   ResolveConfig(config);
   MF_RETURN_IF_ERROR(CheckConfig(config));
   return config;
+}
+
+std::string ConfigToml(const Config& config) {
+  std::string text, section;
+  for (const ConfigKey& key : ConfigKeys()) {
+    if (std::exchange(section, key.section) != key.section) text += "[" + section + "]\n";
+    text += key.name + " = " + FormatKeyValue(key.get(config)) + "\n";
+  }
+  return text;
 }
 
 std::string ConfigTableMarkdown() {

@@ -27,7 +27,9 @@ struct Wrong {
   std::string what;
 };
 
+/// Of a folder beside what the experiment writes itself.
 bool IsName(std::string_view name) {
+  if (name == "lock" || name.starts_with("results.") || name.starts_with("loss-by-")) return false;
   return !name.empty() && name.size() <= 100 && name[0] != '.' &&
          std::all_of(name.begin(), name.end(), [](unsigned char c) {
            return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.';
@@ -132,9 +134,10 @@ class Reader {
                               .overrides = overrides,
                               .resolved = {}};
     if (!IsName(variant.name)) {
-      throw Wrong{LineOf(node),
-                  "a variant needs a name of letters, digits, '-', '_' and '.', not \"" +
-                      OneLine(variant.name) + "\""};
+      throw Wrong{
+          LineOf(node),
+          "a variant needs a name of its own, of letters, digits, '-', '_' and '.', not \"" +
+              OneLine(variant.name) + "\""};
     }
     if (variant.config.empty()) variant.config = config;
     if (variant.config.empty())

@@ -26,8 +26,10 @@ constexpr size_t kTrainPoints = 50;  // of a curve without evaluations
 struct TrialResult {
   const Trial* trial;
   std::vector<StepReport> steps;
-  std::optional<double> val_loss = {};  // the last
-  double loss = 0;                 // mean of the last tenth of the steps
+  std::optional<double> val_loss = {};  // of the last step
+  double loss = 0;                      // mean of the last tenth of the steps
+  int64_t dropped = 0;                  // steps whose gradient was not finite
+  bool evaluated = false;               // at some step
 };
 
 struct Mean {
@@ -48,8 +50,10 @@ Mean MeanOf(const std::vector<double>& values) {
 TrialResult ResultOf(const Trial& trial) {
   TrialResult result{.trial = &trial, .steps = ReadMetrics(trial.folder + "/metrics.jsonl")};
   for (const StepReport& step : result.steps) {
-    if (step.val_loss.has_value()) result.val_loss = step.val_loss;
+    result.dropped += step.dropped ? 1 : 0;
+    result.evaluated |= step.val_loss.has_value();
   }
+  if (!result.steps.empty()) result.val_loss = result.steps.back().val_loss;
   const size_t last = std::max<size_t>(1, result.steps.size() / 10);
   for (size_t i = result.steps.size() - std::min(last, result.steps.size());
        i < result.steps.size(); ++i) {
@@ -78,17 +82,28 @@ class Results {
   template <class Value>
   Mean MeanOver(size_t variant, Value value) const {
     std::vector<double> values;
-    for (const TrialResult& result : by_variant_[variant]) values.push_back(value(result));
+    for (const TrialResult& result : by_variant_[variant]) {
+      if (!HasDiverged(result)) values.push_back(value(result));
+    }
     return MeanOf(values);
   }
-  /// On held-out data, if all have it, else on what was trained on.
+  /// On held-out data, if there is some, else on what was trained on.
   bool held_out() const {
     for (const auto& results : by_variant_) {
       for (const TrialResult& result : results) {
-        if (!result.val_loss.has_value()) return false;
+        if (result.evaluated) return true;
       }
     }
-    return true;
+    return false;
+  }
+  /// It has no loss at its end, or none that is a number.
+  bool HasDiverged(const TrialResult& result) const {
+    return (held_out() && !result.val_loss.has_value()) || !std::isfinite(result.loss);
+  }
+  size_t Diverged(size_t variant) const {
+    const auto& results = by_variant_[variant];
+    return static_cast<size_t>(std::count_if(results.begin(), results.end(),
+                                             [this](const auto& r) { return HasDiverged(r); }));
   }
   const char* loss_name() const {
     return held_out() ? "held-out loss (nats per token)" : "training loss (nats per token)";
@@ -149,7 +164,7 @@ std::string Results::Json() const {
                          {"parameters", flops.parameters},
                          {"table_bytes", flops.table_bytes},
                          {"training_flops_per_token", FlopsPerToken(v)}};
-    if (!by_variant_[v].empty()) {
+    if (by_variant_[v].size() > Diverged(v)) {
       if (held_out()) {
         item["val_loss"] = ToJson(MeanOver(v, [](const auto& r) { return *r.val_loss; }));
       }
@@ -163,11 +178,15 @@ std::string Results::Json() const {
       trial["val_loss"] =
           result.val_loss.has_value() ? ordered_json(*result.val_loss) : ordered_json();
       trial["loss"] = result.loss;
+      trial["diverged"] = HasDiverged(result);
+      trial["dropped_steps"] = result.dropped;
       trial["seconds"] = result.trial->seconds;
       trial["peak_bytes"] = result.trial->peak_bytes;
       item["trials"].push_back(std::move(trial));
     }
-    item["configuration"] = ordered_json::parse(ConfigJson(variant.resolved));
+    ordered_json configuration = ordered_json::parse(ConfigJson(variant.resolved));
+    for (const char* section : {"model", "train"}) configuration[section].erase("seed");
+    item["configuration"] = std::move(configuration);  // the seeds are the trials'
     root["variants"].push_back(std::move(item));
   }
   return root.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
@@ -184,7 +203,11 @@ std::string Results::Table() const {
             std::to_string(experiment_.seeds.size()) + " | " +
             Number("%.3g", static_cast<double>(FlopsOf(v).parameters)) + " | " +
             Number("%.3g", FlopsPerToken(v)) + " | ";
-    if (results.empty()) {
+    if (Diverged(v) > 0) {
+      text += "diverged in " + std::to_string(Diverged(v)) +
+              (results.size() > Diverged(v) ? ", else " : " ");
+    }
+    if (results.size() == Diverged(v)) {
       text += "| | | |\n";
       continue;
     }
@@ -255,7 +278,9 @@ std::string Results::CurvesOver(const std::string& what) const {
     Curve curve{.name = experiment_.variants[v].name, .points = {}};
     // The mean over the seeds, as far as all of them go.
     std::vector<std::vector<PlotPoint>> all;
-    for (const TrialResult& result : by_variant_[v]) all.push_back(CurveOf(result, what));
+    for (const TrialResult& result : by_variant_[v]) {
+      if (!HasDiverged(result)) all.push_back(CurveOf(result, what));
+    }
     for (size_t i = 0; !all.empty(); ++i) {
       if (std::any_of(all.begin(), all.end(), [i](const auto& one) { return one.size() <= i; }))
         break;
@@ -282,7 +307,7 @@ std::string Results::LossOverBytes() const {
                   .curves = {}};
   for (size_t v = 0; v < by_variant_.size(); ++v) {
     Curve curve{.name = experiment_.variants[v].name, .points = {}};
-    if (!by_variant_[v].empty()) {
+    if (by_variant_[v].size() > Diverged(v)) {
       const Mean loss = MeanOver(v, [this](const auto& r) { return LossOf(r); });
       curve.points = {{4.0 * static_cast<double>(FlopsOf(v).parameters), loss.mean}};
       if (loss.spread.has_value()) curve.spread = {*loss.spread};

@@ -18,9 +18,12 @@
 #include <thread>
 #include <utility>
 
+#include "common/base/file_lock.h"
 #include "common/base/files.h"
 #include "common/base/input_file.h"
 #include "common/base/logging.h"
+#include "worker/data/data_files.h"
+#include "worker/train/run_file.h"
 
 namespace mf {
 namespace {
@@ -28,14 +31,18 @@ namespace {
 using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kLook(100);
+constexpr std::chrono::seconds kBetweenRecords(5);
+constexpr std::chrono::seconds kSavePatience(60);  // more than the grace of a worker that ends
 constexpr size_t kRecordMax = 1 << 20;
 constexpr int kCannotBegin = 127;
 
 std::string RecordPath(const Trial& trial) { return trial.folder + "/trial.json"; }
 std::string LogPath(const Trial& trial) { return trial.folder + "/log"; }
+std::string ConfigPath(const Trial& trial) { return trial.folder + "/config.toml"; }
 
 Status WriteRecord(const Trial& trial) {
-  const nlohmann::ordered_json record = {{"arguments", trial.arguments},
+  const nlohmann::ordered_json record = {{"data", trial.data},
+                                         {"validation", trial.validation},
                                          {"configuration", trial.configuration},
                                          {"finished", trial.finished},
                                          {"seconds", trial.seconds},
@@ -46,6 +53,7 @@ Status WriteRecord(const Trial& trial) {
 
 /// What an earlier start has left.
 Status ReadRecord(Trial* trial) {
+  const bool trained = FileExists(trial->folder + "/metrics.jsonl");
   if (!FileExists(RecordPath(*trial))) return Status::Ok();
   MF_ASSIGN_OR_RETURN(const std::string text,
                       ReadInput(RecordPath(*trial), "this trial", kRecordMax));
@@ -53,18 +61,22 @@ Status ReadRecord(Trial* trial) {
   const auto member = [&](const char* name) {
     return record.is_object() ? record.value(name, json()) : json();
   };
-  const json arguments = member("arguments"), finished = member("finished"),
-             seconds = member("seconds"), peak = member("peak_bytes");
-  if (arguments != json(trial->arguments) ||
+  const json finished = member("finished"), seconds = member("seconds"),
+             peak = member("peak_bytes");
+  trial->finished = finished.is_boolean() && finished.get<bool>();
+  if (member("data") != json(trial->data) || member("validation") != json(trial->validation) ||
       member("configuration") != json(trial->configuration)) {
+    if (!trained && !trial->finished) return Status::Ok();  // nothing is lost
     return Status::Invalid(trial->folder +
-                           ": holds a trial with other arguments (trial.json); the experiment has "
-                           "changed: name another --out, or delete this folder");
+                           ": holds a trial of other data or another configuration (trial.json); "
+                           "name another --out, or delete this folder");
   }
-  if (finished.is_boolean()) trial->finished = finished.get<bool>();
   if (seconds.is_number()) trial->seconds = seconds.get<double>();
   if (peak.is_number_unsigned()) trial->peak_bytes = peak.get<uint64_t>();
-  return Status::Ok();
+  if (!trial->finished || trained) return Status::Ok();
+  return Status::Invalid(trial->folder +
+                         ": was finished, but its metrics.jsonl is gone; bring it back, or delete "
+                         "this folder");
 }
 
 /// In the child: becomes the trial's process.
@@ -94,6 +106,7 @@ class Runner {
   }
 
   Status Run() {
+    std::signal(SIGCHLD, SIG_DFL);  // ignored, it would leave nothing to wait for
     size_t next = 0;
     while (true) {
       const bool stopped = hooks_.stopped();
@@ -120,7 +133,7 @@ class Runner {
  private:
   struct Running {
     size_t trial;
-    Clock::time_point since;
+    Clock::time_point since;  // it began, or was recorded last
   };
 
   void Ask(int signal) const {
@@ -130,7 +143,9 @@ class Runner {
   Status Begin(size_t number) {
     const Trial& trial = trials_[number];
     MF_RETURN_IF_ERROR(MakeFolder(trial.folder));
+    MF_RETURN_IF_ERROR(PublishFile(ConfigPath(trial), trial.toml));
     MF_RETURN_IF_ERROR(WriteRecord(trial));
+    AwaitFree(trial);
     const std::string log = LogPath(trial);
     std::vector<std::string> words = trial.arguments;
     words.insert(words.begin(), "worker");
@@ -147,23 +162,45 @@ class Runner {
     return Status::Ok();
   }
 
-  /// Takes in those that have ended.
+  /// What an experiment that was killed has left running saves its last step first.
+  void AwaitFree(const Trial& trial) const {
+    const auto until = Clock::now() + kSavePatience;
+    for (bool said = false; Clock::now() < until && !hooks_.stopped(); said = true) {
+      const auto lock =
+          FileLock::Take(trial.folder + "/lock", FileLock::Kind::kExclusive, NoLocks::kGoOn);
+      if (lock.status().code() != Code::kUnavailable) return;
+      if (!said) spdlog::info("{}: an earlier start of this trial still saves", trial.folder);
+      hooks_.waiting();
+      std::this_thread::sleep_for(kLook);
+    }
+  }
+
+  /// Takes in those that have ended, and writes now and then how long the others have taken.
   Status Collect() {
     for (auto it = running_.begin(); it != running_.end();) {
+      Trial& trial = trials_[it->second.trial];
+      const auto now = Clock::now();
       int how = 0;
       rusage use{};
-      if (wait4(it->first, &how, WNOHANG, &use) != it->first) {
+      const pid_t ended = wait4(it->first, &how, WNOHANG, &use);
+      if (ended < 0 && errno != EINTR) {
+        return Status::Failed(std::string("cannot wait for a trial: ") + std::strerror(errno));
+      }
+      if (ended == it->first || now - it->second.since > kBetweenRecords) {
+        trial.seconds += std::chrono::duration<double>(now - it->second.since).count();
+        it->second.since = now;
+        if (ended != it->first) MF_RETURN_IF_ERROR(WriteRecord(trial));
+      }
+      if (ended != it->first) {
         ++it;
         continue;
       }
-      Trial& trial = trials_[it->second.trial];
-      trial.seconds += std::chrono::duration<double>(Clock::now() - it->second.since).count();
       constexpr uint64_t kKilo = 1024;
       trial.peak_bytes = std::max(trial.peak_bytes, static_cast<uint64_t>(use.ru_maxrss) * kKilo);
       trial.finished = WIFEXITED(how) && WEXITSTATUS(how) == 0;
       it = running_.erase(it);
       MF_RETURN_IF_ERROR(WriteRecord(trial));
-      MF_RETURN_IF_ERROR(hooks_.changed(trial));
+      hooks_.changed(trial);
       if (trial.finished || asked_) continue;
       const Status failed =
           Status::Failed(trial.folder + ": this trial has failed; " + LogPath(trial) + " says why");
@@ -194,6 +231,8 @@ Result<std::vector<Trial>> PlanTrials(const Experiment& experiment, const TrialO
   const std::string& validation =
       options.validation.empty() ? experiment.validation : options.validation;
   if (data.empty()) return Status::Invalid("--data is required: the experiment names none");
+  MF_RETURN_IF_ERROR(FindAllDataFiles({data}, {}).status());
+  if (!validation.empty()) MF_RETURN_IF_ERROR(FindAllDataFiles({validation}, {}).status());
   std::vector<Trial> trials;
   // All variants with one seed before the next seed: something to compare early.
   for (const uint64_t seed : experiment.seeds) {
@@ -202,31 +241,48 @@ Result<std::vector<Trial>> PlanTrials(const Experiment& experiment, const TrialO
       Trial trial{.variant = v,
                   .seed = seed,
                   .folder = options.out + "/" + variant.name + "/seed-" + std::to_string(seed),
-                  .arguments = {},
-                  .configuration = IdentityJson(variant.resolved)};
+                  .data = Absolute(data),
+                  .validation = validation.empty() ? "" : Absolute(validation),
+                  .configuration = IdentityJson(variant.resolved),
+                  .toml = ConfigToml(variant.resolved),
+                  .arguments = {}};
+      const std::string threads = std::to_string(options.threads);
       trial.arguments = {"train",
+                         "--config",
+                         Absolute(ConfigPath(trial)),
                          "--data",
-                         Absolute(data),
+                         trial.data,
                          "--out",
                          Absolute(trial.folder),
                          "--seed",
                          std::to_string(seed),
                          "--threads",
-                         std::to_string(options.threads),
+                         threads,
                          "--server-threads",
-                         std::to_string(options.threads)};
+                         threads};
       if (!validation.empty()) {
-        trial.arguments.insert(trial.arguments.end(), {"--val", Absolute(validation)});
-      }
-      trial.arguments.insert(trial.arguments.end(), {"--config", Absolute(variant.config)});
-      for (const std::string& text : variant.overrides) {
-        trial.arguments.insert(trial.arguments.end(), {"--set", text});
+        trial.arguments.insert(trial.arguments.end(), {"--val", trial.validation});
       }
       MF_RETURN_IF_ERROR(ReadRecord(&trial));
       trials.push_back(std::move(trial));
     }
   }
+  MF_RETURN_IF_ERROR(CheckSameData(trials));
   return trials;
+}
+
+Status CheckSameData(const std::vector<Trial>& trials) {
+  std::map<size_t, std::pair<std::string, std::string>> first;  // by variant: digest, folder
+  for (const Trial& trial : trials) {
+    if (!trial.finished) continue;
+    MF_ASSIGN_OR_RETURN(const RunFile run, ReadRunFile(trial.folder + "/run.json"));
+    const auto [known, is_new] = first.try_emplace(trial.variant, run.data_digest, trial.folder);
+    if (is_new || known->second.first == run.data_digest) continue;
+    return Status::Invalid(known->second.second + " and " + trial.folder +
+                           " were trained on different data: " + trial.data +
+                           " was changed between them; delete one, or name another --out");
+  }
+  return Status::Ok();
 }
 
 int64_t StepsOf(const Trial& trial) {

@@ -32,9 +32,9 @@ std::string NameOfSnapshot(const std::string& run_id, uint64_t step, bool with_o
 /// The newest snapshots of a run, whole.
 class WholeState final : public InitialRows {
  public:
-  static Result<std::unique_ptr<InitialRows>> Open(const std::string& path) {
+  static Result<std::unique_ptr<InitialRows>> Open(const std::string& path, uint64_t step) {
     auto state = std::make_unique<WholeState>();
-    state->options_ = {.from = path, .flag = "--init"};
+    state->options_ = {.from = path, .flag = "--init", .step = step};
     MF_ASSIGN_OR_RETURN(state->snapshot_, MergedSnapshot::Open(state->options_));
     const MergedSnapshot& snapshot = *state->snapshot_;
     state->options_.step = snapshot.step();
@@ -48,6 +48,7 @@ class WholeState final : public InitialRows {
   std::optional<uint64_t> steps() const override {
     return snapshot_->step() + static_cast<uint64_t>(snapshot_->run().rules.steps_before);
   }
+  uint64_t step() const override { return snapshot_->step(); }
   const std::string& name() const override { return name_; }
   bool with_optimizer() const override { return true; }
   double NeverUpdatedFactor(const TensorSpec&) const override { return 1; }  // by the rates
@@ -100,10 +101,10 @@ class Weights final : public InitialRows {
     weights->name_ = "weights of digest " + weights->name_;
     return std::unique_ptr<InitialRows>(std::move(weights));
   }
-  static Result<std::unique_ptr<InitialRows>> OfSnapshots(const std::string& path,
+  static Result<std::unique_ptr<InitialRows>> OfSnapshots(const std::string& path, uint64_t step,
                                                           ThreadPool& pool) {
     auto weights = std::make_unique<Weights>();
-    MF_ASSIGN_OR_RETURN(auto model, SnapshotModel::Open(path, pool));
+    MF_ASSIGN_OR_RETURN(auto model, SnapshotModel::Open(path, pool, step));
     weights->run_ = &model->run();
     weights->snapshots_ = model.get();
     weights->name_ = NameOfSnapshot(model->run().RunId(), model->step(), false);
@@ -117,6 +118,7 @@ class Weights final : public InitialRows {
     if (run_ == nullptr) return std::nullopt;
     return snapshots_->step() + static_cast<uint64_t>(run_->rules.steps_before);
   }
+  uint64_t step() const override { return snapshots_ == nullptr ? 0 : snapshots_->step(); }
   const std::string& name() const override { return name_; }
   bool with_optimizer() const override { return false; }
   double NeverUpdatedFactor(const TensorSpec& tensor) const override {
@@ -184,8 +186,8 @@ class Weights final : public InitialRows {
 
 }  // namespace
 
-Result<std::unique_ptr<InitialRows>> InitialRows::Open(const std::string& path, bool with_optimizer,
-                                                       ThreadPool& pool) {
+Result<std::unique_ptr<InitialRows>> InitialRows::Open(const std::string& path, uint64_t step,
+                                                       bool with_optimizer, ThreadPool& pool) {
   std::string file = path;
   if (IsFolder(path)) {
     if (FileExists(path + "/model.safetensors.index.json")) {
@@ -196,11 +198,11 @@ Result<std::unique_ptr<InitialRows>> InitialRows::Open(const std::string& path, 
     const std::string& snapshots = FileExists(state) ? state : path;
     file = path + "/model.safetensors";
     if (with_optimizer && (FileExists(state) || !FileExists(file))) {
-      return WholeState::Open(snapshots);
+      return WholeState::Open(snapshots, step);
     }
-    if (!FileExists(file)) return Weights::OfSnapshots(snapshots, pool);
+    if (!FileExists(file)) return Weights::OfSnapshots(snapshots, step, pool);
   }
-  if (with_optimizer) {
+  if (with_optimizer && FileExists(file)) {
     return Status::Invalid("--keep-optimizer: " + file +
                            " has none; name the folder of a run's snapshots by --init");
   }

@@ -29,16 +29,18 @@ class InitialRows {
   virtual ~InitialRows() = default;
 
   /// `path` is a safetensors file, a folder that `worker export --format hf` has written, or one of
-  /// snapshots, of which the newest step that all servers have is taken; only snapshots have an
-  /// optimizer. kInvalid, naming what is wrong, for anything else. `pool` outlives it.
-  static Result<std::unique_ptr<InitialRows>> Open(const std::string& path, bool with_optimizer,
-                                                   ThreadPool& pool);
+  /// snapshots, of which `step` is taken, or if that is 0 the newest that all servers have; only
+  /// snapshots have an optimizer. kInvalid, naming what is wrong, for anything else. `pool`
+  /// outlives it.
+  static Result<std::unique_ptr<InitialRows>> Open(const std::string& path, uint64_t step,
+                                                   bool with_optimizer, ThreadPool& pool);
 
   /// Of the model; from snapshots that of the whole run.
   virtual const Config& config() const = 0;
   virtual const std::vector<TensorSpec>& tensors() const = 0;
-  /// Of snapshots: steps that were trained, those before the run included.
+  /// Of snapshots: steps that were trained, those before the run included; and the run's own.
   virtual std::optional<uint64_t> steps() const = 0;
+  virtual uint64_t step() const = 0;
   /// A name that no other state has.
   virtual const std::string& name() const = 0;
   virtual bool with_optimizer() const = 0;

@@ -13,10 +13,10 @@ namespace mf {
 SnapshotModel::SnapshotModel() = default;
 SnapshotModel::~SnapshotModel() = default;
 
-Result<std::unique_ptr<SnapshotModel>> SnapshotModel::Open(const std::string& dir,
-                                                           ThreadPool& pool) {
+Result<std::unique_ptr<SnapshotModel>> SnapshotModel::Open(const std::string& dir, ThreadPool& pool,
+                                                           uint64_t step) {
   std::unique_ptr<SnapshotModel> model(new SnapshotModel());
-  MF_ASSIGN_OR_RETURN(model->tables_, SnapshotTables::Open(dir, DefaultTableBytes(), pool));
+  MF_ASSIGN_OR_RETURN(model->tables_, SnapshotTables::Open(dir, step, DefaultTableBytes(), pool));
   Result<Config> config = ConfigOf(model->tables_->run());
   if (!config.ok()) return Status::Invalid(dir + ": " + config.status().message());
   model->config_ = std::move(config).value();

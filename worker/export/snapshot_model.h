@@ -22,10 +22,12 @@ class SnapshotTables;
 
 class SnapshotModel final : public TensorReader, public Exchange {
  public:
-  /// The newest step of which `dir`, a --data folder, has the snapshots of all servers. `pool`
+  /// `step`, or if that is 0 the newest one, of which `dir`, a --data folder, has the snapshots of
+  /// all servers. `pool`
   /// outlives the model. kInvalid, naming what is missing, if there is none or it is of no language
   /// model; kFailed, naming the file, if it is damaged.
-  static Result<std::unique_ptr<SnapshotModel>> Open(const std::string& dir, ThreadPool& pool);
+  static Result<std::unique_ptr<SnapshotModel>> Open(const std::string& dir, ThreadPool& pool,
+                                                     uint64_t step = 0);
   ~SnapshotModel() override;
 
   const Config& config() const { return config_; }

@@ -75,10 +75,12 @@ Frame FrameOf(const std::vector<T>& values) {
 
 Result<std::unique_ptr<InitialModel>> InitialModel::Open(const Options& options, ThreadPool& pool) {
   if (options.path.empty()) {
-    if (!options.keep_optimizer) return std::unique_ptr<InitialModel>();
-    return Status::Invalid("--keep-optimizer: is for --init, which names the snapshots");
+    if (!options.keep_optimizer && options.step == 0) return std::unique_ptr<InitialModel>();
+    return Status::Invalid(
+        "--keep-optimizer and --init-step: are for --init, which names the snapshots");
   }
-  MF_ASSIGN_OR_RETURN(auto rows, InitialRows::Open(options.path, options.keep_optimizer, pool));
+  MF_ASSIGN_OR_RETURN(auto rows,
+                      InitialRows::Open(options.path, options.step, options.keep_optimizer, pool));
   return std::unique_ptr<InitialModel>(new InitialModel(options, std::move(rows)));
 }
 
@@ -117,6 +119,9 @@ std::vector<std::string> InitialModel::Summary(const Config& config) const {
   line += ", the schedule and the order of the data at step " +
           std::to_string(train.steps_before + 1) + " of " + end;
   std::vector<std::string> lines = {line};
+  if (train.schedule_steps > 0 && train.steps_before >= train.schedule_steps) {
+    lines.push_back("the learning rate stays at its lowest: the schedule has ended before");
+  }
   for (const ConfigKey& key : ConfigKeys()) {
     if (key.section != "model" || !key.decides_result) continue;
     if (!rows_->steps().has_value() && key.name == "seed") continue;
@@ -141,6 +146,7 @@ Result<std::vector<bool>> InitialModel::There(Client& client) {
 
 Status InitialModel::Bring(Client& client, const RunDescription& run, const Hooks& hooks) {
   std::string said;
+  auto next_line = Clock::now();
   while (true) {
     Status status;
     Result<std::vector<bool>> there = There(client);
@@ -152,8 +158,9 @@ Status InitialModel::Bring(Client& client, const RunDescription& run, const Hook
     }
     if (status.ok()) continue;
     if (hooks.stopped() || !IsSuperseded(status.code())) return status;
-    if (std::exchange(said, status.message()) != status.message()) {
+    if (std::exchange(said, status.message()) != status.message() || Clock::now() > next_line) {
       spdlog::info("waiting: {}", status.message());
+      next_line = Clock::now() + kBetweenLines;
     }
     std::this_thread::sleep_for(kPause);
     if (status.code() == Code::kNotJoined) MF_RETURN_IF_ERROR(hooks.join());
@@ -164,15 +171,22 @@ Status InitialModel::BringTo(const std::vector<bool>& there, Client& client,
                              const RunDescription& run, const Hooks& hooks) {
   InitialiseRequest request{.attempt = std::random_device()() | uint64_t{1} << 32};
   const auto shards = static_cast<int64_t>(there.size());
-  /// To all that lack it; `payload` makes a server's frames.
+  /// To all that lack it; `payload` makes a server's frames. A server takes the state of one worker
+  /// at a time, so the first part goes to one after the other, in their order: two workers that
+  /// each have some of them would wait for each other.
   const auto send = [&](const auto& payload) -> Status {
     std::vector<Client::Answer> answers;
-    for (int64_t shard = 0; shard < shards; ++shard) {
+    Status status;
+    for (int64_t shard = 0; shard < shards && status.ok(); ++shard) {
       const auto server = static_cast<size_t>(shard);
       if (there[server]) continue;
-      answers.push_back(client.Call(server, {.body = request, .payload = payload(shard)}));
+      Client::Answer answer = client.Call(server, {.body = request, .payload = payload(shard)});
+      if (request.part == 0) {
+        status = answer.get().status();
+      } else {
+        answers.push_back(std::move(answer));
+      }
     }
-    Status status;
     for (Client::Answer& answer : answers) {
       const Client::Outcome outcome = answer.get();
       if (status.ok()) status = outcome.status();

@@ -18,6 +18,7 @@ class InitialModel {
  public:
   struct Options {
     std::string path = {};        // see InitialRows::Open; empty: from the seed
+    uint64_t step = 0;            // of snapshots; 0: the newest
     bool keep_optimizer = false;  // the moments, and the count of steps with their learning rates
   };
   /// kInvalid as of InitialRows::Open. `pool` outlives it.
@@ -34,6 +35,9 @@ class InitialModel {
   /// What becomes of the optimizer and the schedule, and how the model is used in another way than
   /// it was trained in: lines for people.
   std::vector<std::string> Summary(const Config& config) const;
+
+  /// See InitialRows.
+  uint64_t step() const { return rows_->step(); }
 
   struct Hooks {
     std::function<Status()> join;   // the run, again, after a server was restarted

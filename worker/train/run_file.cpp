@@ -148,8 +148,11 @@ Status ReadFields(const json& root, RunFile* run) {
     of_init.Text("path", &run->init);
     std::string optimizer;
     of_init.Text("optimizer", &optimizer);
-    of_init.End();
     run->keep_optimizer = optimizer == "kept";
+    if (const json& step = of_init.Member("step"); step.is_number_unsigned()) {
+      run->init_step = step.get<uint64_t>();
+    }
+    of_init.End();
   }
   const json& config = reader.Member("config");
   reader.End();
@@ -208,7 +211,9 @@ Status WriteRunFile(const std::string& path, const RunFile& run) {
                  {"computes_on", platform.computes_on}};
   root["data"] = {{"path", run.data}, {"validation", run.validation}, {"digest", run.data_digest}};
   if (!run.init.empty()) {
-    root["init"] = {{"path", run.init}, {"optimizer", run.keep_optimizer ? "kept" : "begun anew"}};
+    root["init"] = {{"path", run.init},
+                    {"step", run.init_step},
+                    {"optimizer", run.keep_optimizer ? "kept" : "begun anew"}};
   }
   root["config"] = ordered_json::parse(ConfigJson(run.config));
   // A path need not be UTF-8; what is replaced in it is then to be named by --data.

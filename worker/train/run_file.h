@@ -32,6 +32,7 @@ struct RunFile {
   std::string data_digest;       // TokenSource::Digest()
   std::string init = {};         // absolute path of the model that it begins with; empty: none
   bool keep_optimizer = false;   // of that
+  uint64_t init_step = 0;        // the step of its snapshots; 0: it is none of snapshots
   Platform platform;             // of the worker that wrote it
 };
 
