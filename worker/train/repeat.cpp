@@ -98,6 +98,16 @@ Status CheckSameRun(const Repetition& repeat, const Platform& platform, const st
   return Status::Ok();
 }
 
+uint64_t InitialStepIn(const std::string& out, const InitialModel::Options& init) {
+  const auto run = ReadRunFile(out + "/run.json");
+  std::error_code error;
+  if (init.path.empty() || !run.ok() || run.value().keep_optimizer != init.keep_optimizer ||
+      !std::filesystem::equivalent(run.value().init, init.path, error)) {
+    return 0;
+  }
+  return run.value().init_step;
+}
+
 Status CheckNotDone(const Repetition& repeat, const RunDescription& run, Client& client) {
   MF_ASSIGN_OR_RETURN(const uint64_t step, NewestStep(client, run.RunId()));
   const auto last = static_cast<uint64_t>(run.rules.steps);

@@ -9,6 +9,7 @@
 #include "common/base/status.h"
 #include "common/client/client.h"
 #include "common/run/run_description.h"
+#include "worker/train/initial_model.h"
 #include "worker/train/run_file.h"
 
 namespace mf {
@@ -32,6 +33,10 @@ Status CheckSameData(const Repetition& repeat, const std::string& data, const st
 /// Says on one line what may give other last bits than the run had. kInvalid if the same program
 /// makes another run, `run_id`, of what the file says.
 Status CheckSameRun(const Repetition& repeat, const Platform& platform, const std::string& run_id);
+
+/// The step of the snapshots that the run in `out` began with, if it began with those of `init`:
+/// they were the newest then and need not be so any more. 0: it did not.
+uint64_t InitialStepIn(const std::string& out, const InitialModel::Options& init);
 
 /// For a worker that had no part in the run so far, before it joins the servers: kInvalid, saying
 /// what to do, if they have the run up to its last step already, so that nothing would be computed.

@@ -118,12 +118,6 @@ Result<std::unique_ptr<TokenSource>> OpenData(const TrainOptions& options) {
                                           "; data that was moved is named by --data)");
 }
 
-std::string Absolute(const std::string& path) {
-  std::error_code error;
-  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
-  return error ? path : absolute.string();
-}
-
 /// Writes OUT/run.json when the worker begins, or when it ends if the disk was full before.
 class RunFileWriter {
  public:
@@ -155,6 +149,12 @@ class RunFileWriter {
   RunFileWriter& operator=(const RunFileWriter&) = delete;
 
  private:
+  static std::string Absolute(const std::string& path) {
+    std::error_code error;
+    const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+    return error ? path : absolute.string();
+  }
+
   const std::string path_;
   const RunFile file_;
   Status written_;
@@ -366,18 +366,6 @@ Status Connect(const TrainOptions& options, const ClientKeys* keys, Metrics& met
   return Status::Ok();
 }
 
-/// What the run in --out began with, if it is gone on with: snapshots that were newest then need
-/// not be so any more.
-void FindInitialStep(TrainOptions* options) {
-  if (options->init.path.empty() || options->init.step != 0) return;
-  const auto file = ReadRunFile(options->out + "/run.json");
-  if (!file.ok() || file.value().init != Absolute(options->init.path) ||
-      file.value().keep_optimizer != options->init.keep_optimizer) {
-    return;
-  }
-  options->init.step = file.value().init_step;
-}
-
 Status CheckAllThreads(const TrainOptions& options) {
   // Of the pool, the lanes and each embedded server; and of libraries, leases, snapshots and so on.
   constexpr int kOthers = 12;
@@ -501,7 +489,7 @@ Status Train(const TrainOptions& given, TrainSummary* summary) {
   TrainOptions options = given;
   MF_RETURN_IF_ERROR(CheckAllThreads(options));
   ThreadPool pool(options.threads);
-  FindInitialStep(&options);
+  if (options.init.step == 0) options.init.step = InitialStepIn(options.out, options.init);
   MF_ASSIGN_OR_RETURN(auto initial, InitialModel::Open(options.init, pool));
   if (initial != nullptr) {
     options.init.step = initial->step();
