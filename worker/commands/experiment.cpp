@@ -1,5 +1,7 @@
 // worker experiment: trains the variants of a file with several seeds, and compares them.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -18,6 +20,9 @@
 
 namespace mf {
 namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr std::chrono::seconds kBetweenLooks(2);
 
 struct ExperimentFlags {
   std::string file;
@@ -39,20 +44,26 @@ Result<FileLock> LockOut(const std::string& out) {
 /// Until all trials are finished, or it is stopped.
 Status RunAll(const Experiment& experiment, const TrialOptions& options,
               std::vector<Trial>* trials) {
-  int64_t all = 0, before = 0;
+  const auto steps = [&] {
+    int64_t done = 0;
+    for (const Trial& trial : *trials) {
+      done +=
+          trial.finished ? experiment.variants[trial.variant].resolved.train.steps : StepsOf(trial);
+    }
+    return done;
+  };
+  int64_t all = 0;
   for (const Trial& trial : *trials) {
     all += experiment.variants[trial.variant].resolved.train.steps;
-    before += StepsOf(trial);
   }
+  const int64_t before = steps();
   ProgressLine progress;
+  auto next_look = Clock::now();
   const auto show = [&] {
-    const auto steps = [&] {
-      int64_t done = 0;
-      for (const Trial& trial : *trials) done += StepsOf(trial);
-      return done;
-    };
-    size_t finished = 0;
-    for (const Trial& trial : *trials) finished += trial.finished ? 1 : 0;
+    if (Clock::now() < next_look) return;  // the files of long trials are large
+    next_look = Clock::now() + kBetweenLooks;
+    const auto finished = std::count_if(trials->begin(), trials->end(),
+                                        [](const Trial& trial) { return trial.finished; });
     const int64_t done = steps();
     progress.Show(static_cast<uint64_t>(done), static_cast<uint64_t>(all), [&](double seconds) {
       std::string text = std::to_string(finished) + " of " + std::to_string(trials->size()) +
@@ -70,7 +81,8 @@ Status RunAll(const Experiment& experiment, const TrialOptions& options,
                    {.changed =
                         [&](const Trial&) {
                           // What cannot be written now is written at the end, or told there.
-                          const Status written = WriteResults(experiment, *trials, options.out);
+                          const Status written =
+                              WriteResults(experiment, *trials, options.out).status();
                           if (!written.ok()) spdlog::warn("{}", written.message());
                         },
                     .waiting = show,
@@ -85,11 +97,11 @@ Status RunExperiment(ExperimentFlags& flags) {
   MF_ASSIGN_OR_RETURN(const FileLock lock, LockOut(options.out));
   CatchStopSignals();
   const Status ran = RunAll(experiment, options, &trials);
-  MF_RETURN_IF_ERROR(WriteResults(experiment, trials, options.out));
+  MF_ASSIGN_OR_RETURN(const std::string table, WriteResults(experiment, trials, options.out));
   MF_RETURN_IF_ERROR(ran);
   MF_RETURN_IF_ERROR(CheckSameData(trials));
-  std::printf("%s\n%s/results.md has the curves, results.json every number\n",
-              ResultsTable(experiment, trials).c_str(), options.out.c_str());
+  std::printf("%s\n%s/results.md has the curves, results.json every number\n", table.c_str(),
+              options.out.c_str());
   return Status::Ok();
 }
 

@@ -319,19 +319,16 @@ std::string Results::LossOverBytes() const {
 
 }  // namespace
 
-Status WriteResults(const Experiment& experiment, const std::vector<Trial>& trials,
-                    const std::string& out) {
+Result<std::string> WriteResults(const Experiment& experiment, const std::vector<Trial>& trials,
+                                 const std::string& out) {
   const Results results(experiment, trials);
   MF_RETURN_IF_ERROR(PublishFile(out + "/results.json", results.Json()));
   for (const char* what : {"tokens", "seconds", "flops"}) {
     MF_RETURN_IF_ERROR(PublishFile(out + "/loss-by-" + what + ".svg", results.CurvesOver(what)));
   }
   MF_RETURN_IF_ERROR(PublishFile(out + "/loss-by-bytes.svg", results.LossOverBytes()));
-  return PublishFile(out + "/results.md", results.Page());
-}
-
-std::string ResultsTable(const Experiment& experiment, const std::vector<Trial>& trials) {
-  return Results(experiment, trials).Table();
+  MF_RETURN_IF_ERROR(PublishFile(out + "/results.md", results.Page()));
+  return results.Table();
 }
 
 }  // namespace mf

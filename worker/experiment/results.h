@@ -11,11 +11,9 @@
 namespace mf {
 
 /// Writes results.json, results.md and loss-by-{tokens,seconds,flops,bytes}.svg to `out`, of the
-/// trials that are finished, each by rename. Equal trials on one machine give equal files.
-Status WriteResults(const Experiment& experiment, const std::vector<Trial>& trials,
-                    const std::string& out);
-
-/// The table of results.md.
-std::string ResultsTable(const Experiment& experiment, const std::vector<Trial>& trials);
+/// trials that are finished, each by rename. Equal trials on one machine give equal files. Returns
+/// the table of results.md.
+Result<std::string> WriteResults(const Experiment& experiment, const std::vector<Trial>& trials,
+                                 const std::string& out);
 
 }  // namespace mf
