@@ -151,8 +151,8 @@ class CommandLine(Edges):
         found = []
         for name in names:
             text = self.command(program, name, "--help").stdout
-            # A flag without a value has its meaning two spaces behind it.
-            for flag, _ in re.findall(r"^  (--[\w-]+) ([A-Z{].*)$", text, re.M):
+            # TEXT, INT, FLOAT or {a,b}; behind a flag without a value stands its meaning or "Needs: --other".
+            for flag in re.findall(r"^  (--[\w-]+) (?:[A-Z]{2,}|\{)", text, re.M):
                 found.append([name, flag])
         return found
 
