@@ -18,7 +18,7 @@ bool Inbox::Put(Item& item) {
   }
   Peer& peer = peers_[item.peer];
   // Who had nothing waiting has saved nothing up.
-  if (count == 0) peer.served = std::max(peer.served, now_);
+  if (count == 0) peer.paid = std::max(peer.paid, now_);
   const uint64_t bytes = item.bytes;
   peer.items.push_back(std::move(item));  // first: memory may end
   ++items_;
@@ -33,8 +33,8 @@ std::optional<Inbox::Item> Inbox::Next() {
   auto next = peers_.end();
   for (auto peer = peers_.begin(); peer != peers_.end(); ++peer) {
     if (peer->second.items.empty()) continue;
-    if (next == peers_.end() || peer->second.served < next->second.served ||
-        (peer->second.served == next->second.served &&
+    if (next == peers_.end() || peer->second.paid < next->second.paid ||
+        (peer->second.paid == next->second.paid &&
          peer->second.items.front().at < next->second.items.front().at)) {
       next = peer;
     }
@@ -45,7 +45,7 @@ std::optional<Inbox::Item> Inbox::Next() {
   peer.bytes -= item.bytes;
   bytes_ -= item.bytes;
   --items_;
-  now_ = peer.served;
+  now_ = peer.paid;
   served_ = item.peer;
   return item;
 }
@@ -53,7 +53,7 @@ std::optional<Inbox::Item> Inbox::Next() {
 void Inbox::Served(double seconds) {
   const auto found = peers_.find(served_);
   if (found == peers_.end()) return;
-  found->second.served += seconds;
+  found->second.paid += seconds * static_cast<double>(1 + found->second.items.size());
   if (peers_.size() <= kPeersKept) return;
   // Those with nothing waiting, who would lose nothing but their place behind others.
   std::erase_if(peers_, [](const auto& peer) { return peer.second.items.empty(); });

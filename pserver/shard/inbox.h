@@ -1,8 +1,11 @@
 // Requests that wait for a server: whose turn is next, and for how many there is room.
 //
-// Turns: the peer that the server has worked for least comes next, its oldest request first. So who
-// asks for less than an even share of the server waits for one request of somebody else at most,
-// whatever the others ask for (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996).
+// Turns: the peer that has paid least comes next, its oldest request first (start-time fair
+// queueing: Goyal, Vin, Cheng, SIGCOMM 1996). It pays the server's time for each of its requests
+// that wait meanwhile, so that a share of the server is the smaller the more is asked for at once.
+// Workers have a few requests in flight; one that asks without end with 64 in flight leaves nine
+// tenths to one with 6, and all that nobody else wants is its own. So who asks for less than its
+// share waits for one request of somebody else at most, whatever the others ask for.
 //
 // Room: a peer's requests may take as many bytes as are still free (Choudhury and Hahne, "Dynamic
 // Queue Length Thresholds", IEEE/ACM ToN 1998): one that floods gets half of the room, n of them
@@ -50,7 +53,8 @@ class Inbox {
   struct Peer {
     std::deque<Item, PoolAllocator<Item>> items;
     uint64_t bytes = 0;
-    double served = 0;  // seconds of the server; of a new one as of the one served last
+    double paid =
+        0;  // seconds of the server times requests; of a new one as of the one served last
   };
 
   const uint64_t bytes_max_;
@@ -58,7 +62,7 @@ class Inbox {
   std::unordered_map<std::string, Peer> peers_;  // with something waiting, or of late
   size_t items_ = 0;
   uint64_t bytes_ = 0;
-  double now_ = 0;      // what the peer served last had had before
+  double now_ = 0;      // what the peer served last had paid before
   std::string served_;  // whose request Next() gave
 };
 

@@ -6,6 +6,7 @@ namespace mf {
 namespace {
 constexpr uint64_t kDirectRowsMax = 1 << 17;  // 512 KiB of slots
 constexpr size_t kFirstSlots = 64;
+constexpr size_t kAhead = 16;
 }  // namespace
 
 RowIndex::RowIndex(uint64_t rows) : direct_(rows <= kDirectRowsMax) {
@@ -48,6 +49,8 @@ void RowIndex::Grow() {
   slots_.assign(slots_.size() * 2, kNone);
   const size_t mask = slots_.size() - 1;
   for (uint32_t slot = 0; slot < rows_.size(); ++slot) {
+    // Each is somewhere else in memory; a server answers nobody while millions are waited for.
+    if (slot + kAhead < rows_.size()) Prefetch(rows_[slot + kAhead]);
     size_t i = Bucket(rows_[slot]);
     while (slots_[i] != kNone) i = (i + 1) & mask;
     slots_[i] = slot;

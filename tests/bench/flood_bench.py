@@ -2,8 +2,10 @@
 can. The kinds: garbage in raw connections, requests without a session, valid requests of a joined worker at full rate,
 valid requests whose answers are never read, 10,000 connections that say nothing, handshakes of a byte a second.
 
-    flood_bench.py WORKER PSERVER FLOOD_PEER [--json FILE] [--seconds N] [--turns N] [--kinds KIND,...]
+    flood_bench.py WORKER PSERVER FLOOD_PEER [--json FILE] [--seconds N] [--turns N] [--kinds KIND,...] [--pin]
 
+--pin: the worker has a core of its own, the server and the flood another, so that a flood costs the training what the
+server does about it, and not its worker's core.
 Kept: steps/s beside the flood over those alone, of the turns before and after, the median of the turns. Floods run
 with the lowest priority, so that the processor that they take themselves does not count as the server's. Memory: the
 most that the server had resident, over what it had before.
@@ -96,8 +98,10 @@ class Bench:
     def __init__(self, flags: argparse.Namespace, cluster: Cluster) -> None:
         self.flags, self.cluster = flags, cluster
         self.config, self.data = cluster.write("run.toml", CONFIG), cluster.write("data.txt", text(1_000_000))
-        self.server = cluster.serve(0, 1)
-        self.worker = cluster.train("worker", self.config, self.data, [])
+        one, other = [["taskset", "-c", core] if flags.pin else [] for core in ("0", "1")]
+        self.beside = [*one, "nice", "-n", "19"]
+        self.server = cluster.serve(0, 1, prefix=one)
+        self.worker = cluster.train("worker", self.config, self.data, [], prefix=other)
         while cluster.steps("worker") < 20:
             time.sleep(0.05)
 
@@ -114,13 +118,13 @@ class Bench:
     def flooded(self, kind: str) -> tuple[float, int, str]:
         address = self.cluster.addresses[0]
         if kind in ("unjoined", "joined", "unread"):
-            peer = subprocess.Popen(["nice", "-n", "19", self.flags.peer, kind, self.config, self.data, address],
+            peer = subprocess.Popen([*self.beside, self.flags.peer, kind, self.config, self.data, address],
                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             time.sleep(0.5)
             rate, most = self.rate(self.flags.seconds)
             output, _ = peer.communicate(timeout=60)
             return rate, most, " ".join(output.split())
-        flood = subprocess.Popen(["nice", "-n", "19", sys.executable, "-B", __file__, "--sockets", kind, address],
+        flood = subprocess.Popen([*self.beside, sys.executable, "-B", __file__, "--sockets", kind, address],
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if kind == "connections":
             time.sleep(3)
@@ -168,6 +172,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--pin", action="store_true")
     flags = parser.parse_args()
     end_cleanly()
     report = Report(flags.json)

@@ -30,6 +30,11 @@ class Initial(ClusterCase):
         process = self.train(name, list(servers), "--steps", str(steps), *more)
         self.finish(name, process)
 
+    def command(self, *arguments: str) -> str:
+        done = subprocess.run([self.WORKER, *arguments], capture_output=True, text=True, timeout=DEADLINE, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
     def sha256(self, name: str) -> str:
         with open(self.model(name), "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()
@@ -111,12 +116,17 @@ class Weights(Initial):
 
     def test_the_model_is_the_same_at_first(self) -> None:
         self.run_to_end("before", *SAVE, steps=BEFORE)
-        export = subprocess.run([self.WORKER, "export", "--from", self.path("before/state"), "--format", "hf", "--out",
-                                 self.path("hf")], capture_output=True, text=True, timeout=DEADLINE, check=False)
-        self.assertEqual(export.returncode, 0, export.stderr)
+        for name, size in (("hf", "5"), ("files", "0.001")):
+            self.command("export", "--from", self.path("before/state"), "--format", "hf", "--out", self.path(name),
+                         "--file-gigabytes", size)
+        parts = [name for name in os.listdir(self.path("files")) if name.endswith(".safetensors")]
+        self.assertGreater(len(parts), 2, parts)
+        scores = [self.command("eval", "--model", model, "--data", self.data, "--windows", "2")
+                  for model in (self.model("before"), self.path("hf"), self.path("files"))]
+        self.assertEqual(scores[1:], scores[:1] * 2)
         last = self.lines("before")[-1]["val_loss"]
         stand_still = ["--set", "train.lr=0", "--set", "train.batch=1", "--set", "train.eval_every=1"]
-        for name, source in (("file", self.model("before")), ("folder", self.path("hf")),
+        for name, source in (("file", self.model("before")), ("folder", self.path("hf")), ("several", self.path("files")),
                              ("snapshots", self.path("before/state"))):
             self.run_to_end(name, "--init", source, *stand_still, steps=2)
             self.assertIn("the optimizer begins anew", self.log(name))
@@ -124,6 +134,7 @@ class Weights(Initial):
                 self.assertAlmostEqual(line["val_loss"], last, delta=1e-6)
         self.assertEqual(self.sha256("file"), self.sha256("before"))
         self.assertEqual(self.sha256("folder"), self.sha256("before"))
+        self.assertEqual(self.sha256("several"), self.sha256("before"))
 
     def test_it_learns_other_text(self) -> None:
         self.run_to_end("before", steps=BEFORE)

@@ -17,12 +17,23 @@ void AddBackendOption(CLI::App& command, Backend* backend) {
       ->default_str("auto");
 }
 
-void AddModelOptions(CLI::App& command, std::string* model, std::string* config) {
-  command.add_option("--model", *model, "Exported safetensors file, or a folder of snapshots")
-      ->required();
-  command.add_option(
-      "--config", *config,
-      "TOML file with the [model] of a file that lost its metadata in another program");
+void AddModelOptions(CLI::App& command, ModelPlace* place) {
+  CLI::Option* model = command.add_option("--model", place->path,
+                                          "Exported safetensors file, or a folder of snapshots");
+  command
+      .add_option("--config", place->config,
+                  "TOML file with the [model] of a file that lost its metadata in another program")
+      ->needs(model);
+  AddModelServersOptions(command, model, place);
+}
+
+void AddModelServersOptions(CLI::App& command, CLI::Option* path, ModelPlace* place) {
+  CLI::Option* servers =
+      AddServersOption(command, &place->servers,
+                       "instead of " + path->get_name() + ": the newest state of a cluster's run")
+          ->excludes(path);
+  command.add_option("--keys", place->keys, "Folder with client.key and server.pub")
+      ->needs(servers);
 }
 
 void AddDataOptions(CLI::App& command, DataConfig* data) {

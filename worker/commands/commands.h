@@ -10,10 +10,12 @@
 #include "common/commands/command_line.h"
 #include "worker/compute/compute.h"
 #include "worker/config/config.h"
+#include "worker/export/trained_model.h"
 
 namespace CLI {
 class App;
-}
+class Option;
+}  // namespace CLI
 
 namespace mf {
 
@@ -34,9 +36,11 @@ void AddOptionsCommand(CLI::App& app, int* exit_code);
 /// --backend auto|cpu|cuda of `command`, kAuto unless it is given. `backend` outlives the parse.
 void AddBackendOption(CLI::App& command, Backend* backend);
 
-/// --model PATH and --config FILE of `command`: what TrainedModel::Open() takes. Both outlive the
-/// parse.
-void AddModelOptions(CLI::App& command, std::string* model, std::string* config);
+/// --model PATH and --config FILE, or --pservers LIST and --keys FOLDER, of `command`. `place`
+/// outlives the parse.
+void AddModelOptions(CLI::App& command, ModelPlace* place);
+/// --pservers and --keys alone, instead of `path`, the flag for ModelPlace::path.
+void AddModelServersOptions(CLI::App& command, CLI::Option* path, ModelPlace* place);
 /// --binary and --ids of `command`: as data.binary and data.ids. `data` outlives the parse.
 void AddDataOptions(CLI::App& command, DataConfig* data);
 

@@ -29,7 +29,7 @@ std::string ShortOf(double value) {
 }
 
 struct EvalFlags {
-  std::string model, config;
+  ModelPlace model;
   std::vector<std::string> data;
   DataConfig how;
   Scorer::Windows windows;
@@ -118,9 +118,9 @@ void PrintTable(const std::vector<std::pair<std::string, Score>>& rows) {
 Status Eval(const EvalFlags& flags) {
   MF_RETURN_IF_ERROR(FindAllDataFiles(flags.data, {}).status());  // before hours are spent on some
   MF_ASSIGN_OR_RETURN(const auto pool, MakePool(flags.threads));
-  MF_ASSIGN_OR_RETURN(const auto model, TrainedModel::Open(flags.model, flags.config, *pool));
+  MF_ASSIGN_OR_RETURN(const auto model, TrainedModel::Open(flags.model, *pool));
   const Config& config = model->config();
-  MF_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Make(config.tokenizer, flags.model));
+  MF_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Make(config.tokenizer, flags.model.name()));
   MF_ASSIGN_OR_RETURN(const auto compute,
                       MakeCompute(flags.backend, config, model->tensors(), *pool));
   MF_ASSIGN_OR_RETURN(const auto scorer,
@@ -156,7 +156,7 @@ Status Eval(const EvalFlags& flags) {
 void AddEvalCommand(CLI::App& app, int* exit_code) {
   auto flags = std::make_shared<EvalFlags>();
   CLI::App* command = app.add_subcommand("eval", "The loss of a trained model on a file");
-  AddModelOptions(*command, &flags->model, &flags->config);
+  AddModelOptions(*command, &flags->model);
   command
       ->add_option("--data", flags->data,
                    "Text file, directory or .bin tokens; several give a table with a line for each")

@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "common/base/file_lock.h"
 #include "common/base/files.h"
 #include "common/base/logging.h"
 #include "common/base/machine_limits.h"
@@ -17,6 +16,7 @@
 #include "worker/commands/progress_line.h"
 #include "worker/commands/stop_signal.h"
 #include "worker/experiment/results.h"
+#include "worker/train/output_folder.h"
 
 namespace mf {
 namespace {
@@ -29,17 +29,6 @@ struct ExperimentFlags {
   TrialOptions trials;
   int jobs = 0;
 };
-
-Result<FileLock> LockOut(const std::string& out) {
-  if (const Status made = MakeFolder(out); !made.ok()) {
-    return Status::Invalid("--out " + made.message());
-  }
-  auto lock = FileLock::Take(out + "/lock", FileLock::Kind::kExclusive, NoLocks::kGoOn);
-  if (lock.ok()) return lock;
-  const bool taken = lock.status().code() == Code::kUnavailable;
-  return Status::Invalid("--out " + (taken ? out + ": another worker experiment runs there"
-                                           : lock.status().message()));
-}
 
 /// Until all trials are finished, or it is stopped.
 Status RunAll(const Experiment& experiment, const TrialOptions& options,
@@ -94,7 +83,10 @@ Status RunExperiment(ExperimentFlags& flags) {
   TrialOptions& options = flags.trials;
   options.jobs = flags.jobs > 0 ? flags.jobs : std::max(1, CpuLimit() / options.threads);
   MF_ASSIGN_OR_RETURN(std::vector<Trial> trials, PlanTrials(experiment, options));
-  MF_ASSIGN_OR_RETURN(const FileLock lock, LockOut(options.out));
+  if (const Status made = MakeFolder(options.out); !made.ok()) {
+    return Status::Invalid("--out " + made.message());
+  }
+  MF_ASSIGN_OR_RETURN(const FileLock lock, LockOutputFolder(options.out, "worker experiment"));
   CatchStopSignals();
   const Status ran = RunAll(experiment, options, &trials);
   MF_ASSIGN_OR_RETURN(const std::string table, WriteResults(experiment, trials, options.out));

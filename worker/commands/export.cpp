@@ -1,5 +1,5 @@
-// worker export: the newest state that a folder of snapshots holds, as one safetensors file or as a
-// folder for Hugging Face's transformers.
+// worker export: the newest state that a folder of snapshots or a running cluster holds, as one
+// safetensors file or as a folder for Hugging Face's transformers.
 #include "worker/export/export.h"
 
 #include <CLI/CLI.hpp>
@@ -20,7 +20,8 @@ namespace mf {
 namespace {
 
 struct ExportFlags {
-  std::string from, out, rows = "all", format = "safetensors";
+  ModelPlace from;
+  std::string out, rows = "all", format = "safetensors";
   double file_gigabytes = 5;
   int threads = 0;
 };
@@ -54,18 +55,21 @@ std::string FiguresOf(const std::string& from, uint64_t step) {
 }
 
 Status Run(const ExportFlags& flags) {
+  if (flags.from.name().empty()) {
+    return Status::Invalid("--from or --pservers is required; see --help");
+  }
   const bool hf = flags.format == "hf";
   hf ? CatchStopSignals() : RemoveUnfinishedOnSignals();
   if (hf && flags.rows != "all") return Status::Invalid("--rows: a folder has all rows");
   if (!hf) MF_RETURN_IF_ERROR(CheckExportPlace("--out", flags.out, OutputKind::kModel));
   MF_ASSIGN_OR_RETURN(const auto pool, MakePool(flags.threads));
-  MF_ASSIGN_OR_RETURN(const auto model, TrainedModel::Open(flags.from, "", *pool));
+  MF_ASSIGN_OR_RETURN(const auto model, TrainedModel::Open(flags.from, *pool));
   const ExportRows rows = flags.rows == "touched" ? ExportRows::kTouched : ExportRows::kAll;
-  std::string what = flags.from;
+  std::string what = flags.from.name();
   std::string figures;
   if (model->step().has_value()) {
     what = "step " + std::to_string(*model->step());
-    figures = FiguresOf(flags.from, *model->step());
+    if (!flags.from.path.empty()) figures = FiguresOf(flags.from.path, *model->step());
   }
   const auto bytes = static_cast<uint64_t>(flags.file_gigabytes * 1e9);
   MF_RETURN_IF_ERROR(
@@ -83,12 +87,13 @@ Status Run(const ExportFlags& flags) {
 
 void AddExportCommand(CLI::App& app, int* exit_code) {
   auto flags = std::make_shared<ExportFlags>();
-  CLI::App* command = app.add_subcommand(
-      "export", "The newest state in a folder of snapshots as one file, or for other programs");
-  command
-      ->add_option("--from", flags->from,
-                   "Folder of the snapshots: pserver's --data, OUT/state; or an exported file")
-      ->required();
+  CLI::App* command =
+      app.add_subcommand("export", "The newest state of a run as one file, or for other programs");
+  CLI::Option* from =
+      command->add_option("--from", flags->from.path,
+                          "Folder of the snapshots: pserver's --data, OUT/state; or an exported "
+                          "file");
+  AddModelServersOptions(*command, from, &flags->from);
   command->add_option("--out", flags->out, "FILE.safetensors, or the folder of --format hf")
       ->required();
   command

@@ -21,7 +21,8 @@ namespace mf {
 namespace {
 
 struct GenerateFlags {
-  std::string model, config, prompt, prompt_file;
+  ModelPlace model;
+  std::string prompt, prompt_file;
   std::vector<std::string> stop;
   Sampling sampling;
   int64_t tokens = 200;
@@ -89,7 +90,7 @@ Result<std::vector<uint32_t>> PromptOf(const GenerateFlags& flags, const Tokeniz
   MF_RETURN_IF_ERROR(EncodeParts(tokenizer, flags.prompt, &ids));
   if (ids.empty()) {
     if (!tokenizer.end_of_text().has_value()) {
-      return Status::Invalid("--prompt: empty, and " + flags.model +
+      return Status::Invalid("--prompt: empty, and " + flags.model.name() +
                              " has no token for the end of a text; give it a text to continue");
     }
     ids.push_back(*tokenizer.end_of_text());
@@ -100,6 +101,25 @@ Result<std::vector<uint32_t>> PromptOf(const GenerateFlags& flags, const Tokeniz
                            " is above the model's vocabulary of " + std::to_string(vocabulary));
   }
   return ids;
+}
+
+/// Takes in the last `fresh` tokens. At servers whose run goes on meanwhile each token comes from
+/// one state, the newest: all is computed anew with that.
+Status Extend(TrainedModel& trained, const Model& model, const std::vector<uint32_t>& tokens,
+              size_t fresh, Model::Workspace& workspace, Model::Context* context,
+              std::vector<float>* logits) {
+  constexpr int kAttempts = 20;
+  const size_t length = context->length() + fresh;
+  for (int attempt = 1;; ++attempt) {
+    const Status status =
+        model.Extend(*trained.dense(), {tokens.end() - static_cast<ptrdiff_t>(fresh), tokens.end()},
+                     trained.exchange(), workspace, context, logits);
+    if (status.ok() || attempt == kAttempts) return status;
+    MF_ASSIGN_OR_RETURN(const bool moved, trained.TakeNewest(status));
+    if (!moved) return status;
+    context->Truncate(0);
+    fresh = length;
+  }
 }
 
 /// Continues the prompt once. Of the samples of a seed each has numbers of its own.
@@ -119,9 +139,7 @@ Status Continue(const GenerateFlags& flags, TrainedModel& trained, const Tokeniz
       context.Truncate(0);
       fresh = std::max<size_t>(1, sequence / 2);
     }
-    MF_RETURN_IF_ERROR(model.Extend(*trained.dense(),
-                                    {tokens.end() - static_cast<ptrdiff_t>(fresh), tokens.end()},
-                                    trained.exchange(), workspace, &context, &logits));
+    MF_RETURN_IF_ERROR(Extend(trained, model, tokens, fresh, workspace, &context, &logits));
     // A vocabulary that was made larger has ids of no token.
     if (std::ssize(logits) > tokenizer.vocabulary()) {
       logits.resize(static_cast<size_t>(tokenizer.vocabulary()));
@@ -150,12 +168,13 @@ Status Generate(GenerateFlags flags) {
     if (stop.empty()) return Status::Invalid("--stop: empty; give the text that ends the output");
   }
   MF_ASSIGN_OR_RETURN(const auto pool, MakePool(flags.threads));
-  MF_ASSIGN_OR_RETURN(const auto trained, TrainedModel::Open(flags.model, flags.config, *pool));
+  MF_ASSIGN_OR_RETURN(const auto trained, TrainedModel::Open(flags.model, *pool));
   const ModelConfig& m = trained->config().model;
   MF_ASSIGN_OR_RETURN(const auto tokenizer,
-                      Tokenizer::Make(trained->config().tokenizer, flags.model));
+                      Tokenizer::Make(trained->config().tokenizer, flags.model.name()));
   if (m.vocabulary > tokenizer->vocabulary() && trained->config().tokenizer.empty()) {
-    return Status::Invalid(flags.model + ": its vocabulary of " + std::to_string(m.vocabulary) +
+    return Status::Invalid(flags.model.name() + ": its vocabulary of " +
+                           std::to_string(m.vocabulary) +
                            " is not bytes, and it carries no tokenizer, so its tokens cannot be "
                            "made into text; train with data.tokenizer, or on what `worker "
                            "prepare` made");
@@ -177,7 +196,7 @@ Status Generate(GenerateFlags flags) {
 void AddGenerateCommand(CLI::App& app, int* exit_code) {
   auto flags = std::make_shared<GenerateFlags>();
   CLI::App* command = app.add_subcommand("generate", "Continue a text with a trained model");
-  AddModelOptions(*command, &flags->model, &flags->config);
+  AddModelOptions(*command, &flags->model);
   CLI::Option* file = command->add_option("--prompt-file", flags->prompt_file,
                                           "The text to continue from a file; -: standard input");
   CLI::Option* prompt =

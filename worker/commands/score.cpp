@@ -15,7 +15,7 @@ namespace mf {
 namespace {
 
 struct ScoreFlags {
-  std::string model, config;
+  ModelPlace model;
   std::vector<std::string> texts;
   DataConfig how;
   int64_t stride = 0;
@@ -57,13 +57,13 @@ Status ScoreFile(const std::string& path, const ScoreFlags& flags, const Config&
 
 Status ScoreAll(const ScoreFlags& flags) {
   MF_ASSIGN_OR_RETURN(const auto pool, MakePool(flags.threads));
-  MF_ASSIGN_OR_RETURN(const auto model, TrainedModel::Open(flags.model, flags.config, *pool));
+  MF_ASSIGN_OR_RETURN(const auto model, TrainedModel::Open(flags.model, *pool));
   MF_ASSIGN_OR_RETURN(const auto compute,
                       MakeCompute(flags.backend, model->config(), model->tensors(), *pool));
   MF_ASSIGN_OR_RETURN(const auto scorer,
                       Scorer::Make(model->config(), *compute, model->dense(), model->exchange()));
   MF_ASSIGN_OR_RETURN(const auto tokenizer,
-                      Tokenizer::Make(model->config().tokenizer, flags.model));
+                      Tokenizer::Make(model->config().tokenizer, flags.model.name()));
   for (const std::string& path : flags.texts) {
     MF_RETURN_IF_ERROR(ScoreFile(path, flags, model->config(), tokenizer, *scorer));
   }
@@ -78,7 +78,7 @@ void AddScoreCommand(CLI::App& app, int* exit_code) {
       "score",
       "Log-probability of documents: a line {\"tokens\", \"nll\"} per file; its first "
       "token is context only and not counted");
-  AddModelOptions(*command, &flags->model, &flags->config);
+  AddModelOptions(*command, &flags->model);
   command->add_option("--text", flags->texts, "Files, each one document")->required();
   AddDataOptions(*command, &flags->how);
   AddStrideOption(*command, &flags->stride);

@@ -19,7 +19,7 @@ namespace mf {
 namespace {
 
 struct TasksFlags {
-  std::string model, config;
+  ModelPlace model;
   std::vector<std::string> tasks;
   int64_t examples = 0;
   bool json = false, each = false;
@@ -141,9 +141,9 @@ Status Run(const TasksFlags& flags) {
     tasks.push_back(std::move(examples));
   }
   MF_ASSIGN_OR_RETURN(const auto pool, MakePool(flags.threads));
-  MF_ASSIGN_OR_RETURN(const auto trained, TrainedModel::Open(flags.model, flags.config, *pool));
+  MF_ASSIGN_OR_RETURN(const auto trained, TrainedModel::Open(flags.model, *pool));
   MF_ASSIGN_OR_RETURN(const auto tokenizer,
-                      Tokenizer::Make(trained->config().tokenizer, flags.model));
+                      Tokenizer::Make(trained->config().tokenizer, flags.model.name()));
   TaskScorer scorer(*trained, *tokenizer, *pool);
   std::vector<TaskResult> results;
   for (size_t i = 0; i < tasks.size(); ++i) {
@@ -161,7 +161,7 @@ Status Run(const TasksFlags& flags) {
 void AddTasksCommand(CLI::App& app, int* exit_code) {
   auto flags = std::make_shared<TasksFlags>();
   CLI::App* command = app.add_subcommand("tasks", "Zero-shot accuracy on tasks of choice");
-  AddModelOptions(*command, &flags->model, &flags->config);
+  AddModelOptions(*command, &flags->model);
   command
       ->add_option("--tasks", flags->tasks,
                    "Files of JSON lines {\"context\", \"choices\", \"answer\"}")

@@ -24,6 +24,7 @@ constexpr int64_t kCheckedAtOnce = int64_t{1} << 28;
 constexpr size_t kToldFiles = 8;  // that are no text, by name
 constexpr int64_t kIdsPerRead = 1 << 14;
 constexpr uint64_t kToldBytes = uint64_t{1} << 30;  // reading so much takes seconds
+constexpr uint64_t kToldText = uint64_t{64} << 20;  // as making ids of so much does
 
 /// How many are kept open: a quarter of what the process may have, which is often 1024.
 size_t HeldFiles() {
@@ -201,6 +202,12 @@ Status Tokens::OpenTexts(const std::vector<std::string>& paths, const Options& o
 }
 
 Status Tokens::EncodePart(const std::string& text, Part* part) const {
+  if (text.size() >= kToldText) {
+    spdlog::info(
+        "{}: makes ids of {} MiB of text and keeps them in memory, as every worker does at each "
+        "start; worker prepare makes them once for all",
+        part->file->path(), text.size() >> 20);
+  }
   if (const Status status = EncodeParts(*encoder_, text, &part->encoded); !status.ok()) {
     return Status(status.code(), part->file->path() + ": " + status.message());
   }

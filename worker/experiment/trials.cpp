@@ -11,7 +11,6 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -23,6 +22,7 @@
 #include "common/base/input_file.h"
 #include "common/base/logging.h"
 #include "worker/data/data_files.h"
+#include "worker/train/output_folder.h"
 #include "worker/train/run_file.h"
 
 namespace mf {
@@ -218,12 +218,6 @@ class Runner {
   Status failed_;
 };
 
-std::string Absolute(const std::string& path) {
-  std::error_code error;
-  const auto absolute = std::filesystem::absolute(path, error);
-  return error ? path : absolute.lexically_normal().string();
-}
-
 }  // namespace
 
 Result<std::vector<Trial>> PlanTrials(const Experiment& experiment, const TrialOptions& options) {
@@ -241,19 +235,19 @@ Result<std::vector<Trial>> PlanTrials(const Experiment& experiment, const TrialO
       Trial trial{.variant = v,
                   .seed = seed,
                   .folder = options.out + "/" + variant.name + "/seed-" + std::to_string(seed),
-                  .data = Absolute(data),
-                  .validation = validation.empty() ? "" : Absolute(validation),
+                  .data = AbsolutePath(data),
+                  .validation = validation.empty() ? "" : AbsolutePath(validation),
                   .configuration = IdentityJson(variant.resolved),
                   .toml = ConfigToml(variant.resolved),
                   .arguments = {}};
       const std::string threads = std::to_string(options.threads);
       trial.arguments = {"train",
                          "--config",
-                         Absolute(ConfigPath(trial)),
+                         AbsolutePath(ConfigPath(trial)),
                          "--data",
                          trial.data,
                          "--out",
-                         Absolute(trial.folder),
+                         AbsolutePath(trial.folder),
                          "--seed",
                          std::to_string(seed),
                          "--threads",

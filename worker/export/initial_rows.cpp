@@ -12,6 +12,7 @@
 #include "pserver/snapshot/snapshot_format.h"
 #include "pserver/table/optimizer.h"
 #include "worker/config/tensors.h"
+#include "worker/export/safetensors_files.h"
 #include "worker/export/snapshot_model.h"
 #include "worker/export/trained_model.h"
 
@@ -95,10 +96,17 @@ class Weights final : public InitialRows {
  public:
   static Result<std::unique_ptr<InitialRows>> OfFile(const std::string& path, ThreadPool& pool) {
     auto weights = std::make_unique<Weights>();
-    MF_ASSIGN_OR_RETURN(weights->model_, TrainedModel::Open(path, "", pool));
-    weights->name_ = Sha256HexOfFile(path);
-    if (weights->name_.empty()) return Status::Invalid(path + ": cannot be read to its end");
-    weights->name_ = "weights of digest " + weights->name_;
+    MF_ASSIGN_OR_RETURN(const std::vector<std::string> files, SafetensorsFiles(path));
+    const std::string& place = files.size() == 1 ? files[0] : path;
+    MF_ASSIGN_OR_RETURN(weights->model_, TrainedModel::Open({.path = place}, pool));
+    Sha256 of_all;
+    std::string digest;
+    for (const std::string& file : files) {
+      digest = Sha256HexOfFile(file);
+      if (digest.empty()) return Status::Invalid(file + ": cannot be read to its end");
+      of_all.Update(digest);
+    }
+    weights->name_ = "weights of digest " + (files.size() == 1 ? digest : of_all.Hex());
     return std::unique_ptr<InitialRows>(std::move(weights));
   }
   static Result<std::unique_ptr<InitialRows>> OfSnapshots(const std::string& path, uint64_t step,
@@ -188,25 +196,18 @@ class Weights final : public InitialRows {
 
 Result<std::unique_ptr<InitialRows>> InitialRows::Open(const std::string& path, uint64_t step,
                                                        bool with_optimizer, ThreadPool& pool) {
-  std::string file = path;
-  if (IsFolder(path)) {
-    if (FileExists(path + "/model.safetensors.index.json")) {
-      return Status::Invalid("--init " + path +
-                             ": a model in several files, which is not read; export it as one");
-    }
-    const std::string state = path + "/state";  // an --out of embedded servers
-    const std::string& snapshots = FileExists(state) ? state : path;
-    file = path + "/model.safetensors";
-    if (with_optimizer && (FileExists(state) || !FileExists(file))) {
-      return WholeState::Open(snapshots, step);
-    }
-    if (!FileExists(file)) return Weights::OfSnapshots(snapshots, step, pool);
+  const std::string state = path + "/state";  // in an --out of embedded servers
+  const std::string& snapshots = FileExists(state) ? state : path;
+  const bool folder = IsFolder(path);
+  if (with_optimizer && folder && (FileExists(state) || !HasSafetensors(path))) {
+    return WholeState::Open(snapshots, step);
   }
-  if (with_optimizer && FileExists(file)) {
-    return Status::Invalid("--keep-optimizer: " + file +
+  if (folder && !HasSafetensors(path)) return Weights::OfSnapshots(snapshots, step, pool);
+  if (with_optimizer && FileExists(path)) {
+    return Status::Invalid("--keep-optimizer: " + path +
                            " has none; name the folder of a run's snapshots by --init");
   }
-  return Weights::OfFile(file, pool);
+  return Weights::OfFile(path, pool);
 }
 
 Buffer StatesFor(const RowStates& rows, const TensorSpec& tensor, int64_t column_blocks,

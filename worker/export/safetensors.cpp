@@ -11,6 +11,7 @@
 #include "common/base/bf16.h"
 #include "common/base/buffer.h"
 #include "common/run/versions.h"
+#include "worker/export/safetensors_files.h"
 
 namespace mf {
 namespace {
@@ -88,14 +89,39 @@ Status SafetensorsReader::Invalid(const std::string& what) const {
 SafetensorsReader::~SafetensorsReader() = default;
 
 Result<std::shared_ptr<const SafetensorsReader>> SafetensorsReader::Open(const std::string& path) {
+  MF_ASSIGN_OR_RETURN(const std::vector<std::string> files, SafetensorsFiles(path));
+  if (files.size() == 1) return OpenFile(files[0]);
   std::shared_ptr<SafetensorsReader> reader(new SafetensorsReader);
   reader->path_ = path;
-  if (IsFolder(path)) {
-    return reader->Invalid("a folder, not a safetensors file; `worker export` writes one");
+  for (const std::string& file : files) {
+    MF_ASSIGN_OR_RETURN(auto part, OpenFile(file));
+    MF_RETURN_IF_ERROR(reader->Add(std::move(part)));
   }
+  return std::shared_ptr<const SafetensorsReader>(std::move(reader));
+}
+
+Result<std::shared_ptr<const SafetensorsReader>> SafetensorsReader::OpenFile(
+    const std::string& path) {
+  std::shared_ptr<SafetensorsReader> reader(new SafetensorsReader);
+  reader->path_ = path;
   MF_ASSIGN_OR_RETURN(reader->map_, MappedFile::Open(path, "this model file"));
   MF_RETURN_IF_ERROR(reader->ParseHeader());
   return std::shared_ptr<const SafetensorsReader>(std::move(reader));
+}
+
+Status SafetensorsReader::Add(std::shared_ptr<const SafetensorsReader> file) {
+  for (const Tensor& tensor : file->tensors()) {
+    if (Find(tensor.entry.name) != nullptr) {
+      return file->Invalid("tensor " + tensor.entry.name + " is in another file of the model, too");
+    }
+  }
+  if (files_.empty()) config_json_ = file->config_json();
+  if (file->config_json() != config_json_) {
+    return file->Invalid("describes another model than " + files_[0]->path());
+  }
+  tensors_.insert(tensors_.end(), file->tensors().begin(), file->tensors().end());
+  files_.push_back(std::move(file));
+  return Status::Ok();
 }
 
 const float* SafetensorsReader::Tensor::f32() const {

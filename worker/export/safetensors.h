@@ -62,8 +62,8 @@ class SafetensorsWriter {
   std::vector<char> buffer_;  // small appends are gathered
 };
 
-/// A mapped file, checked completely (headers, types, sizes, offsets) before anything is handed
-/// out.
+/// A mapped file, or several that make up a model, checked completely (headers, types, sizes,
+/// offsets) before anything is handed out.
 class SafetensorsReader {
  public:
   struct Tensor {
@@ -77,29 +77,34 @@ class SafetensorsReader {
     void CopyF32(float* values) const;
   };
 
-  /// kInvalid, naming file and tensor, for anything that is not a well-formed file.
+  /// A file, or a folder with one or several (safetensors_files.h). kInvalid, naming file and
+  /// tensor, for anything that is not a well-formed file.
   static Result<std::shared_ptr<const SafetensorsReader>> Open(const std::string& path);
   ~SafetensorsReader();
   SafetensorsReader(const SafetensorsReader&) = delete;
   SafetensorsReader& operator=(const SafetensorsReader&) = delete;
 
   const std::string& path() const { return path_; }
-  /// In the order of their data.
+  /// In the order of files by name, and of their data.
   const std::vector<Tensor>& tensors() const { return tensors_; }
   const Tensor* Find(const std::string& name) const;
   /// `__metadata__.config`, or empty.
   const std::string& config_json() const { return config_json_; }
-  /// kInvalid unless the file holds exactly `expected`, whole, of floats, in these shapes.
+  /// kInvalid unless they hold exactly `expected`, whole, of floats, in these shapes.
   Status CheckTensors(const std::vector<TensorSpec>& expected) const;
 
  private:
   SafetensorsReader() = default;
+  static Result<std::shared_ptr<const SafetensorsReader>> OpenFile(const std::string& path);
+  /// Takes in the tensors of one of several files.
+  Status Add(std::shared_ptr<const SafetensorsReader> file);
   Status ParseHeader();
   Status CheckLayout(uint64_t data_bytes) const;
   Status Invalid(const std::string& what) const;
 
   std::string path_, config_json_;
-  std::unique_ptr<MappedFile> map_;
+  std::unique_ptr<MappedFile> map_;                              // of one file
+  std::vector<std::shared_ptr<const SafetensorsReader>> files_;  // or several
   std::vector<Tensor> tensors_;
   std::vector<uint64_t> begins_;  // as announced, beside tensors_, until they are checked
 };

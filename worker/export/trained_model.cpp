@@ -8,6 +8,8 @@
 #include "common/base/input_file.h"
 #include "worker/export/loaded_model.h"
 #include "worker/export/local_exchange.h"
+#include "worker/export/safetensors_files.h"
+#include "worker/export/server_model.h"
 #include "worker/export/snapshot_model.h"
 
 namespace mf {
@@ -78,24 +80,47 @@ class OfSnapshots final : public TrainedModel {
   const std::shared_ptr<const DenseTensors> dense_;
 };
 
+class AtServers final : public TrainedModel {
+ public:
+  explicit AtServers(std::unique_ptr<ServerModel> model) : model_(std::move(model)) {}
+  const Config& config() const override { return model_->config(); }
+  const std::vector<TensorSpec>& tensors() const override { return model_->tensors(); }
+  const std::shared_ptr<const DenseTensors>& dense() const override { return model_->dense(); }
+  Exchange& exchange() override { return *model_; }
+  TensorReader& reader() override { return *model_; }
+  std::optional<uint64_t> step() const override { return model_->step(); }
+  Result<bool> TakeNewest(const Status& error) override { return model_->TakeNewest(error); }
+
+ private:
+  const std::unique_ptr<ServerModel> model_;
+};
+
 }  // namespace
 
-Result<std::unique_ptr<TrainedModel>> TrainedModel::Open(const std::string& path,
-                                                         const std::string& config_file,
+Result<std::unique_ptr<TrainedModel>> TrainedModel::Open(const ModelPlace& place,
                                                          ThreadPool& pool) {
+  const std::string& path = place.path;
+  if (path.empty() && place.servers.empty()) {
+    return Status::Invalid("--model or --pservers is required; see --help");
+  }
   std::unique_ptr<TrainedModel> opened;
-  if (!IsFolder(path)) {
-    MF_ASSIGN_OR_RETURN(auto model, LoadedModel::Open(path, config_file));
+  const bool run = IsFolder(path) && (FileExists(path + "/state") || !HasSafetensors(path));
+  if (place.servers.empty() && !run) {
+    MF_ASSIGN_OR_RETURN(auto model, LoadedModel::Open(path, place.config));
     opened = std::make_unique<OfExport>(std::move(model), pool);
     return opened;
   }
-  if (!config_file.empty()) {
+  if (!place.config.empty()) {
     return Status::Invalid(
-        "--config: snapshots describe their model; it is for a file that does not");
+        "--config: snapshots and servers describe their model; it is for a file that does not");
   }
-  for (const char* inside : {"/state", "/model.safetensors"}) {
-    if (!FileExists(path + inside)) continue;
-    return Status::Invalid(path + ": no folder of snapshots; name " + path + inside);
+  if (!place.servers.empty()) {
+    MF_ASSIGN_OR_RETURN(auto model, ServerModel::Open(place.servers, place.keys));
+    opened = std::make_unique<AtServers>(std::move(model));
+    return opened;
+  }
+  if (FileExists(path + "/state")) {
+    return Status::Invalid(path + ": no folder of snapshots; name " + path + "/state");
   }
   MF_ASSIGN_OR_RETURN(auto model, SnapshotModel::Open(path, pool));
   return Of(std::move(model));

@@ -1,5 +1,5 @@
-// A trained model to be used, whatever it comes from: an exported file, or the newest snapshots of
-// a run.
+// A trained model to be used, whatever it comes from: an exported file, the newest snapshots of a
+// run, or the servers of one.
 #pragma once
 
 #include <cstdint>
@@ -20,16 +20,25 @@ namespace mf {
 
 class SnapshotModel;
 
+/// Where a model is: at `path` or at `servers`.
+struct ModelPlace {
+  std::string path = {};    // a safetensors file, a folder of such (LoadedModel), or a folder of
+                            // snapshots (SnapshotModel)
+  std::string config = {};  // TOML file for a safetensors file that does not describe itself
+  std::vector<std::string> servers = {};  // of a running cluster (ServerModel), in shard order
+  std::string keys = {};                  // of those, as of Connect()
+
+  /// For people; empty if nothing is named.
+  const std::string& name() const { return servers.empty() ? path : servers[0]; }
+};
+
 class TrainedModel {
  public:
   virtual ~TrainedModel() = default;
 
-  /// `path` is a safetensors file (LoadedModel), or a folder of snapshots (SnapshotModel), which
-  /// describe themselves: kInvalid if a `config_file` is given for those. `pool` outlives the
-  /// model. Other errors as of those two.
-  static Result<std::unique_ptr<TrainedModel>> Open(const std::string& path,
-                                                    const std::string& config_file,
-                                                    ThreadPool& pool);
+  /// kInvalid unless `place` is one, or for a `config` beside what describes itself. `pool`
+  /// outlives the model. Other errors as of the three classes.
+  static Result<std::unique_ptr<TrainedModel>> Open(const ModelPlace& place, ThreadPool& pool);
 
   /// The one of these snapshots.
   static std::unique_ptr<TrainedModel> Of(std::unique_ptr<SnapshotModel> model);
@@ -39,10 +48,14 @@ class TrainedModel {
   virtual const std::shared_ptr<const DenseTensors>& dense() const = 0;
   /// Its memory layers, forward only.
   virtual Exchange& exchange() = 0;
-  /// Its tensors; only snapshots know which rows were updated.
+  /// Its tensors; an exported file does not know which rows were updated.
   virtual TensorReader& reader() = 0;
   /// Of the run that it comes from; nothing if the file does not say.
   virtual std::optional<uint64_t> step() const = 0;
+  /// What a failed use leads to if the model is at servers whose run went on meanwhile, which is
+  /// what `error` says: true, and this is its newest state; dense() is another object then. False
+  /// for all that does not move.
+  virtual Result<bool> TakeNewest(const Status& /*error*/) { return false; }
 };
 
 }  // namespace mf

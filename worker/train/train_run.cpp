@@ -13,7 +13,6 @@
 
 #include "common/base/file_lock.h"
 #include "common/base/files.h"
-#include "common/base/input_file.h"
 #include "common/base/logging.h"
 #include "common/base/machine_limits.h"
 #include "common/base/mutex.h"
@@ -27,6 +26,7 @@
 #include "worker/data/run_tokenizer.h"
 #include "worker/embedded/embedded.h"
 #include "worker/exchange/exchange_report.h"
+#include "worker/train/output_folder.h"
 #include "worker/train/report.h"
 #include "worker/train/trainer.h"
 
@@ -76,33 +76,6 @@ Status CheckOutputFolder(const TrainOptions& options) {
                          "; give another --out");
 }
 
-/// Two workers with one --out would each write what the other has written.
-Result<FileLock> LockOutputFolder(const std::string& out) {
-  auto lock = FileLock::Take(out + "/lock", FileLock::Kind::kExclusive, NoLocks::kGoOn);
-  if (lock.ok()) return lock;
-  const bool taken = lock.status().code() == Code::kUnavailable;
-  return Status::Invalid("--out " +
-                         (taken ? out + ": another worker writes there" : lock.status().message()) +
-                         "; give each worker an --out of its own");
-}
-
-/// The id of the run that an earlier start left in --out; empty: none.
-std::string RunInOutputFolder(const TrainOptions& options) {
-  constexpr size_t kMost = 4096;
-  Result<std::string> held = ReadInput(options.out + "/run", "", kMost);
-  return held.ok() ? held->substr(0, held->find('\n')) : "";
-}
-
-/// Once the servers have agreed to the run: what an earlier start left in --out is gone on with if
-/// it is of the same run.
-Status AdoptOutputFolder(const TrainOptions& options, const std::string& run_id) {
-  const std::filesystem::path out = options.out;
-  if (RunInOutputFolder(options) == run_id) return Status::Ok();
-  std::error_code error;
-  std::filesystem::remove(out / "metrics.jsonl", error);  // another run's lines
-  return PublishFile((out / "run").string(), run_id + "\n");
-}
-
 /// The data of the run; of a repetition only the same data.
 Result<std::unique_ptr<TokenSource>> OpenData(const TrainOptions& options) {
   auto data = TokenSource::Open(options.config, options.data, options.validation,
@@ -126,10 +99,10 @@ class RunFileWriter {
       : path_(options.out + "/run.json"),
         file_{.config = options.config,
               .run_id = run.RunId(),
-              .data = Absolute(options.data),
-              .validation = options.validation.empty() ? "" : Absolute(options.validation),
+              .data = AbsolutePath(options.data),
+              .validation = options.validation.empty() ? "" : AbsolutePath(options.validation),
               .data_digest = std::move(data_digest),
-              .init = options.init.path.empty() ? "" : Absolute(options.init.path),
+              .init = options.init.path.empty() ? "" : AbsolutePath(options.init.path),
               .keep_optimizer = options.init.keep_optimizer,
               .init_step = options.init.step,
               .platform = platform} {
@@ -149,12 +122,6 @@ class RunFileWriter {
   RunFileWriter& operator=(const RunFileWriter&) = delete;
 
  private:
-  static std::string Absolute(const std::string& path) {
-    std::error_code error;
-    const std::filesystem::path absolute = std::filesystem::absolute(path, error);
-    return error ? path : absolute.string();
-  }
-
   const std::string path_;
   const RunFile file_;
   Status written_;
@@ -408,7 +375,7 @@ Status LeaveRun(Trainer& trainer, double grace_seconds) {
 
 Status Join(const TrainOptions& options, const RunDescription& run, Trainer& trainer,
             Client& client) {
-  if (options.repeat.has_value() && RunInOutputFolder(options) != run.RunId()) {
+  if (options.repeat.has_value() && RunInOutputFolder(options.out) != run.RunId()) {
     MF_RETURN_IF_ERROR(CheckNotDone(*options.repeat, run, client));
   }
   return trainer.Join();
@@ -512,7 +479,7 @@ Status Train(const TrainOptions& given, TrainSummary* summary) {
   MF_RETURN_IF_ERROR(CheckShards(run, static_cast<int64_t>(shards)));
   Metrics metrics;
   MF_RETURN_IF_ERROR(CheckPlaces(options, metrics));
-  MF_ASSIGN_OR_RETURN(const FileLock lock, LockOutputFolder(options.out));
+  MF_ASSIGN_OR_RETURN(const FileLock lock, LockOutputFolder(options.out, "worker"));
   if (const Status kept = data->SaveDigests(); !kept.ok()) spdlog::warn("{}", kept.message());
   MF_ASSIGN_OR_RETURN(const std::unique_ptr<Compute> compute,
                       options.make_compute
@@ -554,7 +521,7 @@ Status Train(const TrainOptions& given, TrainSummary* summary) {
     MF_RETURN_IF_ERROR(joined);
   }
   initial.reset();  // its memory is free before the training takes its own
-  MF_RETURN_IF_ERROR(AdoptOutputFolder(options, run.RunId()));
+  MF_RETURN_IF_ERROR(AdoptOutputFolder(options.out, run.RunId()));
   const RunFileWriter run_file(options, run, data->Digest(), platform);
   MF_ASSIGN_OR_RETURN(
       const std::unique_ptr<RunReport> report,

@@ -160,6 +160,8 @@ NamedTexts UnjoinedScripts() {
   Worker observer(0, /*joined=*/false);
   observer.server().Ask({.body = HelloRequest{.shards = 1}}, kSecondPeer);
   observer.server().Ask({.body = StatusRequest{}}, kSecondPeer);
+  observer.server().Ask({.body = ListRowsRequest{.row_count = 4}}, kSecondPeer);
+  observer.server().Ask({.body = PullRequest{.row_count = 4}, .payload = {Frame()}}, kSecondPeer);
   observer.server().Ask({.body = ListRunsRequest{}}, kSecondPeer | kSessionAsSent);
   observer.server().Ask({.body = DeleteRunRequest{"../x"}}, kSecondPeer | kSessionAsSent);
   return {{"operations", ScriptText(AllOperations())},

@@ -136,6 +136,53 @@ TEST_F(Safetensors, DamagedHeadersAreRefused) {
   EXPECT_FALSE(SafetensorsReader::Open(Path("none")).ok());
 }
 
+// Goal: a model in several files is read as if it were one, and an index that does not fit is told.
+TEST_F(Safetensors, SeveralFilesWithAnIndex) {
+  const auto write = [&](const std::string& name, const std::string& tensor, float value,
+                         const std::string& config) {
+    const std::vector<TensorEntry> entries = {{tensor, DType::kF32, {1}}};
+    const auto writer = SafetensorsWriter::Create(Path(name), entries, config);
+    ASSERT_TRUE(writer.ok()) << writer.status().message();
+    ASSERT_TRUE(writer.value()->Append(&value, sizeof(value)).ok());
+    ASSERT_TRUE(writer.value()->Finish().ok());
+  };
+  const auto index = [&](const std::string& text) {
+    std::ofstream(Path("model.safetensors.index.json")) << text;
+  };
+  const auto refused = [&](const std::string& named) {
+    const auto reader = SafetensorsReader::Open(folder_);
+    ASSERT_FALSE(reader.ok()) << named;
+    EXPECT_EQ(reader.status().code(), Code::kInvalid);
+    EXPECT_NE(reader.status().message().find(named), std::string::npos)
+        << reader.status().message();
+  };
+  write("one", "a", 1, "{}");
+  write("two", "b", 2, "{}");
+  const std::string both = R"({"metadata":{},"weight_map":{"b":"two","a":"one"}})";
+  index(both);
+  const auto reader = SafetensorsReader::Open(folder_);
+  ASSERT_TRUE(reader.ok()) << reader.status().message();
+  EXPECT_EQ(reader.value()->tensors().size(), 2u);
+  EXPECT_EQ(reader.value()->Find("a")->f32()[0], 1.0f);
+  EXPECT_EQ(reader.value()->Find("b")->f32()[0], 2.0f);
+  EXPECT_EQ(reader.value()->config_json(), "{}");
+
+  write("two", "a", 2, "{}");
+  refused("two: tensor a is in another file");
+  write("two", "b", 2, R"({"other":1})");
+  refused("two: describes another model than " + Path("one"));
+  std::filesystem::remove(Path("two"));
+  refused("two");
+  for (const auto& [text, named] :
+       {std::pair{"", "not a JSON object"}, std::pair{"[1]", "not a JSON object"},
+        std::pair{"{}", "no weight_map"}, std::pair{R"({"weight_map":{}})", "no weight_map"},
+        std::pair{R"({"weight_map":{"a":1}})", "does not name files"},
+        std::pair{R"({"weight_map":{"a":"../one"}})", "not beside it: ../one"}}) {
+    index(text);
+    refused(named);
+  }
+}
+
 TEST_F(Safetensors, HalfPrecisionAndAnyAlignmentAreRead) {
   // The header's length, 8 + n, decides where the numbers lie.
   for (const char* const padding : {"", " ", "  ", "   "}) {

@@ -38,8 +38,8 @@ TEST(Inbox, KeepsTheOrderOfAPeer) {
 
 TEST(Inbox, ServesAlikeBySeconds) {
   Inbox inbox(1'000'000, 100'000);
-  // A request of "long" takes ten times as long.
-  for (int i = 0; i < 1000; ++i) {
+  // A request of "long" takes ten times as long. Both have four waiting, always.
+  for (int i = 0; i < 4; ++i) {
     Put(inbox, "long", 1);
     Put(inbox, "short", 1);
   }
@@ -48,6 +48,7 @@ TEST(Inbox, ServesAlikeBySeconds) {
     const auto item = inbox.Next();
     const double took = item->peer == "long" ? 10 : 1;
     seconds[item->peer] += took;
+    Put(inbox, item->peer, 1);
     inbox.Served(took);
   }
   EXPECT_NEAR(seconds["long"], seconds["short"], 10);
@@ -81,13 +82,44 @@ TEST(Inbox, AFloodDoesNotHoldUpTheRest) {
   EXPECT_LE(worst, 2);
 }
 
+// One with 64 requests in flight costs a worker that needs most of the server, with 6 in flight, a
+// tenth of its speed at most, and is not forgotten.
+TEST(Inbox, WhoAsksForMuchAtOnceHasASmallShare) {
+  Inbox inbox(1'000'000, 100'000);
+  const double flood_takes = 0.1, worker_takes = 1, thinks = 2;
+  for (int i = 0; i < 64; ++i) Put(inbox, "flood", 1);
+  double now = 0, thinks_until = 0;
+  int open = 0, rounds = 0, floods = 0;
+  while (rounds < 200) {
+    if (open == 0 && now >= thinks_until) {
+      for (; open < 6; ++open) Put(inbox, "worker", 1, 0, now);
+    }
+    const auto item = inbox.Next();
+    const bool of_flood = item->peer == "flood";
+    const double took = of_flood ? flood_takes : worker_takes;
+    now += took;
+    if (of_flood) {
+      ++floods;
+      Put(inbox, "flood", 1, 0, now);
+    } else if (--open == 0) {
+      ++rounds;
+      thinks_until = now + thinks;
+    }
+    inbox.Served(took);
+  }
+  const double alone = rounds * (6 * worker_takes + thinks);
+  EXPECT_LT(alone, now);
+  EXPECT_GT(alone / now, 0.9);
+  EXPECT_GT(floods, rounds * 20);  // all that is left
+}
+
 // Idle time is not saved up: who comes back is not served alone until it has caught up.
 TEST(Inbox, WhoWasIdleHasSavedNothingUp) {
   Inbox inbox(1'000'000, 100'000);
   Put(inbox, "late", 1);
   inbox.Next();
   inbox.Served(1);
-  for (int i = 0; i < 500; ++i) Put(inbox, "early", 1);
+  for (int i = 0; i < 200; ++i) Put(inbox, "early", 1);
   for (int i = 0; i < 100; ++i) {
     inbox.Next();
     inbox.Served(1);

@@ -5,8 +5,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <random>
 
@@ -215,7 +217,7 @@ TEST(Buckets, ContributionsCountOnceAndNothingElseDoes) {
   }
 }
 
-// Goal: observers see the statistics of a run, and can do nothing else.
+// Goal: observers see the statistics of a run and read its finished state, and can do nothing else.
 TEST(Buckets, Observers) {
   ShardHarness server(ShardConfig(), {.recover = false});
   const Request hello = server.Make(HelloRequest{.shards = 1});
@@ -232,9 +234,34 @@ TEST(Buckets, Observers) {
   EXPECT_EQ(server.Send(request).code, Code::kOk);
   request.body = BucketsRequest{server.spec("embed.weight").id};
   EXPECT_EQ(server.Send(request).code, Code::kInvalid);
+  for (const Op op : {Op::kPull, Op::kForward}) {
+    const TensorSpec& m1 = server.spec("blocks.0.m1.tables");
+    Request read = op == Op::kPull ? server.PullAll(m1) : server.Forward(m1, 1, 0);
+    const auto at = [&](const ReadState& read_state) {
+      if (auto* pull = std::get_if<PullRequest>(&read.body)) {
+        pull->at = read_state;
+      } else {
+        std::get<ForwardRequest>(read.body).at = read_state;
+      }
+    };
+    at(server.finished());
+    const Reply of_worker = server.Send(read);
+    read.session = session;
+    const Reply of_observer = server.Send(read);
+    ASSERT_EQ(of_observer.code, Code::kOk) << of_observer.message;
+    ASSERT_EQ(of_observer.payload[0].size(), of_worker.payload[0].size());
+    EXPECT_EQ(0, std::memcmp(of_observer.payload[0].data(), of_worker.payload[0].data(),
+                             of_worker.payload[0].size()));
+    at(server.open());  // this marks the rows that a step has met
+    EXPECT_EQ(server.Send(read).code, Code::kInvalid);
+  }
+  Request rows = server.Make(ListRowsRequest{.at = server.finished(), .row_count = 1});
+  rows.session = session;
+  EXPECT_EQ(server.Send(rows).code, Code::kOk);
   for (int op = 0; op < kOpCount; ++op) {
-    if (op == static_cast<int>(Op::kHello) || op == static_cast<int>(Op::kStatus)) continue;
-    if (op == static_cast<int>(Op::kBuckets)) continue;
+    const Op may[] = {Op::kHello, Op::kStatus,  Op::kBuckets,
+                      Op::kPull,  Op::kForward, Op::kListRows};
+    if (std::find(std::begin(may), std::end(may), static_cast<Op>(op)) != std::end(may)) continue;
     Request other = server.Make(EmptyRequest(static_cast<Op>(op)));
     other.session = session;
     EXPECT_EQ(server.Send(other).code, Code::kInvalid) << OpName(other.op());

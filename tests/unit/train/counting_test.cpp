@@ -7,6 +7,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <fstream>
+#include <map>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -22,6 +24,7 @@
 #include "tests/support/tcp_servers.h"
 #include "tests/support/training_case.h"
 #include "worker/config/tensors.h"
+#include "worker/data/data.h"
 
 namespace mf {
 namespace {
@@ -33,6 +36,12 @@ constexpr int64_t kSteps = 64;
 #endif
 constexpr uint64_t kMicroBatches = 8;
 constexpr uint32_t kWorkers = 4;
+constexpr int64_t kEpochs = 2;
+
+/// The first step brings the tables to zero; the others are kEpochs.
+int64_t WindowsPerEpoch(const Config& config) {
+  return (kSteps - 1) * static_cast<int64_t>(kMicroBatches) * config.train.batch / kEpochs;
+}
 
 Config CountingConfig() {
   Config config = SmallTrainingConfig(kSteps);
@@ -43,6 +52,9 @@ Config CountingConfig() {
   config.train.eval_every = 0;
   config.train.lease_seconds = 0.2;
   config.exchange.mode = ExchangeMode::kPushdown;
+  config.data.ids = IdType::kU16;
+  config.data.validation_ratio = 0;
+  config.model.vocabulary = WindowsPerEpoch(config) + 1;
   return config;
 }
 
@@ -62,7 +74,19 @@ Frame IndexFrame(const TensorSpec& tensor, const std::vector<uint16_t>& buckets)
 
 class Counting {
  public:
-  Counting() : config(CountingConfig()), run(DescribeRun(config, "")) {}
+  /// Token i of the text is i / model.sequence: wherever an epoch's windows begin, they have each
+  /// id model.sequence times, but for the first and the last one, which have that together.
+  Counting() : config(CountingConfig()), run(DescribeRun(config, "")) {
+    std::ofstream file(folder_.Path("ids.bin"), std::ios::binary);
+    for (int64_t i = 0; i < config.model.vocabulary * config.model.sequence; ++i) {
+      const auto id = static_cast<uint16_t>(i / config.model.sequence);
+      file.write(reinterpret_cast<const char*>(&id), sizeof(id));
+    }
+    file.close();
+    auto opened = TokenSource::Open(config, folder_.Path("ids.bin"));
+    MF_CHECK(opened.ok());
+    source_ = std::move(opened).value();
+  }
 
   Gradient Of(const TensorSpec& tensor, uint64_t step, uint64_t micro_batch) const {
     const uint64_t key = RandomKey(RandomKey(step, micro_batch), tensor.id);
@@ -79,10 +103,19 @@ class Counting {
       }
       gradient.count = gradient.buckets.size();
     } else if (tensor.name == "embed.weight") {
-      for (uint64_t row = 0; row < tensor.total_rows(); ++row) {
-        if (RandomBelow(RandomKey(key, row), 3) == 0) gradient.rows.push_back(row);
+      TokenBatch batch;
+      MF_CHECK(source_
+                   ->TrainBatch(static_cast<int64_t>(step) - 1, static_cast<int64_t>(micro_batch),
+                                &batch)
+                   .ok());
+      std::map<uint64_t, size_t> times;
+      for (const uint32_t token : batch.inputs) ++times[token];
+      for (const auto& [token, count] : times) {
+        gradient.rows.push_back(token);
+        gradient.values.insert(gradient.values.end(), columns, static_cast<float>(count));
       }
-      gradient.count = rows = gradient.rows.size();
+      gradient.count = gradient.rows.size();
+      return gradient;
     } else {
       gradient.count = rows;
     }
@@ -118,6 +151,10 @@ class Counting {
   const Config config;
   const RunDescription run;
   const std::vector<TensorSpec>& tensors = run.tensors;
+
+ private:
+  const TrainingFolder folder_;
+  std::unique_ptr<const TokenSource> source_;
 };
 
 /// A worker that knows the coordinator's messages and contributes Counting's gradients. Dies now
@@ -309,6 +346,13 @@ TEST(Counting, EveryContributionCountsOnce) {
       wrong += values[i] == static_cast<float>(-sums[i]) ? 0 : 1;
     }
     EXPECT_EQ(wrong, 0u) << tensor.name;
+    if (tensor.name != "embed.weight") continue;
+    const auto columns = static_cast<size_t>(tensor.columns);
+    const auto each = static_cast<float>(-kEpochs * counting.config.model.sequence);
+    for (size_t id = 1; id + 1 < tensor.total_rows(); ++id) {
+      ASSERT_EQ(values[id * columns], each) << id;
+    }
+    EXPECT_EQ(values[0] + values[(tensor.total_rows() - 1) * columns], each);
   }
   std::printf(
       "%zu contributions, %llu deaths, %llu late, %llu times too late; lost: %llu requests, "
