@@ -31,7 +31,7 @@ struct Mapping {
   std::atomic<size_t> bytes{0};
   std::atomic<const char*> path{nullptr};
 };
-std::array<Mapping, 64> g_mappings;
+std::array<Mapping, 4096> g_mappings;  // a model may be in many files
 
 /// One line, put together without memory; of several threads only the first one speaks. Also what
 /// messages quote stays on one line.

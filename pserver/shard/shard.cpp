@@ -162,7 +162,8 @@ Status Shard::Do(const HelloRequest& hello, Call& call) {
   MF_RETURN_IF_ERROR(CheckAddressee(hello, options_));
   const bool observer = hello.description.empty();
   if (observer) {
-    if (run_ == nullptr) return {Code::kUnavailable, "no training has begun on this server"};
+    if (run_ == nullptr)
+      return {Code::kUnavailable, "no training has begun on this server; start its worker"};
   } else if (!Describes(hello.description)) {
     MF_ASSIGN_OR_RETURN(RunDescription run, RunDescription::FromJson(hello.description));
     if (run_ == nullptr) {

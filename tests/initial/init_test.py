@@ -5,6 +5,7 @@ Usage: init_test.py PATH_OF_WORKER PATH_OF_PSERVER"""
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import unittest
@@ -135,6 +136,12 @@ class Weights(Initial):
         self.assertEqual(self.sha256("file"), self.sha256("before"))
         self.assertEqual(self.sha256("folder"), self.sha256("before"))
         self.assertEqual(self.sha256("several"), self.sha256("before"))
+        # A file of another step's export between the others.
+        self.run_to_end("later", *SAVE, steps=BEFORE + 10)
+        self.command("export", "--from", self.path("later/state"), "--format", "hf", "--out", self.path("other"),
+                     "--file-gigabytes", "0.001")
+        shutil.copy(self.path(f"other/{parts[0]}"), self.path(f"files/{parts[0]}"))
+        self.assertIn("of another export", self.refused("mixed", "--init", self.path("files")))
 
     def test_it_learns_other_text(self) -> None:
         self.run_to_end("before", steps=BEFORE)

@@ -9,7 +9,7 @@ import sys
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../integration"))
-from cluster_case import DEADLINE, ClusterCase  # pylint: disable=wrong-import-position
+from cluster_case import DEADLINE, ClusterCase, words  # pylint: disable=wrong-import-position
 
 ClusterCase.PSERVER = os.path.abspath(sys.argv.pop(2))
 ClusterCase.WORKER = os.path.abspath(sys.argv.pop(1))
@@ -90,6 +90,42 @@ class WhileTheRunGoesOn(Served):
         self.assertGreater(texts, 0)
         self.assertGreater(moved, 0)
         self.assertEqual(self.result("run"), expected)
+
+
+class Forgotten(Served):
+    STEPS = 4
+
+    def test_by_the_servers_among_many(self) -> None:
+        servers = ["--pservers", ",".join(self.trained(2))]
+        score = ["score", "--threads", "1", "--text", self.write("long.txt", words(70_000, 2))]
+        expected = self.used(*score, "--model", self.model("run")).stdout
+        process = self.start([self.WORKER, *score, *servers], "score.log")
+        for _ in range(13):  # 260 observers
+            others = [self.start([self.WORKER, "buckets", *servers], "buckets.log") for _ in range(20)]
+            for other in others:
+                self.assertEqual(other.wait(DEADLINE), 0, self.log("buckets"))
+        self.assertEqual(process.communicate(timeout=DEADLINE)[0], expected, self.log("score"))
+
+    def test_by_a_server_that_was_killed(self) -> None:
+        first, second = self.serve(0, 2), self.serve(1, 2)
+        addresses = [first[1], second[1]]
+        more = ["--steps", "100000", "--set", "snapshot.every_steps=5"]
+        worker = self.train("run", addresses, *more)
+        self.wait_for_steps("run", 12)
+        generate = self.start([self.WORKER, "generate", "--pservers", ",".join(addresses), *PROMPT, "--tokens", "100000",
+                               "--threads", "1"], "generate.log")
+        generate.stdout.buffer.read(40)
+        second[0].kill()
+        second[0].wait()
+        self.serve(1, 2, listen=addresses[1], state="state-1")
+        self.wait_for("a recovery", lambda: "were recovered" in self.log("run"))
+        steps = self.steps("run")
+        self.wait_for_steps("run", steps + 5)
+        self.assertIsNone(generate.poll(), self.log("generate"))
+        self.assertTrue(generate.stdout.buffer.read(4))
+        for process in (generate, worker):
+            process.kill()
+            process.wait()
 
 
 class Refused(Served):

@@ -17,8 +17,11 @@ add_test(NAME simulation_memory COMMAND simulation_test --memory-ends --seeds ${
 set_tests_properties(simulation_memory PROPERTIES LABELS "unit;simulation")
 # The sanitizers see fewer: they are ten times as slow.
 add_test(NAME simulation_short COMMAND simulation_test --seeds 300)
-set_tests_properties(simulation_short PROPERTIES LABELS "simulation;sanitize")
-add_dependencies(sanitize_tests simulation_test)
+set_tests_properties(simulation_short PROPERTIES LABELS "simulation")
+if(NOT MF_SANITIZE STREQUAL "thread")
+  set_tests_properties(simulation_short PROPERTIES LABELS "simulation;sanitize")
+  add_dependencies(sanitize_tests simulation_test)
+endif()
 
 # Schedules of the same kind, by hand.
 target_link_libraries(zombie_test PRIVATE mf_simulation)

@@ -59,11 +59,12 @@ Status Run(const ExportFlags& flags) {
     return Status::Invalid("--from or --pservers is required; see --help");
   }
   const bool hf = flags.format == "hf";
-  hf ? CatchStopSignals() : RemoveUnfinishedOnSignals();
+  if (!hf) RemoveUnfinishedOnSignals();
   if (hf && flags.rows != "all") return Status::Invalid("--rows: a folder has all rows");
   if (!hf) MF_RETURN_IF_ERROR(CheckExportPlace("--out", flags.out, OutputKind::kModel));
   MF_ASSIGN_OR_RETURN(const auto pool, MakePool(flags.threads));
   MF_ASSIGN_OR_RETURN(const auto model, TrainedModel::Open(flags.from, *pool));
+  if (hf) CatchStopSignals();  // to be looked at from now on
   const ExportRows rows = flags.rows == "touched" ? ExportRows::kTouched : ExportRows::kAll;
   std::string what = flags.from.name();
   std::string figures;

@@ -1,6 +1,7 @@
 // worker generate: text continued by a trained model.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <iostream>
 #include <iterator>
@@ -108,13 +109,14 @@ Result<std::vector<uint32_t>> PromptOf(const GenerateFlags& flags, const Tokeniz
 Status Extend(TrainedModel& trained, const Model& model, const std::vector<uint32_t>& tokens,
               size_t fresh, Model::Workspace& workspace, Model::Context* context,
               std::vector<float>* logits) {
-  constexpr int kAttempts = 20;
+  constexpr std::chrono::seconds kPatience(10);
+  const auto begin = std::chrono::steady_clock::now();
   const size_t length = context->length() + fresh;
-  for (int attempt = 1;; ++attempt) {
+  for (;;) {
     const Status status =
         model.Extend(*trained.dense(), {tokens.end() - static_cast<ptrdiff_t>(fresh), tokens.end()},
                      trained.exchange(), workspace, context, logits);
-    if (status.ok() || attempt == kAttempts) return status;
+    if (status.ok() || std::chrono::steady_clock::now() - begin > kPatience) return status;
     MF_ASSIGN_OR_RETURN(const bool moved, trained.TakeNewest(status));
     if (!moved) return status;
     context->Truncate(0);

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "common/base/digest.h"
 #include "common/base/file_lock.h"
 #include "common/base/files.h"
 #include "worker/export/export.h"
@@ -186,11 +188,30 @@ std::vector<std::vector<const TensorSpec*>> Files(const std::vector<TensorSpec>&
   return files;
 }
 
+/// Tells exports of two states apart, of which files could get into one folder: some rows of every
+/// tensor.
+Result<std::string> FingerprintOf(TensorReader& reader, const std::vector<TensorSpec>& tensors) {
+  Sha256 hash;
+  std::vector<float> row;
+  for (const TensorSpec& tensor : tensors) {
+    row.resize(static_cast<size_t>(tensor.columns));
+    for (const uint64_t at : {uint64_t{0}, tensor.total_rows() / 2, tensor.total_rows() - 1}) {
+      MF_RETURN_IF_ERROR(reader.ReadRange(tensor, at, 1, row.data()));
+      hash.Update(row.data(), row.size() * sizeof(float));
+    }
+  }
+  return hash.Hex();
+}
+
 Status WriteTensors(TensorReader& reader, const Config& config,
                     const std::vector<TensorSpec>& tensors, const HfOptions& options,
                     const std::string& folder) {
   const auto files = Files(tensors, options.file_bytes);
   const std::vector<TensorEntry> entries = EntriesOf(tensors);
+  std::map<std::string, std::string> metadata = {{"format", "pt"}};
+  if (files.size() > 1) {
+    MF_ASSIGN_OR_RETURN(metadata["fingerprint"], FingerprintOf(reader, tensors));
+  }
   ordered_json index;
   uint64_t bytes = 0;
   for (size_t i = 0; i < files.size(); ++i) {
@@ -201,7 +222,7 @@ Status WriteTensors(TensorReader& reader, const Config& config,
     std::vector<TensorEntry> some;
     for (const TensorSpec* tensor : files[i]) some.push_back(entries[tensor->id]);
     MF_ASSIGN_OR_RETURN(const auto writer, SafetensorsWriter::Create(folder + "/" + name, some,
-                                                                     ModelJson(config), "pt"));
+                                                                     ModelJson(config), metadata));
     for (const TensorSpec* tensor : files[i]) {
       if (options.stopped && options.stopped()) return Status::Failed("stopped");
       MF_RETURN_IF_ERROR(AppendWhole(reader, *tensor, *writer));

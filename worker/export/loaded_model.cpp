@@ -12,7 +12,8 @@ Status LoadedModel::ReadConfig(const std::string& config_file) {
   if (json.empty() && config_file.empty()) {
     return Status::Invalid(file_->path() +
                            ": has no __metadata__.config: `worker export` writes one, other "
-                           "programs drop it; say with --config FILE which model it is");
+                           "programs drop it; eval, score, generate and tasks are told by "
+                           "--config FILE which model it is");
   }
   if (!json.empty()) {
     auto config = ConfigFromJson(json);

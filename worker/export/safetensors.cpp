@@ -115,9 +115,17 @@ Status SafetensorsReader::Add(std::shared_ptr<const SafetensorsReader> file) {
       return file->Invalid("tensor " + tensor.entry.name + " is in another file of the model, too");
     }
   }
-  if (files_.empty()) config_json_ = file->config_json();
+  if (files_.empty()) {
+    config_json_ = file->config_json();
+    fingerprint_ = file->fingerprint_;
+  }
   if (file->config_json() != config_json_) {
-    return file->Invalid("describes another model than " + files_[0]->path());
+    return file->Invalid("describes another model than " + files_[0]->path() +
+                         (file->config_json().empty() ? ": it has no __metadata__.config" : ""));
+  }
+  if (file->fingerprint_ != fingerprint_) {
+    return file->Invalid("is of another export than " + files_[0]->path() +
+                         "; export or copy all of the folder again");
   }
   tensors_.insert(tensors_.end(), file->tensors().begin(), file->tensors().end());
   files_.push_back(std::move(file));
@@ -156,6 +164,10 @@ Status SafetensorsReader::ParseHeader() {
   // Before the tensors, which a newer version may describe in another way.
   if (const auto metadata = root->find("__metadata__"); metadata != root->end()) {
     MF_RETURN_IF_ERROR(ParseMetadata(*metadata, path_, &config_json_));
+    const auto fingerprint = metadata->find("fingerprint");
+    if (fingerprint != metadata->end() && fingerprint->is_string()) {
+      fingerprint_ = fingerprint->get<std::string>();
+    }
   }
   for (const auto& item : root->items()) {
     const std::string& name = item.key();

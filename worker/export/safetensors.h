@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,12 +34,11 @@ std::vector<TensorEntry> EntriesOf(const std::vector<TensorSpec>& tensors);
 /// alone: no time, no padding left over, tensors in the order given.
 class SafetensorsWriter {
  public:
-  /// `config_json` becomes `__metadata__.config`, and `format`, unless it is empty,
-  /// `__metadata__.format`. kInvalid if the place cannot be written.
-  static Result<std::unique_ptr<SafetensorsWriter>> Create(const std::string& path,
-                                                           const std::vector<TensorEntry>& tensors,
-                                                           const std::string& config_json,
-                                                           const std::string& format = "");
+  /// `config_json` becomes `__metadata__.config`, and `more` other keys of that object. kInvalid if
+  /// the place cannot be written.
+  static Result<std::unique_ptr<SafetensorsWriter>> Create(
+      const std::string& path, const std::vector<TensorEntry>& tensors,
+      const std::string& config_json, const std::map<std::string, std::string>& more = {});
   ~SafetensorsWriter();  // without Finish: removes what was written
   /// The same for the one that is at work, by its name only: async-signal-safe.
   static void RemoveUnfinished();
@@ -103,6 +103,7 @@ class SafetensorsReader {
   Status Invalid(const std::string& what) const;
 
   std::string path_, config_json_;
+  std::string fingerprint_;  // `__metadata__.fingerprint`: the same in all files of an export
   std::unique_ptr<MappedFile> map_;                              // of one file
   std::vector<std::shared_ptr<const SafetensorsReader>> files_;  // or several
   std::vector<Tensor> tensors_;

@@ -11,6 +11,7 @@ namespace {
 
 constexpr const char* kFile = "/model.safetensors";
 constexpr const char* kIndex = "/model.safetensors.index.json";
+constexpr size_t kToldName = 200;
 constexpr size_t kIndexMax = 100'000'000;  // as a header's
 
 }  // namespace
@@ -20,7 +21,10 @@ bool HasSafetensors(const std::string& folder) {
 }
 
 Result<std::vector<std::string>> SafetensorsFiles(const std::string& path) {
-  if (!IsFolder(path)) return std::vector<std::string>{path};
+  if (!IsFolder(path)) {
+    if (!path.ends_with(kIndex + 1)) return std::vector<std::string>{path};
+    return Status::Invalid(path + ": an index of a model's files; name its folder");
+  }
   if (FileExists(path + kFile)) return std::vector<std::string>{path + kFile};
   if (!FileExists(path + kIndex)) {
     return Status::Invalid(path + ": a folder, not a safetensors file; `worker export` writes one");
@@ -40,8 +44,8 @@ Result<std::vector<std::string>> SafetensorsFiles(const std::string& path) {
   for (const auto& name : *map) {
     if (!name.is_string()) return refuse("its weight_map does not name files");
     const auto& file = name.get_ref<const std::string&>();
-    if (file.empty() || file.find('/') != std::string::npos) {
-      return refuse("it names a file that is not beside it: " + file);
+    if (file.empty() || file.find_first_of(std::string_view("/\0", 2)) != std::string::npos) {
+      return refuse("it names a file that is not beside it: " + file.substr(0, kToldName));
     }
     names.insert(file);
   }

@@ -22,10 +22,10 @@ const char* DTypeName(DType dtype) { return dtype == DType::kF32 ? "F32" : "U64"
 
 /// The header, padded with spaces so that data begins at a multiple of 8.
 std::string Header(const std::vector<TensorEntry>& tensors, const std::string& config_json,
-                   const std::string& format, uint64_t* data_bytes) {
+                   const std::map<std::string, std::string>& more, uint64_t* data_bytes) {
   nlohmann::ordered_json root;  // tensors in the given order
   root["__metadata__"]["config"] = config_json;
-  if (!format.empty()) root["__metadata__"]["format"] = format;
+  for (const auto& [key, text] : more) root["__metadata__"][key] = text;
   uint64_t offset = 0;
   for (const TensorEntry& tensor : tensors) {
     uint64_t bytes = DTypeBytes(tensor.dtype);
@@ -58,7 +58,7 @@ Status SafetensorsWriter::Fail(const char* action) const {
 
 Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
     const std::string& path, const std::vector<TensorEntry>& tensors,
-    const std::string& config_json, const std::string& format) {
+    const std::string& config_json, const std::map<std::string, std::string>& more) {
   std::unique_ptr<SafetensorsWriter> writer(new SafetensorsWriter);
   MF_RETURN_IF_ERROR(CheckReplaceable(path));
   writer->path_ = FollowLinks(path);
@@ -72,7 +72,7 @@ Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
   }
   g_temporary.store(writer->temporary_.c_str());
   writer->buffer_.reserve(kBufferBytes);
-  const std::string header = Header(tensors, config_json, format, &writer->expected_);
+  const std::string header = Header(tensors, config_json, more, &writer->expected_);
   const uint64_t length = header.size();
   char length_bytes[8];
   for (int i = 0; i < 8; ++i) length_bytes[i] = static_cast<char>(length >> (8 * i));

@@ -7,22 +7,31 @@
 #include <utility>
 
 #include "common/base/buffer.h"
+#include "common/base/logging.h"
 #include "worker/config/tensors.h"
 
 namespace mf {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr double kDeadlineSeconds = 10;  // somebody waits at a terminal
-// Servers end a step one after the other, and a recovery takes them a moment.
 constexpr auto kBetweenLooks = std::chrono::milliseconds(5);
-constexpr int kLooks = 400;
-constexpr int kAttempts = 20;
+constexpr double kToldSeconds = 1;  // of waiting
 constexpr uint64_t kBytesPerRead = uint64_t{64} << 20;
 
-/// The state that was read is there no more, or this observer is not known any more.
-bool HasGone(Code code) {
-  return code == Code::kStale || code == Code::kWrongEpoch || code == Code::kNotJoined ||
-         code == Code::kUnavailable;
+/// The state that was read is there no more.
+bool HasGone(Code code) { return code == Code::kStale || code == Code::kWrongEpoch; }
+
+/// The server does not know this observer any more, or begins.
+bool IsToBeGreeted(Code code) { return code == Code::kNotJoined || code == Code::kUnavailable; }
+
+double SecondsSince(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+Status AnotherRun() {
+  return Status::Failed("another training has begun on the servers; start again");
 }
 
 /// Tokens [begin, begin + count) of pair-major numbers of so many bytes.
@@ -48,75 +57,106 @@ Result<std::unique_ptr<ServerModel>> ServerModel::Open(const std::vector<std::st
   if (!config.ok()) return Status::Invalid(addresses[0] + ": " + config.status().message());
   model->config_ = std::move(config).value();
   model->tables_ = std::make_unique<TableClient>(*model->connection_->client, model->run_);
-  if (const Status read = model->ReadDense(); !read.ok()) {
-    MF_ASSIGN_OR_RETURN(const bool taken, model->TakeNewest(read));
-    if (!taken) return read;
-  }
+  MF_RETURN_IF_ERROR(model->ReadNewest());
   return model;
 }
 
+/// Servers end a step, or begin another run, one after the other, and a recovery takes them a
+/// moment: what they say is waited for.
 Result<std::string> ServerModel::Observe() {
-  Client& client = *connection_->client;
-  const size_t servers = client.servers();
-  for (int look = 1;; ++look) {
-    std::vector<Request> hellos(servers);
-    for (size_t server = 0; server < servers; ++server) {
-      hellos[server].body = HelloRequest{.shard = static_cast<uint32_t>(server),
-                                         .shards = static_cast<uint32_t>(servers)};
+  const auto begin = Clock::now();
+  bool told = false;
+  for (;;) {
+    Result<std::string> said = AskOnce();
+    const Code code = said.status().code();
+    const bool waits = code == Code::kUnavailable || code == Code::kBusy || code == Code::kWrongRun;
+    if (said.ok() || !waits) return said;
+    if (SecondsSince(begin) > kDeadlineSeconds) {
+      return Status(code == Code::kWrongRun ? code : Code::kFailed, said.status().message());
     }
-    Client::Outcome outcome = client.CallAll(std::move(hellos)).get();
-    if (!outcome.ok()) return outcome.status();
-    const std::vector<Reply>& replies = outcome.value();
-    const RunState& first = As<HelloReply>(replies[0]).state;
-    bool alike = true;
-    for (size_t server = 0; server < servers; ++server) {
-      const HelloReply& hello = As<HelloReply>(replies[server]);
-      client.SetSession(server, hello.session);
-      if (hello.state.description != first.description) {
-        return Status(Code::kWrongRun, "server " + std::to_string(server) +
-                                           " has another training than server 0; name the servers "
-                                           "of one cluster");
-      }
-      alike &= hello.state.finished == first.finished;
-    }
-    if (alike && first.finished.epoch > 0) {
-      at_ = first.finished;
-      return first.description;
-    }
-    if (look == kLooks) {
-      return Status::Failed(
-          "the servers do not agree on a step; is the cluster being recovered? Its worker says");
+    if (!told && SecondsSince(begin) > kToldSeconds) {
+      spdlog::info("waits for the servers: {}", said.status().message());
+      told = true;
     }
     std::this_thread::sleep_for(kBetweenLooks);
   }
 }
 
+Result<std::string> ServerModel::AskOnce() {
+  Client& client = *connection_->client;
+  const size_t servers = client.servers();
+  std::vector<Request> hellos(servers);
+  for (size_t server = 0; server < servers; ++server) {
+    hellos[server].body = HelloRequest{.shard = static_cast<uint32_t>(server),
+                                       .shards = static_cast<uint32_t>(servers)};
+  }
+  Client::Outcome outcome = client.CallAll(std::move(hellos)).get();
+  if (!outcome.ok()) return outcome.status();
+  const std::vector<Reply>& replies = outcome.value();
+  const RunState& first = As<HelloReply>(replies[0]).state;
+  for (size_t server = 0; server < servers; ++server) {
+    const HelloReply& hello = As<HelloReply>(replies[server]);
+    client.SetSession(server, hello.session);
+    if (hello.state.description != first.description) {
+      return Status(Code::kWrongRun, "server " + std::to_string(server) +
+                                         " has another training than server 0; name the servers "
+                                         "of one cluster");
+    }
+    if (hello.state.finished != first.finished || first.finished.epoch == 0) {
+      return Status(Code::kUnavailable,
+                    "the servers do not agree on a step yet; if the cluster is being recovered, "
+                    "its workers say so");
+    }
+  }
+  at_ = first.finished;
+  return first.description;
+}
+
 Status ServerModel::ReadDense() {
   DenseTensors dense(run_.tensors.size());
+  // All at once: while a run goes on a step is all the time that there is.
+  std::vector<Pending> reads;
   for (const TensorSpec& tensor : run_.tensors) {
     if (tensor.kind != TensorKind::kDense) continue;
+    const auto columns = static_cast<uint64_t>(tensor.columns);
+    const uint64_t most = std::max<uint64_t>(kBytesPerRead / (columns * sizeof(float)), 1);
     std::vector<float>& values = dense[tensor.id];
-    values.resize(tensor.total_rows() * static_cast<size_t>(tensor.columns));
-    MF_RETURN_IF_ERROR(ReadRange(tensor, 0, tensor.total_rows(), values.data()));
+    values.resize(tensor.total_rows() * columns);
+    for (uint64_t row = 0; row < tensor.total_rows(); row += most) {
+      reads.push_back(tables_->PullRange(at_, tensor, row,
+                                         std::min(most, tensor.total_rows() - row),
+                                         values.data() + row * columns));
+    }
   }
+  MF_RETURN_IF_ERROR(WaitForAll(reads));
   dense_ = std::make_shared<const DenseTensors>(std::move(dense));
   return Status::Ok();
 }
 
+Status ServerModel::WaitForAll(std::vector<Pending>& calls) {
+  Status status;
+  for (Pending& call : calls) {  // all, as each writes where the caller said
+    if (Status ended = call.Wait(); status.ok()) status = std::move(ended);
+  }
+  return status;
+}
+
+Status ServerModel::ReadNewest() {
+  const auto begin = Clock::now();
+  for (;;) {
+    // Between hello and the last tensor the next step may have ended.
+    MF_ASSIGN_OR_RETURN(const std::string description, Observe());
+    if (description != description_) return AnotherRun();
+    const Status read = ReadDense();
+    const bool again = HasGone(read.code()) || IsToBeGreeted(read.code());
+    if (!again || SecondsSince(begin) > kDeadlineSeconds) return Explained(read);
+  }
+}
+
 Result<bool> ServerModel::TakeNewest(const Status& error) {
   if (!HasGone(error.code())) return false;
-  Status read;
-  // Between hello and the last tensor the next step may have ended.
-  for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    MF_ASSIGN_OR_RETURN(const std::string description, Observe());
-    if (description != description_) {
-      return Status(Code::kWrongRun, "another training has begun on the servers; start again");
-    }
-    read = ReadDense();
-    if (read.ok()) return true;
-    if (!HasGone(read.code())) break;
-  }
-  return read;
+  MF_RETURN_IF_ERROR(ReadNewest());
+  return true;
 }
 
 Status ServerModel::Explained(Status status) {
@@ -126,14 +166,32 @@ Status ServerModel::Explained(Status status) {
                              "use its snapshots or an export"};
 }
 
+template <class Call>
+Status ServerModel::Ask(const Call& call) {
+  const auto begin = Clock::now();
+  for (;;) {
+    const Status status = call();
+    if (!IsToBeGreeted(status.code())) return Explained(status);
+    // It was started again, or has forgotten this observer among many.
+    const FinishedStep before = at_;
+    MF_ASSIGN_OR_RETURN(const std::string description, Observe());
+    if (description != description_) return AnotherRun();
+    if (at_ != before) {
+      return Explained({Code::kStale, "the run is at step " + std::to_string(at_.step) + " now"});
+    }
+    if (SecondsSince(begin) > kDeadlineSeconds) return Status::Failed(status.message());
+  }
+}
+
 Status ServerModel::ReadRange(const TensorSpec& tensor, uint64_t first, uint64_t count,
                               float* values) {
   const auto columns = static_cast<uint64_t>(tensor.columns);
   const uint64_t most = std::max<uint64_t>(kBytesPerRead / (columns * sizeof(float)), 1);
   for (uint64_t done = 0; done < count;) {
     const uint64_t rows = std::min(most, count - done);
-    MF_RETURN_IF_ERROR(Explained(
-        tables_->PullRange(at_, tensor, first + done, rows, values + done * columns).Wait()));
+    MF_RETURN_IF_ERROR(Ask([&] {
+      return tables_->PullRange(at_, tensor, first + done, rows, values + done * columns).Wait();
+    }));
     done += rows;
   }
   return Status::Ok();
@@ -142,35 +200,36 @@ Status ServerModel::ReadRange(const TensorSpec& tensor, uint64_t first, uint64_t
 Status ServerModel::ReadRows(const TensorSpec& tensor, const std::vector<uint64_t>& rows,
                              float* values) {
   if (rows.empty()) return Status::Ok();
-  return Explained(tables_->Pull(at_, tensor, rows, values).Wait());
+  return Ask([&] { return tables_->Pull(at_, tensor, rows, values).Wait(); });
 }
 
 Result<std::vector<uint64_t>> ServerModel::UpdatedRows(const TensorSpec& tensor, uint64_t first,
                                                        uint64_t most) {
-  auto rows = tables_->ListRows(at_, tensor, first, most);
-  if (!rows.ok()) return Explained(rows.status());
+  std::vector<uint64_t> rows;
+  MF_RETURN_IF_ERROR(Ask([&]() -> Status {
+    MF_ASSIGN_OR_RETURN(rows, tables_->ListRows(at_, tensor, first, most));
+    return Status::Ok();
+  }));
   return rows;
 }
 
 Status ServerModel::Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) {
   // Servers take the tokens of a micro-batch at a time.
   const auto most = static_cast<size_t>(run_.rules.tokens_per_micro_batch);
-  std::vector<Pending> parts;
-  for (size_t begin = 0; begin < hashes.tokens; begin += most) {
-    const size_t count = std::min(most, hashes.tokens - begin);
-    const bool whole = count == hashes.tokens;
-    const auto part = [&](const Buffer& values, size_t bytes) {
-      return whole ? values : TokensOf(values, bytes, hashes.pairs, hashes.tokens, begin, count);
-    };
-    parts.push_back(tables_->Forward(
-        at_, tensor, count, part(hashes.indices, static_cast<size_t>(hashes.index_bytes)),
-        part(hashes.weights, sizeof(float)), y + begin * static_cast<size_t>(tensor.columns)));
-  }
-  Status status;
-  for (Pending& part : parts) {  // all, as they write to y
-    if (Status ended = part.Wait(); status.ok()) status = std::move(ended);
-  }
-  return Explained(std::move(status));
+  return Ask([&] {
+    std::vector<Pending> parts;
+    for (size_t begin = 0; begin < hashes.tokens; begin += most) {
+      const size_t count = std::min(most, hashes.tokens - begin);
+      const bool whole = count == hashes.tokens;
+      const auto part = [&](const Buffer& values, size_t bytes) {
+        return whole ? values : TokensOf(values, bytes, hashes.pairs, hashes.tokens, begin, count);
+      };
+      parts.push_back(tables_->Forward(
+          at_, tensor, count, part(hashes.indices, static_cast<size_t>(hashes.index_bytes)),
+          part(hashes.weights, sizeof(float)), y + begin * static_cast<size_t>(tensor.columns)));
+    }
+    return WaitForAll(parts);
+  });
 }
 
 Status ServerModel::Backward(const TensorSpec& tensor, const Hashes&, const Buffer&, float*) {

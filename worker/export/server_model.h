@@ -51,9 +51,18 @@ class ServerModel final : public TensorReader, public Exchange {
 
  private:
   ServerModel() = default;
-  /// Says hello to all servers. The description that they have; where they are goes to at_.
+  /// Says hello to all servers until they agree. The description that they have; where they are
+  /// goes to at_.
   Result<std::string> Observe();
+  Result<std::string> AskOnce();
+  /// The first failure of several calls, once all have ended.
+  static Status WaitForAll(std::vector<Pending>& calls);
   Status ReadDense();
+  Status ReadNewest();
+  /// What becomes of `call()`, a Status: made again for servers to which this observer has to say
+  /// hello again, if they are where they were.
+  template <class Call>
+  Status Ask(const Call& call);
   /// With what to do about it, if the state has gone.
   static Status Explained(Status status);
 

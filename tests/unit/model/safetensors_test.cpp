@@ -139,9 +139,10 @@ TEST_F(Safetensors, DamagedHeadersAreRefused) {
 // Goal: a model in several files is read as if it were one, and an index that does not fit is told.
 TEST_F(Safetensors, SeveralFilesWithAnIndex) {
   const auto write = [&](const std::string& name, const std::string& tensor, float value,
-                         const std::string& config) {
+                         const std::string& config, const std::string& fingerprint = "f") {
     const std::vector<TensorEntry> entries = {{tensor, DType::kF32, {1}}};
-    const auto writer = SafetensorsWriter::Create(Path(name), entries, config);
+    const auto writer =
+        SafetensorsWriter::Create(Path(name), entries, config, {{"fingerprint", fingerprint}});
     ASSERT_TRUE(writer.ok()) << writer.status().message();
     ASSERT_TRUE(writer.value()->Append(&value, sizeof(value)).ok());
     ASSERT_TRUE(writer.value()->Finish().ok());
@@ -171,16 +172,23 @@ TEST_F(Safetensors, SeveralFilesWithAnIndex) {
   refused("two: tensor a is in another file");
   write("two", "b", 2, R"({"other":1})");
   refused("two: describes another model than " + Path("one"));
+  write("two", "b", 2, "");
+  refused("two: describes another model than " + Path("one") + ": it has no __metadata__.config");
+  write("two", "b", 2, "{}", "g");
+  refused("two: is of another export than " + Path("one"));
   std::filesystem::remove(Path("two"));
   refused("two");
   for (const auto& [text, named] :
        {std::pair{"", "not a JSON object"}, std::pair{"[1]", "not a JSON object"},
         std::pair{"{}", "no weight_map"}, std::pair{R"({"weight_map":{}})", "no weight_map"},
         std::pair{R"({"weight_map":{"a":1}})", "does not name files"},
-        std::pair{R"({"weight_map":{"a":"../one"}})", "not beside it: ../one"}}) {
+        std::pair{R"({"weight_map":{"a":"../one"}})", "not beside it: ../one"},
+        std::pair{R"({"weight_map":{"a":"one\u0000x"}})", "not beside it: one"}}) {
     index(text);
     refused(named);
   }
+  const auto of_index = SafetensorsReader::Open(Path("model.safetensors.index.json"));
+  EXPECT_NE(of_index.status().message().find("name its folder"), std::string::npos);
 }
 
 TEST_F(Safetensors, HalfPrecisionAndAnyAlignmentAreRead) {

@@ -78,7 +78,6 @@ __global__ void __launch_bounds__(kThreads)
   const bool mine = token < pairs.tokens && c < width;
   const uint32_t* const rows = stage.rows + slot * kStride;
   const float* const weights = stage.weights + slot * kStride;
-  const V* const column = table + c;
 
   V sum = Zero<V>();
   for (uint32_t begin = 0; begin < pair_count; begin += kChunk) {
@@ -87,6 +86,7 @@ __global__ void __launch_bounds__(kThreads)
     Fill(pairs, begin, count, token_begin, tokens_log2, stage);
     __syncthreads();
     if (!mine) continue;
+    const V* const column = table + c;  // without pairs there need not be a table
     unsigned i = 0;
     for (; i + kFlight <= count; i += kFlight) {
       AddFlight(rows + i, weights + i, column, width, sum);
