@@ -5,14 +5,15 @@ common/, pserver/ and worker/. No code is made: that is the longest part of a bu
     tests/tidy.py [FILE...]
 
 Flags and generated headers are those of the preset `clang`; what they need is built first. Most of the time goes
-into the headers of libraries, so the files of a folder that have the same flags are looked at as one file that
-includes them all. Where that finds anything, halves of them are looked at, down to single files, and only what is
-found in these counts: names of a file's own may be there twice in a folder.
+into the headers of libraries, so files that have the same flags, and no names of their own that others use, are looked
+at as one file that includes them all. Where that finds anything, halves of them are looked at, down to single files, and
+only what is found in these counts.
 """
 import concurrent.futures
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -25,6 +26,11 @@ TESTS = ROOT / "tests"
 HEADERS = ("mf_library_headers", "mf_test_headers", "mf_command_headers", "mf_schema")  # precompiled, and generated
 # A file for Highway includes itself once per instruction set.
 ALONE = "HWY_TARGET_INCLUDE"
+TOGETHER = 24  # files, at most
+# What a file may define for itself: functions, constants, types, macros, tests.
+OWN_NAMES = [re.compile(pattern, re.M) for pattern in (
+    r"^[A-Za-z_][^\n(;=]*?[\s&*](\w+)\(", r"^(?:static |inline )*const(?:expr|init)?\b[^\n=({;]*?(\w+)(?:\[\w*\])*\s*[={;]",
+    r"^(?:struct|class|enum class|enum|union|using)\s+(\w+)", r"\b(g_\w+)", r"^#define (\w+)", r"^TEST\w*\((\w+, \w+)\)")]
 
 
 def flags_of(entry: dict[str, str]) -> tuple[str, ...]:
@@ -36,13 +42,29 @@ def flags_of(entry: dict[str, str]) -> tuple[str, ...]:
 
 def groups_of(entries: list[dict[str, str]]) -> list[tuple[tuple[str, ...], list[str]]]:
     """Flags and the sources that are looked at together, the largest group first."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for entry in entries:
+    headers = "".join(path.read_text(encoding="utf-8") for folder in ("common", "pserver", "worker")
+                      for path in (ROOT / folder).rglob("*.h"))
+    types = set(re.findall(r"^(?:struct|class|enum class|using) (\w+)", headers, re.M))
+    known = set(re.findall(r"\w+", headers))
+    groups: dict[tuple[str, ...], list[tuple[list[str], set[str], set[str]]]] = {}
+    for entry in sorted(entries, key=lambda entry: entry["file"]):
         source, flags = entry["file"], flags_of(entry)
-        alone = ALONE in pathlib.Path(source).read_text(encoding="utf-8")
-        groups.setdefault((source if alone else os.path.dirname(source), *flags), []).append(source)
-    largest_first = sorted(groups.items(), key=lambda group: -len(group[1]))
-    return [(key[1:], sorted(sources)) for key, sources in largest_first]
+        text = pathlib.Path(source).read_text(encoding="utf-8")
+        own = {name for pattern in OWN_NAMES for name in pattern.findall(text)}
+        used = set(re.findall(r"\w+", text)) - known | own
+        alone = ALONE in text or own & types
+        key = source if alone else str(pathlib.Path(source).is_relative_to(TESTS))
+        alike = groups.setdefault((key, *flags), [])
+        for sources, names, words in alike:
+            if len(sources) < TOGETHER and not names & used and not words & own:
+                sources.append(source)
+                names |= own
+                words |= used
+                break
+        else:
+            alike.append(([source], own, used))
+    found = [(key[1:], sources) for key, alike in groups.items() for sources, *_ in alike]
+    return sorted(found, key=lambda group: -len(group[1]))
 
 
 def check(source: str, flags: tuple[str, ...], is_test: bool) -> tuple[bool, str]:

@@ -67,7 +67,7 @@ class AsTheExport(Served):
 
 
 class WhileTheRunGoesOn(Served):
-    STEPS = 200
+    STEPS = 100
 
     def test_text_and_the_same_result(self) -> None:
         expected = self.embedded()
