@@ -5,9 +5,9 @@ common/, pserver/ and worker/. No code is made: that is the longest part of a bu
     tests/tidy.py [FILE...]
 
 Flags and generated headers are those of the preset `clang`; what they need is built first. Most of the time goes
-into the headers of libraries, so files that have the same flags, and no names of their own that others use, are looked
-at as one file that includes them all. Where that finds anything, halves of them are looked at, down to single files, and
-only what is found in these counts.
+into the headers of libraries, so files that have the same flags, and no names of their own that others use, are
+looked at as one file that includes them all. Where that finds anything, halves of them are looked at, down to single
+files, and only what is found in these counts.
 """
 import concurrent.futures
 import json
@@ -29,7 +29,8 @@ ALONE = "HWY_TARGET_INCLUDE"
 TOGETHER = 24  # files, at most
 # What a file may define for itself: functions, constants, types, macros, tests.
 OWN_NAMES = [re.compile(pattern, re.M) for pattern in (
-    r"^[A-Za-z_][^\n(;=]*?[\s&*](\w+)\(", r"^(?:static |inline )*const(?:expr|init)?\b[^\n=({;]*?(\w+)(?:\[\w*\])*\s*[={;]",
+    r"^[A-Za-z_][^\n(;=]*?[\s&*](\w+)\(",
+    r"^(?:static |inline )*const(?:expr|init)?\b[^\n=({;]*?(\w+)(?:\[\w*\])*\s*[={;]",
     r"^(?:struct|class|enum class|enum|union|using)\s+(\w+)", r"\b(g_\w+)", r"^#define (\w+)", r"^TEST\w*\((\w+, \w+)\)")]
 
 

@@ -16,7 +16,8 @@ ClusterCase.WORKER = os.path.abspath(sys.argv.pop(1))
 
 PROMPT = ["--prompt", "the small river"]
 # A choice of 90 bytes and one of 80: more tokens in a pass than servers take at once.
-TASK = {"context": "the small river", "choices": [" runs under old stones" * 4, " never stops for rain" * 4], "answer": 0}
+TASK = {"context": "the small river", "answer": 0,
+        "choices": [" runs under old stones" * 4, " never stops for rain" * 4]}
 
 
 class Served(ClusterCase):
@@ -112,8 +113,8 @@ class Forgotten(Served):
         more = ["--steps", "100000", "--set", "snapshot.every_steps=5"]
         worker = self.train("run", addresses, *more)
         self.wait_for_steps("run", 12)
-        generate = self.start([self.WORKER, "generate", "--pservers", ",".join(addresses), *PROMPT, "--tokens", "100000",
-                               "--threads", "1"], "generate.log")
+        generate = self.start([self.WORKER, "generate", "--pservers", ",".join(addresses), *PROMPT, "--tokens",
+                               "100000", "--threads", "1"], "generate.log")
         generate.stdout.buffer.read(40)
         second[0].kill()
         second[0].wait()
