@@ -34,6 +34,11 @@ Status AnotherRun() {
   return Status::Failed("another training has begun on the servers; start again");
 }
 
+uint64_t RowsPerRead(const TensorSpec& tensor) {
+  return std::max<uint64_t>(kBytesPerRead / (static_cast<uint64_t>(tensor.columns) * sizeof(float)),
+                            1);
+}
+
 /// Tokens [begin, begin + count) of pair-major numbers of so many bytes.
 Buffer TokensOf(const Buffer& values, size_t bytes, size_t pairs, size_t tokens, size_t begin,
                 size_t count) {
@@ -119,7 +124,7 @@ Status ServerModel::ReadDense() {
   for (const TensorSpec& tensor : run_.tensors) {
     if (tensor.kind != TensorKind::kDense) continue;
     const auto columns = static_cast<uint64_t>(tensor.columns);
-    const uint64_t most = std::max<uint64_t>(kBytesPerRead / (columns * sizeof(float)), 1);
+    const uint64_t most = RowsPerRead(tensor);
     std::vector<float>& values = dense[tensor.id];
     values.resize(tensor.total_rows() * columns);
     for (uint64_t row = 0; row < tensor.total_rows(); row += most) {
@@ -186,7 +191,7 @@ Status ServerModel::Ask(const Call& call) {
 Status ServerModel::ReadRange(const TensorSpec& tensor, uint64_t first, uint64_t count,
                               float* values) {
   const auto columns = static_cast<uint64_t>(tensor.columns);
-  const uint64_t most = std::max<uint64_t>(kBytesPerRead / (columns * sizeof(float)), 1);
+  const uint64_t most = RowsPerRead(tensor);
   for (uint64_t done = 0; done < count;) {
     const uint64_t rows = std::min(most, count - done);
     MF_RETURN_IF_ERROR(Ask([&] {
