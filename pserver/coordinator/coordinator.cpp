@@ -93,7 +93,10 @@ size_t Coordinator::LeasesOf(uint64_t session) const {
 }
 
 bool Coordinator::Serve(const Waiting& waiting, double now, Grant* grant) {
-  if (stopped_.contains(waiting.session)) {
+  // Who is stopped still brings a server that was started again back into the run: else nobody
+  // might, and the last step could not be saved.
+  const bool stopped = stopped_.contains(waiting.session) && phase_ != Phase::kRecover;
+  if (stopped || left_.contains(waiting.session)) {
     grant->work = Work::kStopped;
     return true;
   }
@@ -352,7 +355,8 @@ Coordinator::Grants Coordinator::Leave(uint64_t session, double now) {
   const auto of_session = [session](const auto& x) { return x.session == session; };
   if (exclusive_lease_.has_value() && of_session(*exclusive_lease_)) exclusive_lease_.reset();
   for (MicroBatch& micro_batch : micro_batches_) std::erase_if(micro_batch.leases, of_session);
-  return Stop({session}, now);  // what it asks for is answered
+  left_.insert(session);
+  return Tick(now);  // what it asks for is answered
 }
 
 Coordinator::Grants Coordinator::Stop(const std::set<uint64_t>& sessions, double now) {

@@ -38,9 +38,10 @@ class Coordinator {
   Status Renew(uint64_t lease, double now);
   /// The holder cannot do the work (a server was in recovery, say): somebody else may.
   Grants GiveBack(uint64_t lease, double now);
-  /// The session ends: its leases are anybody's.
+  /// The session ends: its leases are anybody's, and it gets nothing but Work::kStopped.
   Grants Leave(uint64_t session, double now);
-  /// From now on these sessions get nothing but Work::kStopped.
+  /// From now on these sessions get nothing but Work::kStopped, and while the servers are to be
+  /// recovered Work::kRecover.
   Grants Stop(const std::set<uint64_t>& sessions, double now);
   // What workers report of the work that they were granted (see the messages).
   /// Repeats and second leases are ignored.
@@ -146,7 +147,7 @@ class Coordinator {
   uint64_t leases_expired_ = 0;
   std::vector<uint64_t> incarnations_;       // of the servers at the last recovery
   std::set<uint64_t> retired_incarnations_;  // known once, replaced since
-  std::set<uint64_t> stopped_;               // sessions
+  std::set<uint64_t> stopped_, left_;        // sessions
 };
 
 }  // namespace mf

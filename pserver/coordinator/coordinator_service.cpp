@@ -32,6 +32,7 @@ LeaveReply CoordinatorService::Leave(uint64_t session, double now) {
 }
 
 void CoordinatorService::Joined(uint64_t session, bool again, double now) {
+  joined_.insert(session);
   if (!again) stopped_ = false;
   if (stopped_) SendGrants(coordinator_.Stop({session}, now));
 }
@@ -41,9 +42,8 @@ StopReply CoordinatorService::Stop(double now) {
   // run has ended, as a worker exports what is finished only.
   if (coordinator_.over()) return {.workers = 0, .at = coordinator_.finished_step()};
   stopped_ = true;
-  std::set<uint64_t> sessions;
-  for (const auto& [session, at] : heard_) sessions.insert(session);
-  SendGrants(coordinator_.Stop(sessions, now));
+  // Also those that have not been heard of for long: they may come back.
+  SendGrants(coordinator_.Stop(joined_, now));
   Observe(now);
   return {.workers = heard_.size(), .at = coordinator_.finished_step()};
 }

@@ -42,7 +42,7 @@ class CoordinatorService {
   }
   /// The worker ends.
   LeaveReply Leave(uint64_t session, double now);
-  /// Ends all workers that are there; a run that is over has none.
+  /// Ends all workers that have joined; a run that is over has none.
   StopReply Stop(double now);
   void Tick(double now);
 
@@ -85,7 +85,7 @@ class CoordinatorService {
   const Send send_;
   const double live_seconds_;         // a worker that says nothing for so long does not count
   std::map<uint64_t, double> heard_;  // by session: when last
-  std::set<uint64_t> left_;           // sessions
+  std::set<uint64_t> joined_, left_;  // sessions
   bool stopped_ = false;              // by Stop(), and no new worker has come since
   const char* phase_;                 // as last observed, with its step
   uint64_t phase_step_ = 0;

@@ -130,6 +130,7 @@ class Ending(ClusterCase):
 
     def test_stop_after_a_server_was_started_again(self) -> None:
         """It knows neither the run nor its workers, which come back one after the other."""
+        draw = random.Random(ARGUMENTS.seed)
         for shard in range(2):
             with self.subTest(shard=shard):
                 servers, addresses = map(list, zip(*(self.serve(i, 2, state=f"again-{shard}") for i in range(2))))
@@ -142,6 +143,7 @@ class Ending(ClusterCase):
                 # A worker that notices late is ended by the stop that came before it, too.
                 workers[1].send_signal(signal.SIGSTOP)
                 servers[shard] = self.serve(shard, 2, listen=addresses[shard], state=f"again-{shard}")[0]
+                time.sleep(draw.uniform(0, 0.3))  # before, while and after the other worker brings it back
                 done = subprocess.run([self.WORKER, "stop", "--pservers", ",".join(addresses)], capture_output=True,
                                       text=True, timeout=DEADLINE, check=False)
                 self.assertEqual(done.returncode, 0, done.stdout + done.stderr)

@@ -16,8 +16,8 @@ constexpr double kNow = 100;
 class Service {
  public:
   /// What the worker gets when it asks.
-  Work Ask() {
-    EXPECT_TRUE(desk.Lease("peer", {.id = ++requests_, .session = kSession}, {}, kNow).ok());
+  Work Ask(double now = kNow) {
+    EXPECT_TRUE(desk.Lease("peer", {.id = ++requests_, .session = kSession}, {}, now).ok());
     return granted_.work;
   }
   template <class Body>
@@ -28,6 +28,7 @@ class Service {
   FinishedStep at(uint64_t step) const { return {granted_.epoch, step}; }
   OpenStep open() const { return at(0).next(); }
   void Recover() {
+    desk.Joined(kSession, false, kNow);
     ASSERT_EQ(static_cast<int>(Ask()), static_cast<int>(Work::kRecover));
     Report(RecoveredRequest{.to = at(0), .recovered = true});
     ASSERT_EQ(static_cast<int>(Ask()), static_cast<int>(Work::kMicroBatch));
@@ -52,6 +53,15 @@ TEST(CoordinatorService, AStopWaitsForWhoWorks) {
   EXPECT_EQ(static_cast<int>(service.Ask()), static_cast<int>(Work::kStopped));
   EXPECT_EQ(service.desk.Leave(kSession, kNow).workers, 0u);
   EXPECT_EQ(service.desk.Stop(kNow).workers, 0u);
+}
+
+TEST(CoordinatorService, AStopEndsAWorkerThatWasHeldUpWhenItComesBack) {
+  Service service;
+  service.Recover();
+  const double later = kNow + 100;  // than its leases
+  service.desk.Tick(later);
+  EXPECT_EQ(service.desk.Stop(later).workers, 0u) << "nobody waits for who may be lost";
+  EXPECT_EQ(static_cast<int>(service.Ask(later)), static_cast<int>(Work::kStopped));
 }
 
 TEST(CoordinatorService, ARepeatedRequestGetsItsFirstAnswerWithItsRecords) {

@@ -575,6 +575,25 @@ TEST(CoordinatorEnding, AStopEndsThoseThatAreThere) {
   EXPECT_EQ(static_cast<int>(desk.late.back().work), static_cast<int>(Work::kCommit));
 }
 
+// Goal: a server that is started again around a stop comes back into the run all the same, by
+// whoever is left: else its state could not be saved.
+TEST(CoordinatorEnding, WhoIsStoppedRecoversServersFirst) {
+  Desk desk(SmallRun());
+  desk.Recover();
+  desk.coordinator.Stop({1, 2}, desk.now);
+  desk.StartRecovery();
+  const Grant held = desk.AskFor(Work::kRecover, 1);
+  EXPECT_FALSE(desk.TryAsk(2).has_value()) << "session 1 may not come to an end with it";
+  // Session 1 is gone.
+  const Coordinator::Grants grants = desk.coordinator.Leave(1, desk.now);
+  ASSERT_EQ(grants.size(), 1u);
+  EXPECT_EQ(static_cast<int>(grants[0].work), static_cast<int>(Work::kRecover));
+  desk.AskFor(Work::kStopped, 1);
+  EXPECT_EQ(desk.Recovered(held.epoch, 0), Code::kWrongEpoch);
+  EXPECT_EQ(desk.Recovered(grants[0].epoch, 0), Code::kOk);
+  desk.AskFor(Work::kStopped, 2);
+}
+
 // Goal: the state that is there is that of the last finished step, in every phase.
 TEST(CoordinatorEnding, KnowsTheLastFinishedStep) {
   RunRules rules = SmallRun();
