@@ -140,8 +140,7 @@ class Replay {
       }
       for (std::thread& thread : threads) thread.join();
       next_.store(end);
-      // Answered after what the server still does when its last answer has gone.
-      Must(client_.Call(0, {.body = StatusRequest{}}).get());
+      AwaitIdle(tables_, at_, *lanes_.front().front().tensor);
     });
   }
 

@@ -51,6 +51,16 @@ void MustBeOk(const Status& status) {
   std::exit(1);
 }
 
+void AwaitIdle(TableClient& tables, const OpenStep& at, const TensorSpec& tensor) {
+  const auto pairs = static_cast<size_t>(tensor.tables * tensor.probes);
+  const Buffer indices(pairs * static_cast<size_t>(tensor.index_bytes()));
+  const Buffer weights(pairs * sizeof(float));
+  std::memset(indices.data(), 0, indices.size());
+  std::memset(weights.data(), 0, weights.size());
+  std::vector<float> y(static_cast<size_t>(tensor.columns));
+  MustBeOk(tables.Forward(at, tensor, 1, indices, weights, y.data()).Wait());
+}
+
 ServedLayer::ServedLayer(TransportContext& context, const std::string& address,
                          const LayerShape& shape, const ClientKeys* keys)
     : shape_(shape), config_(ConfigOf(shape)), run_(DescribeRun(config_, "")) {
@@ -102,9 +112,6 @@ WireBatch ServedLayer::RandomBatch(size_t tokens) const {
   return batch;
 }
 
-/// The status is answered after what the server still does when its last answer has gone.
-void ServedLayer::AwaitIdle() { Must(client_->Call(0, {.body = StatusRequest{}}).get()); }
-
 double ServedLayer::Timed(int calls, size_t in_flight,
                           const std::function<Pending(int)>& start_call) {
   return SecondsOf([&] {
@@ -117,7 +124,7 @@ double ServedLayer::Timed(int calls, size_t in_flight,
              open.push_back(start_call(call));
            }
            for (Pending& pending : open) MustBeOk(pending.Wait());
-           AwaitIdle();
+           AwaitIdle(*tables_, at_, *tensor_);
          }) /
          calls;
 }
@@ -181,7 +188,7 @@ double ServedLayer::ForwardAndBackward(const WireBatch& batch, int micro_batches
                forward(next.slot);
              }
            }
-           AwaitIdle();
+           AwaitIdle(*tables_, at_, *tensor_);
          }) /
          micro_batches;
 }
@@ -223,7 +230,7 @@ ServedLayer::Exchanged ServedLayer::Exchange(const WireBatch& batch, ExchangeMod
     MustBeOk(exchange.Forward(tensor, hashes, y.data()));
     MustBeOk(exchange.Backward(tensor, hashes, batch.dy, dweights.data()));
     MustBeOk(exchange.Finish());
-    AwaitIdle();
+    AwaitIdle(*tables_, at_, *tensor_);
   });
   return {seconds, WireBytes() - bytes};
 }

@@ -59,7 +59,6 @@ class ServedLayer {
   uint64_t DistinctRows(const WireBatch& batch) const;
   double Timed(int calls, size_t in_flight, const std::function<Pending(int)>& start_call);
   double WireBytes() const;
-  void AwaitIdle();
 
   const LayerShape shape_;
   const Config config_;
@@ -70,6 +69,10 @@ class ServedLayer {
   std::unique_ptr<Client> client_;
   std::unique_ptr<TableClient> tables_;
 };
+
+/// Returns after what the servers still do when their last answers have gone, such as to add the
+/// gradients of a backward: a forward, as this is, waits for that. (A status goes before it.)
+void AwaitIdle(TableClient& tables, const OpenStep& at, const TensorSpec& tensor);
 
 /// Ends the program: a benchmark that cannot run has no other result.
 void MustBeOk(const Status& status);
