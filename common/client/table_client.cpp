@@ -218,7 +218,7 @@ Pending TableClient::Push(OpenStep at, uint32_t micro_batch, const TensorSpec& t
 
 Pending TableClient::PushWhole(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor,
                                const float* values) {
-  const size_t bytes = tensor.total_rows() * static_cast<size_t>(tensor.columns) * sizeof(float);
+  const size_t bytes = tensor.values() * sizeof(float);
   return PushRows(at, micro_batch, tensor, Frame(), Frame(), tensor.total_rows(),
                   CopyToFrame(values, bytes));
 }

@@ -49,6 +49,8 @@ struct TensorSpec {
   uint64_t total_rows() const {
     return static_cast<uint64_t>(tables) * static_cast<uint64_t>(rows);
   }
+  /// How many numbers its rows hold.
+  uint64_t values() const { return total_rows() * static_cast<uint64_t>(columns); }
   /// log2(rows), of a memory tensor: bits of a bucket index.
   int index_bits() const { return std::bit_width(static_cast<uint64_t>(rows)) - 1; }
   /// Bytes of one bucket index on the wire: 1, 2 or 4.

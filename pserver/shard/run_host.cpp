@@ -40,12 +40,7 @@ void RunHost::Handle(const std::string& peer, const Request& request, double now
     }
   }
   if (shard_ == nullptr) {
-    return Send(
-        peer, request,
-        hello != nullptr
-            ? Status(Code::kUnavailable, "no training has begun on this server; start its worker")
-            : Status(Code::kNotJoined,
-                     std::string(OpName(request.op())) + " without a joined session; say hello"));
+    return Send(peer, request, hello != nullptr ? NoTrainingYet() : NotJoined(request.op()));
   }
   shard_->Handle(peer, request, now);
   if (shard_->run_id().empty()) return Close();  // it did not fit what is stored here

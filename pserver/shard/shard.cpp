@@ -152,7 +152,7 @@ Status Shard::Dispatch(Call& call) {
   if (observers_.contains(session)) {
     if (!ObserverMay(call.request.body)) return Bad(std::string(OpName(op)) + " from an observer");
   } else if (op != Op::kHello && !workers_.contains(session)) {
-    return {Code::kNotJoined, std::string(OpName(op)) + " without a joined session; say hello"};
+    return NotJoined(op);
   }
   MF_CHECK(op == Op::kHello || run_ != nullptr);
   return std::visit([&](const auto& body) { return Do(body, call); }, call.request.body);
@@ -162,8 +162,7 @@ Status Shard::Do(const HelloRequest& hello, Call& call) {
   MF_RETURN_IF_ERROR(CheckAddressee(hello, options_));
   const bool observer = hello.description.empty();
   if (observer) {
-    if (run_ == nullptr)
-      return {Code::kUnavailable, "no training has begun on this server; start its worker"};
+    if (run_ == nullptr) return NoTrainingYet();
   } else if (!Describes(hello.description)) {
     MF_ASSIGN_OR_RETURN(RunDescription run, RunDescription::FromJson(hello.description));
     if (run_ == nullptr) {

@@ -33,6 +33,14 @@ namespace mf {
 /// another one.
 Status AnotherTrainingThere(const Result<RunDescription>& there, const RunDescription& here);
 
+/// kUnavailable: an observer's hello where there is no run. kNotJoined: whoever has said none.
+inline Status NoTrainingYet() {
+  return {Code::kUnavailable, "no training has begun on this server; start its worker"};
+}
+inline Status NotJoined(Op op) {
+  return {Code::kNotJoined, std::string(OpName(op)) + " without a joined session; say hello"};
+}
+
 /// kInvalid if a server of `shards` is not able to hold the run.
 Status CheckFits(const RunDescription& run, uint32_t shards);
 

@@ -174,7 +174,7 @@ void AddModel(Seeds& seeds) {
   auto writer = SafetensorsWriter::Create(path, EntriesOf(tensors), ModelJson(config));
   MF_CHECK(writer.ok());
   for (const TensorSpec& tensor : tensors) {
-    const std::vector<float> zeros(tensor.total_rows() * static_cast<size_t>(tensor.columns));
+    const std::vector<float> zeros(tensor.values());
     MF_CHECK((*writer)->Append(zeros.data(), zeros.size() * sizeof(float)).ok());
   }
   MF_CHECK((*writer)->Finish().ok());

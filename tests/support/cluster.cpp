@@ -86,7 +86,7 @@ void Cluster::Join() {
 DenseTensors Cluster::Read() {
   DenseTensors values(run_.tensors.size());
   for (const TensorSpec& tensor : run_.tensors) {
-    values[tensor.id].resize(tensor.total_rows() * static_cast<size_t>(tensor.columns));
+    values[tensor.id].resize(tensor.values());
     Must(tables_->PullRange(finished(), tensor, 0, tensor.total_rows(), values[tensor.id].data())
              .Wait());
   }

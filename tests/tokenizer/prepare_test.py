@@ -141,6 +141,8 @@ class Prepare(unittest.TestCase):
             self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
             self.assertIn(path, done.stderr)
             self.assertFalse((self.folder / "out").exists() and os.listdir(self.folder / "out"), why)
+        done = self.run_worker("prepare", "--data", good, "--field", "body", "--out", str(self.folder / "f"), code=2)
+        self.assertIn("--field body: no file is of JSON lines", done.stderr)
         out, _ = self.prepare("out", "--data", good)
         done = self.run_worker("prepare", "--data", good, "--out", str(out), code=2)
         self.assertIn("something is in it", done.stderr)

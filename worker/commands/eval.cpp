@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "common/base/run_program.h"
 #include "common/commands/number_option.h"
 #include "worker/commands/commands.h"
+#include "worker/commands/json_line.h"
 #include "worker/commands/progress_line.h"
 #include "worker/data/data_files.h"
 #include "worker/data/tokens.h"
@@ -89,7 +89,7 @@ void PrintLines(const Score& score) {
   std::printf("\n");
 }
 
-void PrintJson(const std::string& data, const Score& score) {
+Status PrintJson(const std::string& data, const Score& score) {
   nlohmann::ordered_json line;
   line["data"] = data;
   line["tokens"] = score.tokens;
@@ -100,8 +100,7 @@ void PrintJson(const std::string& data, const Score& score) {
     line["bytes"] = score.text_bytes;
     line["bits_a_byte"] = score.bits_a_byte();
   }
-  // A name that is no UTF-8 is no reason to lose the answer.
-  std::printf("%s\n", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+  return PrintJsonLine(line);
 }
 
 void PrintTable(const std::vector<std::pair<std::string, Score>>& rows) {
@@ -131,8 +130,7 @@ Status Eval(const EvalFlags& flags) {
   for (const std::string& path : flags.data) {
     MF_ASSIGN_OR_RETURN(const Score score, ScoreData(path, flags, config, tokenizer, *scorer));
     if (flags.json) {
-      PrintJson(path, score);
-      MF_RETURN_IF_ERROR(FlushOutput());  // whoever reads a long list sees it grow
+      MF_RETURN_IF_ERROR(PrintJson(path, score));
     }
     rows.emplace_back(path, score);
     total.nll += score.nll;

@@ -78,8 +78,7 @@ void AddPrepareCommand(CLI::App& app, int* exit_code) {
       ->required();
   command->add_option("--tokenizer", flags->tokenizer,
                       "tokenizer.json, or a model of SentencePiece; without it bytes are tokens");
-  command->add_option("--field", options.field, "The document in a line of JSON")
-      ->capture_default_str();
+  command->add_option("--field", options.field, "The document in a line of JSON (default: text)");
   command->add_flag("--drop-duplicates", options.drop_duplicates,
                     "Documents that were there before, byte by byte (up to 1 MiB each)");
   command->add_flag("--binary", options.binary, "Take every byte of a text file as it is");

@@ -4,9 +4,9 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "common/base/run_program.h"
 #include "common/commands/number_option.h"
 #include "worker/commands/commands.h"
+#include "worker/commands/json_line.h"
 #include "worker/data/tokens.h"
 #include "worker/export/scorer.h"
 #include "worker/export/trained_model.h"
@@ -51,8 +51,7 @@ Status ScoreFile(const std::string& path, const ScoreFlags& flags, const Config&
     line["token_ids"] = std::vector<uint32_t>(ids.begin() + 1, ids.end());
     line["logprobs"] = all;
   }
-  std::printf("%s\n", line.dump().c_str());
-  return FlushOutput();
+  return PrintJsonLine(line);
 }
 
 Status ScoreAll(const ScoreFlags& flags) {

@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
-#include "common/base/run_program.h"
 #include "common/commands/number_option.h"
 #include "worker/commands/commands.h"
+#include "worker/commands/json_line.h"
 #include "worker/commands/progress_line.h"
 #include "worker/tasks/task_scorer.h"
 
@@ -60,8 +60,8 @@ size_t Best(const std::vector<ChoiceScore>& scores, Value value) {
   return static_cast<size_t>(best - scores.begin());
 }
 
-void PrintExample(const std::string& task, const TaskExample& example,
-                  const std::vector<ChoiceScore>& scores) {
+Status PrintExample(const std::string& task, const TaskExample& example,
+                    const std::vector<ChoiceScore>& scores) {
   nlohmann::ordered_json line;
   line["task"] = task;
   line["line"] = example.line;
@@ -72,7 +72,7 @@ void PrintExample(const std::string& task, const TaskExample& example,
     line["characters"].push_back(score.characters);
   }
   if (scores.size() == 1) line["greedy"] = scores[0].greedy;
-  std::printf("%s\n", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+  return PrintJsonLine(line);
 }
 
 Result<TaskResult> DoTask(const std::string& path, const std::vector<TaskExample>& examples,
@@ -100,7 +100,7 @@ Result<TaskResult> DoTask(const std::string& path, const std::vector<TaskExample
     }
     result.nll -= scores[example.answer].log_likelihood;
     result.tokens += scores[example.answer].tokens;
-    if (flags.each) PrintExample(path, example, scores);
+    if (flags.each) MF_RETURN_IF_ERROR(PrintExample(path, example, scores));
     progress.Show(i + 1, std::min(most, examples.size()), [&](double seconds) {
       char text[96];
       std::snprintf(text, sizeof(text), "  accuracy %.4f  %.1f examples/s", result.summed.value(),
@@ -111,7 +111,7 @@ Result<TaskResult> DoTask(const std::string& path, const std::vector<TaskExample
   return result;
 }
 
-void PrintJson(const TaskResult& result) {
+Status PrintJson(const TaskResult& result) {
   nlohmann::ordered_json line;
   line["task"] = result.task;
   line["examples"] = result.summed.examples;
@@ -120,7 +120,7 @@ void PrintJson(const TaskResult& result) {
   line["accuracy_per_character"] = result.per_character.value();
   line["accuracy_per_character_stderr"] = result.per_character.standard_error();
   line["perplexity"] = result.perplexity();
-  std::printf("%s\n", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+  return PrintJsonLine(line);
 }
 
 void PrintTable(const std::vector<TaskResult>& results) {
@@ -148,8 +148,7 @@ Status Run(const TasksFlags& flags) {
   std::vector<TaskResult> results;
   for (size_t i = 0; i < tasks.size(); ++i) {
     MF_ASSIGN_OR_RETURN(TaskResult result, DoTask(flags.tasks[i], tasks[i], flags, scorer));
-    if (flags.json) PrintJson(result);
-    MF_RETURN_IF_ERROR(FlushOutput());
+    if (flags.json) MF_RETURN_IF_ERROR(PrintJson(result));
     results.push_back(std::move(result));
   }
   if (!flags.json) PrintTable(results);

@@ -52,8 +52,7 @@ void AddTokenizerCommand(CLI::App& app, int* exit_code) {
   command->add_option("--model", flags->model, "How a text is cut")
       ->check(CLI::IsMember({"unigram", "bpe"}))
       ->capture_default_str();
-  command->add_option("--field", options.field, "The document in a line of JSON")
-      ->capture_default_str();
+  command->add_option("--field", options.field, "The document in a line of JSON (default: text)");
   AddNumber(*command, "--lines", &options.lines, 101, 100'000'000,
             "At most so many lines are trained on, drawn from all")
       ->capture_default_str();

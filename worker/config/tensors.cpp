@@ -72,8 +72,7 @@ class Builder {
     if (config_.exchange.placement != Placement::kAuto) {
       return config_.exchange.placement == Placement::kDevice;
     }
-    const double bytes =
-        4.0 * static_cast<double>(spec.total_rows() * static_cast<uint64_t>(spec.columns));
+    const double bytes = 4.0 * static_cast<double>(spec.values());
     if (device_bytes_ + bytes > static_cast<double>(config_.exchange.device_bytes)) return false;
     device_bytes_ += bytes;
     return true;

@@ -17,8 +17,7 @@ constexpr uint64_t kLlmcHeaderBytes = 1024;
 constexpr int64_t kLargestU16Vocabulary = 65536;
 constexpr uint64_t kSampleBytes = 1 << 16;  // at the beginning, in the middle, at the end
 constexpr size_t kFewestNumbers = 64;       // that say anything
-constexpr const char* kHowToSay =
-    "; say which: --set data.ids=u16 or u32 (worker eval and score: --ids)";
+constexpr const char* kHowToSay = "--set data.ids=u16 or u32 (worker eval and score: --ids)";
 
 Status Invalid(const CheckedFile& file, const std::string& what) {
   return Status::Invalid(file.path() + ": " + what);
@@ -110,9 +109,9 @@ Result<MegatronIndex> ReadIndex(const std::string& bin, IdType setting) {
   MF_ASSIGN_OR_RETURN(const size_t count, index.ReadSome(0, sizeof(head), head));
   if (!std::string_view(head, count).starts_with("MMIDIDX")) {
     if (setting != IdType::kAuto) return MegatronIndex();
-    return Status::Invalid(path + ": stands beside " + bin +
-                           " and is no index of Megatron; take it away, or say how wide ids are" +
-                           std::string(kHowToSay).substr(11));
+    return Status::Invalid(
+        path + ": stands beside " + bin +
+        " and is no index of Megatron; take it away, or say how wide ids are: " + kHowToSay);
   }
   if (count < sizeof(head)) return cut;
   MegatronIndex found;
@@ -202,8 +201,8 @@ Status CheckNumbers(const CheckedFile& file, const IdFormat& format) {
   char head[16] = {};
   MF_RETURN_IF_ERROR(file.Read(0, std::min<uint64_t>(sizeof(head), file.bytes()), head));
   if (const std::string known = KnownFormat({head, sizeof(head)}); !known.empty()) {
-    return Invalid(file, "no token ids but " + known + "; if it is ids nevertheless," +
-                             std::string(kHowToSay).substr(1));
+    return Invalid(
+        file, "no token ids but " + known + "; if it is ids nevertheless, say which: " + kHowToSay);
   }
   MF_ASSIGN_OR_RETURN(const Sample sample, Sample::Take(file, format.header_bytes));
   if (sample.IsHalfZeros<uint32_t>()) {
@@ -213,7 +212,7 @@ Status CheckNumbers(const CheckedFile& file, const IdFormat& format) {
   }
   if (format.id_bytes == 2 && sample.IsHalfZeros<uint16_t>()) {
     return Invalid(file, std::string("ids of 32 bits, it seems (every second 16 bits are zero), "
-                                     "where model.vocabulary means 16") +
+                                     "where model.vocabulary means 16; say which: ") +
                              kHowToSay);
   }
   return Status::Ok();
@@ -256,8 +255,8 @@ Result<IdFormat> FindIdFormat(const CheckedFile& file, int64_t vocabulary, IdTyp
   if (setting == IdType::kAuto && header.other) {
     return Invalid(file,
                    std::string("a file of llm.c that holds no tokens (its first number is the "
-                               "mark of another kind); if it is ids nevertheless,") +
-                       std::string(kHowToSay).substr(1));
+                               "mark of another kind); if it is ids nevertheless, say which: ") +
+                       kHowToSay);
   }
   if (setting == IdType::kAuto) MF_RETURN_IF_ERROR(CheckNumbers(file, format));
   if (file.bytes() % format.id_bytes != 0) {

@@ -26,12 +26,9 @@ std::optional<FirstShard> FindShard(const std::string& data) {
   if (!files.ok()) return std::nullopt;
   for (const std::string& path : files.value().paths) {
     if (!path.ends_with(".bin")) continue;
-    char head[ShardHeader::kBytes];
     const Result<InputFile> file = InputFile::Open(path);
     if (!file.ok()) return std::nullopt;
-    const Result<size_t> count = file.value().ReadSome(0, sizeof(head), head);
-    if (!count.ok()) return std::nullopt;
-    const auto header = ShardHeader::Decode({head, count.value()}, FileBytes(path));
+    const auto header = ReadShardHeader(file.value());
     if (!header.ok() || !header.value().has_value()) return std::nullopt;
     return FirstShard{path, *header.value()};
   }

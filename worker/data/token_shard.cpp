@@ -86,4 +86,11 @@ Result<std::optional<ShardHeader>> ShardHeader::Decode(std::string_view head, ui
   return std::optional(std::move(header));
 }
 
+Result<std::optional<ShardHeader>> ReadShardHeader(const InputFile& file) {
+  char head[ShardHeader::kBytes];
+  MF_ASSIGN_OR_RETURN(const FileIdentity identity, file.Identity());
+  MF_ASSIGN_OR_RETURN(const size_t count, file.ReadSome(0, sizeof(head), head));
+  return ShardHeader::Decode({head, count}, identity.bytes);
+}
+
 }  // namespace mf

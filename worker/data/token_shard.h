@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 
+#include "common/base/input_file.h"
 #include "common/base/status.h"
 
 namespace mf {
@@ -48,5 +49,8 @@ struct ShardHeader {
   static Result<std::optional<ShardHeader>> Decode(std::string_view head, uint64_t file_bytes);
   bool operator==(const ShardHeader&) const = default;
 };
+
+/// The header of the file, as ShardHeader::Decode(); kFailed if it cannot be read.
+Result<std::optional<ShardHeader>> ReadShardHeader(const InputFile& file);
 
 }  // namespace mf

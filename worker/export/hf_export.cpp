@@ -177,7 +177,7 @@ std::vector<std::vector<const TensorSpec*>> Files(const std::vector<TensorSpec>&
   std::vector<std::vector<const TensorSpec*>> files(1);
   uint64_t bytes = 0;
   for (const TensorSpec& tensor : tensors) {
-    const uint64_t more = tensor.total_rows() * static_cast<uint64_t>(tensor.columns) * 4;
+    const uint64_t more = tensor.values() * sizeof(float);
     if (!files.back().empty() && bytes + more > most) {
       files.emplace_back();
       bytes = 0;
@@ -226,7 +226,7 @@ Status WriteTensors(TensorReader& reader, const Config& config,
     for (const TensorSpec* tensor : files[i]) {
       if (options.stopped && options.stopped()) return Status::Failed("stopped");
       MF_RETURN_IF_ERROR(AppendWhole(reader, *tensor, *writer));
-      bytes += tensor->total_rows() * static_cast<uint64_t>(tensor->columns) * sizeof(float);
+      bytes += tensor->values() * sizeof(float);
       index["weight_map"][tensor->name] = name;
     }
     MF_RETURN_IF_ERROR(writer->Finish());
@@ -244,7 +244,7 @@ Status WriteAll(TensorReader& reader, const Config& config, const std::vector<Te
   MF_RETURN_IF_ERROR(Write(folder, kModelingFile, std::string(kHfModeling)));
   uint64_t numbers = 0;
   for (const TensorSpec& tensor : tensors) {
-    numbers += tensor.total_rows() * static_cast<uint64_t>(tensor.columns);
+    numbers += tensor.values();
   }
   MF_RETURN_IF_ERROR(
       Write(folder, "README.md", PageOf(config, *tokenizer, numbers, options.figures)));

@@ -42,7 +42,7 @@ DenseTensors SnapshotModel::Dense() {
   for (const TensorSpec& tensor : tensors()) {
     if (tensor.kind != TensorKind::kDense) continue;
     std::vector<float>& values = dense[tensor.id];
-    values.resize(tensor.total_rows() * static_cast<size_t>(tensor.columns));
+    values.resize(tensor.values());
     // Of tables in memory, which can always be read.
     (void)ReadRange(tensor, 0, tensor.total_rows(), values.data());
   }

@@ -56,7 +56,8 @@ class PackedStream : public ByteStream {
   size_t begin_ = 0, end_ = 0;
 };
 
-/// One or more members, one after the other, as gzip and pigz write them.
+/// One or more members, one after the other, as gzip and pigz write them. Zeros may stand behind
+/// them, such as tapes and some archives fill blocks with.
 class GzipStream final : public PackedStream {
  public:
   explicit GzipStream(InputFile file) : PackedStream(std::move(file)) {
@@ -73,6 +74,10 @@ class GzipStream final : public PackedStream {
       MF_ASSIGN_OR_RETURN(const bool more, Fill());
       if (!more && inside_) return Damaged("the gzip data ends in the middle");
       if (!more) return size_t{0};
+      if (!inside_) {
+        while (begin_ < end_ && packed_[begin_] == 0) ++begin_;
+        if (begin_ == end_) continue;
+      }
       state_.next_in = reinterpret_cast<Bytef*>(packed_.data() + begin_);
       state_.avail_in = static_cast<uInt>(end_ - begin_);
       inside_ = true;

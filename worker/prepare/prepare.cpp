@@ -144,6 +144,7 @@ Result<PrepareReport> Prepare(const PrepareOptions& options, const Tokenizer& to
                                                          const PrepareReport& so_far)>& progress) {
   MF_ASSIGN_OR_RETURN(std::vector<std::string> paths,
                       FindAllDataFiles(options.data, {{"--out", options.out}}));
+  MF_RETURN_IF_ERROR(CheckField(options.field, paths));
   uint64_t bytes = 0;
   for (const std::string& path : paths) bytes += FileBytes(path);
   MF_ASSIGN_OR_RETURN(const auto folder, ShardFolder::Open(options.out));

@@ -17,7 +17,7 @@ namespace mf {
 struct PrepareOptions {
   std::vector<std::string> data;  // as of FindDataFiles(), one after the other
   std::string out;                // folder, empty or not there yet
-  std::string field = "text";     // of JSON lines
+  std::string field = {};         // see text_pieces.h
   bool binary = false;
   bool drop_duplicates = false;  // of whole documents, but those in several pieces
   uint64_t shard_ids = uint64_t{1} << 28;

@@ -41,6 +41,13 @@ std::string WhyNoJson(const std::string& text) {
   return "";
 }
 
+Status CheckField(const std::string& field, const std::vector<std::string>& paths) {
+  if (field.empty() || std::any_of(paths.begin(), paths.end(), IsJsonLines)) return Status::Ok();
+  return Status::Invalid("--field " + field +
+                         ": no file is of JSON lines, which are known by their names (.jsonl, "
+                         ".ndjson, .json); rename it, or leave --field out");
+}
+
 Status ReadJsonLine(const std::string& path, const std::string& field, TextPiece* piece) {
   const auto refuse = [&](const std::string& why) {
     return Status::Invalid(path + ": line " + std::to_string(piece->line) + ": " + why);
@@ -51,11 +58,12 @@ Status ReadJsonLine(const std::string& path, const std::string& field, TextPiece
                   "); JSON lines are one document each, in UTF-8");
   }
   if (!line.is_object()) return refuse("is no JSON object; JSON lines are one document each");
-  const auto found = line.find(field);
+  const std::string name(field.empty() ? kUsualField : field);
+  const auto found = line.find(name);
   if (found == line.end()) {
-    return refuse("has no text \"" + field + "\"; name the field with --field");
+    return refuse("has no text \"" + name + "\"; name the field with --field");
   }
-  if (!found->is_string()) return refuse("has a \"" + field + "\" that is no text");
+  if (!found->is_string()) return refuse("has a \"" + name + "\" that is no text");
   piece->bytes = found->get<std::string>();
   return Status::Ok();
 }
@@ -64,10 +72,9 @@ namespace {
 
 Status CheckNotPrepared(const std::string& path) {
   MF_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path));
-  char head[ShardHeader::kBytes];
-  MF_ASSIGN_OR_RETURN(const size_t count, file.ReadSome(0, sizeof(head), head));
-  const auto shard = ShardHeader::Decode({head, count}, FileBytes(path));
+  const auto shard = ReadShardHeader(file);
   if (shard.ok() && !shard.value().has_value()) return Status::Ok();
+  if (shard.status().code() == Code::kFailed) return shard.status();
   return Status::Invalid(path + ": is prepared already: worker train takes its folder as it is");
 }
 

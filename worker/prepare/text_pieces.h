@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/base/status.h"
@@ -31,8 +32,13 @@ bool IsJsonLines(const std::string& path);
 /// Where a text stops being JSON, for people.
 std::string WhyNoJson(const std::string& text);
 
-/// A line of JSON becomes the document in its `field`. kInvalid, naming file and line, if it has
-/// none.
+inline constexpr std::string_view kUsualField = "text";
+
+/// kInvalid if a `field` is named, and none of the files has lines of JSON.
+Status CheckField(const std::string& field, const std::vector<std::string>& paths);
+
+/// A line of JSON becomes the document in its `field`, or in kUsualField if that is empty.
+/// kInvalid, naming file and line, if it has none.
 Status ReadJsonLine(const std::string& path, const std::string& field, TextPiece* piece);
 
 class TextPieces {

@@ -84,6 +84,7 @@ std::string WhyNot(const std::string& message) {
 Result<std::string> TrainSentencePiece(const SentencePieceOptions& options) {
   MF_ASSIGN_OR_RETURN(std::vector<std::string> paths,
                       FindAllDataFiles(options.data, {{"--out", options.out}}));
+  MF_RETURN_IF_ERROR(CheckField(options.field, paths));
   sentencepiece::SetRandomGeneratorSeed(kSeed);
   Lines lines(std::move(paths), options.field);
   const std::unordered_map<std::string, std::string> settings = {

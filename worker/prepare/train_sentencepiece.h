@@ -13,7 +13,7 @@ namespace mf {
 struct SentencePieceOptions {
   std::string out = {};           // where the model will be: not in the data
   std::vector<std::string> data;  // as of Prepare()
-  std::string field = "text";     // of JSON lines
+  std::string field = {};         // see text_pieces.h
   int64_t vocabulary = 8000;
   bool bpe = false;            // otherwise unigram
   uint64_t lines = 1'000'000;  // drawn from the text, if it has more

@@ -114,7 +114,7 @@ Result<std::shared_ptr<const DenseTensors>> Trainer::Parameters(FinishedStep at)
   for (const TensorSpec& tensor : run_.tensors) {
     if (tensor.kind != TensorKind::kDense) continue;
     std::vector<float>& values = (*parameters)[tensor.id];
-    values.resize(tensor.total_rows() * static_cast<size_t>(tensor.columns));
+    values.resize(tensor.values());
     pulls.push_back(tables().PullRange(at, tensor, 0, tensor.total_rows(), values.data()));
   }
   Status status;

@@ -1,124 +1,15 @@
 // Goal: the work coordinator gives every micro-batch of every step to be counted exactly once, in
 // order, whoever dies, comes late or repeats himself (DESIGN 2.5-2.7).
-#include "pserver/coordinator/coordinator.h"
-
 #include <gtest/gtest.h>
 
 #include <optional>
 #include <vector>
 
 #include "common/run/schedule.h"
+#include "tests/unit/coordinator/coordinator_desk.h"
 
 namespace mf {
 namespace {
-
-constexpr int64_t kTokens = 100;  // per step of 4 micro-batches
-constexpr double kLease = 10;
-
-RunRules SmallRun(int64_t steps = 20, int64_t micro_batches = 4) {
-  return {.steps = steps,
-          .micro_batches = micro_batches,
-          .tokens_per_micro_batch = kTokens / 4,
-          .lease_seconds = kLease,
-          .eval_every = 0};
-}
-
-constexpr uint64_t Epoch(uint64_t boot, uint64_t counter) { return boot << 32 | counter; }
-
-/// A coordinator with a clock. Asks carry rising tickets; answers to earlier, waiting asks are kept
-/// apart.
-class Desk {
- public:
-  explicit Desk(const RunRules& rules, uint64_t boot = 1)
-      : rules_(rules), coordinator(rules, boot) {}
-
-  /// Asks; the ticket's grant if it was answered at once.
-  std::optional<Grant> TryAsk(uint64_t session, uint64_t known_step = 0) {
-    const uint64_t ticket = ++tickets_;
-    std::optional<Grant> own;
-    for (Grant& grant : coordinator.Ask(ticket, session, known_step, now)) {
-      if (grant.ticket == ticket) {
-        own = std::move(grant);
-      } else {
-        late.push_back(std::move(grant));
-      }
-    }
-    return own;
-  }
-  Grant Ask(uint64_t session, uint64_t known_step = 0) {
-    const std::optional<Grant> grant = TryAsk(session, known_step);
-    EXPECT_TRUE(grant.has_value()) << "the ask was waiting";
-    return grant.value_or(Grant());
-  }
-  Grant AskFor(Work work, uint64_t session = 1) {
-    const Grant grant = Ask(session);
-    EXPECT_EQ(static_cast<int>(grant.work), static_cast<int>(work));
-    return grant;
-  }
-
-  Code Done(uint32_t number, double loss = 1) {
-    return Done(coordinator.epoch(), coordinator.step(), number, loss);
-  }
-  Code Done(uint64_t epoch, uint64_t step, uint32_t number, double loss = 1) {
-    return Keep([&](auto* g) {
-      return coordinator.MicroBatchDone({{epoch, step}, number, loss}, now, g);
-    });
-  }
-  Code End(bool applied = true, const std::string& name = "") {
-    return End(coordinator.epoch(), coordinator.step(), applied, name);
-  }
-  Code End(uint64_t epoch, uint64_t step, bool applied = true, const std::string& name = "") {
-    return Keep([&](auto* g) {
-      return coordinator.StepEnded({{epoch, step}, applied, 0.5, name, false}, now, g);
-    });
-  }
-  Code Evaluated(uint64_t epoch, uint64_t step, double loss) {
-    return Keep([&](auto* g) { return coordinator.Evaluated({{epoch, step}, loss}, now, g); });
-  }
-  Code Recovered(uint64_t epoch, uint64_t step, bool ok = true, uint64_t seen = 0) {
-    return Keep([&](auto* g) {
-      return coordinator.Recovered({{epoch, step}, ok, seen, {}}, now, g);
-    });
-  }
-  void StartRecovery() {
-    for (Grant& grant : coordinator.StartRecovery(now)) late.push_back(std::move(grant));
-  }
-  void Tick(double seconds) {
-    now += seconds;
-    for (Grant& grant : coordinator.Tick(now)) late.push_back(std::move(grant));
-  }
-
-  /// Session 1 leads the run through recovery to the state after `step` steps.
-  void Recover(uint64_t step = 0) {
-    const Grant grant = AskFor(Work::kRecover);
-    EXPECT_EQ(Recovered(grant.epoch, step), Code::kOk);
-  }
-  void AllDone(double loss = 1) {
-    for (uint32_t i = 0; i < rules_.micro_batches; ++i) EXPECT_EQ(Done(i, loss), Code::kOk);
-  }
-  void RunStep(bool applied = true, const std::string& name = "") {
-    AllDone();
-    AskFor(Work::kCommit);
-    EXPECT_EQ(End(applied, name), Code::kOk);
-  }
-
- private:
-  template <class Call>
-  Code Keep(Call call) {
-    Coordinator::Grants grants;
-    const Status status = call(&grants);
-    for (Grant& grant : grants) late.push_back(std::move(grant));
-    return status.code();
-  }
-
-  const RunRules rules_;
-  uint64_t tickets_ = 0;
-
- public:
-  Coordinator coordinator;
-  double now = 100;
-  Coordinator::Grants late;  // answers to waiting asks
-};
 
 // Goal: nothing but recovery is leased before a run has been recovered, and to one session only.
 TEST(CoordinatorRecovery, StartsWithRecovery) {
@@ -534,81 +425,6 @@ TEST(CoordinatorSnapshots, Due) {
     ASSERT_TRUE(
         coordinator.StepEnded({{epoch, step}, true, 1, "", taken[step - 1]}, now, &grants).ok());
   }
-}
-
-// Goal: what a worker that ends holds is anybody's at once, and it gets nothing more.
-TEST(CoordinatorEnding, WhatALeavingWorkerHoldsIsAnybodys) {
-  Desk desk(SmallRun());
-  desk.Recover();
-  const Grant held = desk.AskFor(Work::kMicroBatch, 1);
-  EXPECT_EQ(desk.coordinator.finished_step(), (FinishedStep{held.epoch, 0}));
-  desk.coordinator.Leave(1, desk.now);
-  const Grant again = desk.AskFor(Work::kMicroBatch, 2);
-  EXPECT_EQ(again.micro_batch, held.micro_batch);
-  EXPECT_EQ(desk.coordinator.Renew(held.lease, desk.now).code(), Code::kStale);
-  desk.AskFor(Work::kStopped, 1);
-  // The same for the end of a step.
-  desk.AllDone();
-  desk.AskFor(Work::kCommit, 2);
-  EXPECT_FALSE(desk.TryAsk(3).has_value());
-  desk.coordinator.Leave(2, desk.now);
-  ASSERT_FALSE(desk.TryAsk(4).has_value()) << "session 3 asked before";
-  EXPECT_EQ(desk.End(), Code::kOk);
-  EXPECT_EQ(desk.coordinator.finished_step().step, 1u);
-}
-
-// Goal: a stop ends those that are there, also while they wait, and nobody who comes later.
-TEST(CoordinatorEnding, AStopEndsThoseThatAreThere) {
-  Desk desk(SmallRun());
-  desk.Recover();
-  for (uint32_t i = 0; i < 4; ++i) desk.AskFor(Work::kMicroBatch, 1);
-  EXPECT_FALSE(desk.TryAsk(2).has_value());
-  Coordinator::Grants grants = desk.coordinator.Stop({1, 2}, desk.now);
-  ASSERT_EQ(grants.size(), 1u) << "who waits is told";
-  EXPECT_EQ(static_cast<int>(grants[0].work), static_cast<int>(Work::kStopped));
-  // What is leased may be handed in.
-  EXPECT_EQ(desk.Done(0), Code::kOk);
-  desk.AskFor(Work::kStopped, 1);
-  EXPECT_FALSE(desk.TryAsk(3).has_value()) << "waits for what session 1 holds";
-  desk.AllDone();
-  ASSERT_FALSE(desk.late.empty());
-  EXPECT_EQ(static_cast<int>(desk.late.back().work), static_cast<int>(Work::kCommit));
-}
-
-// Goal: a server that is started again around a stop comes back into the run all the same, by
-// whoever is left: else its state could not be saved.
-TEST(CoordinatorEnding, WhoIsStoppedRecoversServersFirst) {
-  Desk desk(SmallRun());
-  desk.Recover();
-  desk.coordinator.Stop({1, 2}, desk.now);
-  desk.StartRecovery();
-  const Grant held = desk.AskFor(Work::kRecover, 1);
-  EXPECT_FALSE(desk.TryAsk(2).has_value()) << "session 1 may not come to an end with it";
-  // Session 1 is gone.
-  const Coordinator::Grants grants = desk.coordinator.Leave(1, desk.now);
-  ASSERT_EQ(grants.size(), 1u);
-  EXPECT_EQ(static_cast<int>(grants[0].work), static_cast<int>(Work::kRecover));
-  desk.AskFor(Work::kStopped, 1);
-  EXPECT_EQ(desk.Recovered(held.epoch, 0), Code::kWrongEpoch);
-  EXPECT_EQ(desk.Recovered(grants[0].epoch, 0), Code::kOk);
-  desk.AskFor(Work::kStopped, 2);
-}
-
-// Goal: the state that is there is that of the last finished step, in every phase.
-TEST(CoordinatorEnding, KnowsTheLastFinishedStep) {
-  RunRules rules = SmallRun();
-  rules.eval_every = 1;
-  Desk desk(rules);
-  EXPECT_EQ(desk.coordinator.finished_step(), FinishedStep{});
-  desk.Recover(3);
-  EXPECT_EQ(desk.coordinator.finished_step().step, 3u);
-  desk.AllDone();
-  EXPECT_EQ(desk.coordinator.finished_step().step, 3u) << "nobody has ended step 4";
-  desk.AskFor(Work::kCommit);
-  EXPECT_EQ(desk.End(), Code::kOk);
-  EXPECT_EQ(desk.coordinator.finished_step().step, 4u) << "it is evaluated";
-  desk.StartRecovery();
-  EXPECT_EQ(desk.coordinator.finished_step(), FinishedStep{});
 }
 
 }  // namespace

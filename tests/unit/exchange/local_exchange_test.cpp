@@ -20,7 +20,7 @@ std::string WriteModel(const Config& config) {
   auto writer = SafetensorsWriter::Create(path, EntriesOf(tensors), ModelJson(config));
   EXPECT_TRUE(writer.ok());
   for (const TensorSpec& tensor : tensors) {
-    std::vector<float> data(tensor.total_rows() * static_cast<size_t>(tensor.columns));
+    std::vector<float> data(tensor.values());
     for (size_t i = 0; i < data.size(); ++i) {
       data[i] = static_cast<float>(std::sin(static_cast<double>(i) * 0.7 + tensor.id));
     }

@@ -106,6 +106,14 @@ TEST_F(TextPiecesTest, LongDocumentsAreCutBetweenOrdinaryLines) {
   EXPECT_EQ(cut.Next().value()->bytes.size() % 3, 0u);
 }
 
+TEST_F(TextPiecesTest, ZerosBehindPackedDataAreFilling) {
+  const std::string text(100'000, 'x');
+  const std::string filled = Gzip(text) + std::string(100'000, '\0');
+  EXPECT_EQ(Documents({Write("filled", filled)}).value(), std::vector<std::string>{text});
+  EXPECT_EQ(Documents({Write("more", filled + Gzip("y"))}).value(),
+            std::vector<std::string>{text + "y"});
+}
+
 TEST_F(TextPiecesTest, WhatIsDamagedIsRefusedByName) {
   const std::string text(100'000, 'x');
   const auto refused = [&](const std::string& bytes, const std::string& why) {

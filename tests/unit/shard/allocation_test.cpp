@@ -163,7 +163,7 @@ class AllocationTest : public testing::TestWithParam<Case> {
   }
 
   void PullAndPush(const TensorSpec& tensor) {
-    std::vector<float> values(tensor.total_rows() * static_cast<size_t>(tensor.columns));
+    std::vector<float> values(tensor.values());
     Counted("pull", [&] {
       return tables_->PullRange(Finished(), tensor, 0, tensor.total_rows(), values.data()).Wait();
     });

@@ -196,7 +196,7 @@ class CountingWorker {
   void Commit(const LeaseReply& lease);
   void Recover(const LeaseReply& lease);
   std::vector<float> Pull(const TensorSpec& tensor, FinishedStep at) {
-    std::vector<float> values(tensor.total_rows() * static_cast<size_t>(tensor.columns));
+    std::vector<float> values(tensor.values());
     const Status status =
         tables_->PullRange(at, tensor, 0, tensor.total_rows(), values.data()).Wait();
     if (!status.ok()) ++stale;  // the step has ended meanwhile; what is pushed then is refused
@@ -269,7 +269,7 @@ bool CountingWorker::MicroBatch(const LeaseReply& lease) {
     }
     if (lease.step == 1) {
       // Brings everything to zero: the first micro-batch subtracts what is there.
-      kept.emplace_back(tensor.total_rows() * static_cast<size_t>(tensor.columns));
+      kept.emplace_back(tensor.values());
       if (lease.micro_batch == 0) kept.back() = Pull(tensor, at.before());
       pending.push_back(tables_->PushWhole(at, lease.micro_batch, tensor, kept.back().data()));
       continue;

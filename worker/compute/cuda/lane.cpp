@@ -50,8 +50,7 @@ void LayOutGradients(const std::vector<TensorSpec>& tensors, int embed, const Wi
   gradients->assign(tensors.size(), nullptr);
   for (const TensorSpec& tensor : tensors) {
     if (tensor.kind != TensorKind::kDense || static_cast<int>(tensor.id) == embed) continue;
-    layout.Take(tensor.total_rows() * static_cast<size_t>(tensor.columns),
-                &(*gradients)[tensor.id]);
+    layout.Take(tensor.values(), &(*gradients)[tensor.id]);
   }
   // Of the embedding the rows of tokens that occur. Last, so that one copy takes all.
   layout.Take(std::min(widths.tokens, widths.vocabulary) * widths.d,

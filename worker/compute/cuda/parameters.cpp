@@ -11,7 +11,7 @@ void LayOut(const std::vector<TensorSpec>& tensors, Layout& layout, std::vector<
   arrays->assign(tensors.size(), nullptr);
   for (const TensorSpec& tensor : tensors) {
     if (tensor.kind != TensorKind::kDense) continue;
-    layout.Take(tensor.total_rows() * static_cast<size_t>(tensor.columns), &(*arrays)[tensor.id]);
+    layout.Take(tensor.values(), &(*arrays)[tensor.id]);
   }
 }
 
