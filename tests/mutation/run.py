@@ -25,6 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # Machines whose tests need no library: their folders in pserver/ and tests/unit/.
 FOLDERS = {"coordinator": "coordinator", "commit": "shard"}
+TESTS = {"coordinator": ("coordinator_test", "coordinator_ending_test"), "commit": ("commit_test",)}
 
 # name, machine, the text that is replaced, what replaces it
 MUTATIONS = [
@@ -47,6 +48,8 @@ MUTATIONS = [
      "  if (exclusive_lease_.has_value()) return false;\n", ""),
     ("Coordinator keeps a leaving worker's leases", "coordinator",
      "  for (MicroBatch& micro_batch : micro_batches_) std::erase_if(micro_batch.leases, of_session);\n", ""),
+    ("Coordinator stops who is to recover the servers", "coordinator",
+     " && phase_ != Phase::kRecover;\n", ";\n"),
 ]
 
 # The programs that must notice.
@@ -137,7 +140,7 @@ def command(*arguments):
 
 
 class Builder:
-    """Compiles a machine and its test in a folder of its own."""
+    """Compiles a machine and its tests in a folder of its own."""
 
     def __init__(self, compiler, folder):
         self.compiler = ([shutil.which("ccache")] if shutil.which("ccache") else []) + [compiler]
@@ -151,12 +154,12 @@ class Builder:
             sys.exit(f"mutation: {source} does not compile:\n{made.stderr}")
 
     def compile_test(self, machine):
-        target = self.folder / f"{machine}_test.o"
-        self.compile(ROOT / "tests" / "unit" / FOLDERS[machine] / f"{machine}_test.cpp", target, ROOT)
-        self.tests[machine] = target
+        self.tests[machine] = [self.folder / f"{test}.o" for test in TESTS[machine]]
+        for test, target in zip(TESTS[machine], self.tests[machine]):
+            self.compile(ROOT / "tests" / "unit" / FOLDERS[machine] / f"{test}.cpp", target, ROOT)
 
     def test(self, number, machine, old, new):
-        """The outcome of the machine's test with `old` replaced; a fault's text if that fails."""
+        """The outcome of the machine's tests with `old` replaced; a fault's text if that fails."""
         folder = self.folder / str(number)
         shutil.copytree(ROOT / "pserver" / FOLDERS[machine], folder / "pserver" / FOLDERS[machine],
                         ignore=lambda _, names: [n for n in names if not n.startswith(machine)])
@@ -168,7 +171,7 @@ class Builder:
             source.write_text(text.replace(old, new))
         self.compile(source, folder / "machine.o", folder)
         program = folder / "test"
-        linked = command(self.compiler[-1], self.tests[machine], folder / "machine.o", "-lgtest",
+        linked = command(self.compiler[-1], *self.tests[machine], folder / "machine.o", "-lgtest",
                          "-lgtest_main", "-pthread", "-o", program)
         if linked.returncode != 0:
             sys.exit(f"mutation: {machine}_test does not link:\n{linked.stderr}")
