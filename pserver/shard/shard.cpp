@@ -191,27 +191,32 @@ Status Shard::OpenRun(RunDescription run) {
     return AnotherTrainingThere(RunDescription::FromJson(held->description), run);
   }
   auto opened = std::make_unique<Run>(std::move(run));
+  std::unique_ptr<CoordinatorService> service;
   if (options_.shard == 0) {
-    service_ =
+    service =
         std::make_unique<CoordinatorService>(opened->rules, options_.boot_count, options_.metrics,
                                              [this](const std::string& peer, Reply answer) {
                                                answer.incarnation = options_.incarnation;
                                                send_(peer, std::move(answer));
                                              });
   }
-  run_ = std::move(opened);
-  if (!run_->description.initial.empty() && options_.initial != nullptr) {
-    initial_ = std::make_unique<InitialState>(*options_.initial, pool_, run_->description,
-                                              SnapshotInfo{.step = kInitialStep,
-                                                           .run_id = run_->id,
-                                                           .description = run_->text,
-                                                           .shard = options_.shard,
-                                                           .shards = options_.shards});
+  std::unique_ptr<InitialState> initial;
+  if (!opened->description.initial.empty() && options_.initial != nullptr) {
+    initial = std::make_unique<InitialState>(*options_.initial, pool_, opened->description,
+                                             SnapshotInfo{.step = kInitialStep,
+                                                          .run_id = opened->id,
+                                                          .description = opened->text,
+                                                          .shard = options_.shard,
+                                                          .shards = options_.shards});
   }
   if (options_.metrics != nullptr) {
-    options_.metrics->Set(Metric::kRunSteps, static_cast<double>(run_->rules.steps));
+    options_.metrics->Set(Metric::kRunSteps, static_cast<double>(opened->rules.steps));
     options_.metrics->Set(Metric::kServers, static_cast<double>(options_.shards));
   }
+  // From here on no memory is needed: the run is there with all that belongs to it, or not at all.
+  service_ = std::move(service);
+  initial_ = std::move(initial);
+  run_ = std::move(opened);
   return Status::Ok();
 }
 
