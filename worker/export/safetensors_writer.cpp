@@ -65,12 +65,12 @@ Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
   // Beside the final name, so that the rename stays inside one file system; the process id keeps
   // two writers of the same export apart.
   writer->temporary_ = writer->path_ + ".partial-" + std::to_string(getpid());
+  g_temporary.store(writer->temporary_.c_str());  // first: a signal may come at any moment
   writer->fd_ = open(writer->temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (writer->fd_ < 0) {
     return Status::Invalid(path + ": cannot write here: " + std::strerror(errno) +
                            "; give a place in a folder that exists and can be written");
   }
-  g_temporary.store(writer->temporary_.c_str());
   writer->buffer_.reserve(kBufferBytes);
   const std::string header = Header(tensors, config_json, more, &writer->expected_);
   const uint64_t length = header.size();
@@ -82,10 +82,11 @@ Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
 }
 
 SafetensorsWriter::~SafetensorsWriter() {
+  if (fd_ >= 0) {
+    close(fd_);
+    unlink(temporary_.c_str());
+  }
   g_temporary.store(nullptr);
-  if (fd_ < 0) return;
-  close(fd_);
-  unlink(temporary_.c_str());
 }
 
 void SafetensorsWriter::RemoveUnfinished() {
@@ -123,9 +124,9 @@ Status SafetensorsWriter::Finish() {
   buffer_.clear();
   if (fsync(fd_) != 0) return Fail("flush");
   close(std::exchange(fd_, -1));
-  g_temporary.store(nullptr);
   const Status published = PublishPath(temporary_, path_);
   if (!published.ok()) unlink(temporary_.c_str());
+  g_temporary.store(nullptr);
   return published;
 }
 
