@@ -2,6 +2,8 @@
 // safetensors file or as a folder for Hugging Face's transformers.
 #include "worker/export/export.h"
 
+#include <pthread.h>
+
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
@@ -26,14 +28,22 @@ struct ExportFlags {
   int threads = 0;
 };
 
-/// Half a model is nobody's.
+pthread_t g_writer;  // the thread that writes the model
+
+/// Half a model is nobody's. In the thread that writes it: in another one the file might be made
+/// between this and the end.
 void OnSignal(int signal) {
+  if (pthread_equal(pthread_self(), g_writer) == 0) {
+    pthread_kill(g_writer, signal);
+    return;
+  }
   SafetensorsWriter::RemoveUnfinished();
   std::signal(signal, SIG_DFL);
   std::raise(signal);
 }
 
 void RemoveUnfinishedOnSignals() {
+  g_writer = pthread_self();
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     if (std::signal(signal, OnSignal) == SIG_IGN) std::signal(signal, SIG_IGN);
   }

@@ -17,7 +17,6 @@ namespace {
 constexpr size_t kBufferBytes = 1 << 20;
 
 std::atomic<const char*> g_temporary{nullptr};  // of the writer that is at work
-std::atomic<bool> g_removed{false};             // by RemoveUnfinished(), maybe in another thread
 
 const char* DTypeName(DType dtype) { return dtype == DType::kF32 ? "F32" : "U64"; }
 
@@ -72,7 +71,6 @@ Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
     return Status::Invalid(path + ": cannot write here: " + std::strerror(errno) +
                            "; give a place in a folder that exists and can be written");
   }
-  if (g_removed) return Status::Failed(path + ": stopped");
   writer->buffer_.reserve(kBufferBytes);
   const std::string header = Header(tensors, config_json, more, &writer->expected_);
   const uint64_t length = header.size();
@@ -92,7 +90,6 @@ SafetensorsWriter::~SafetensorsWriter() {
 }
 
 void SafetensorsWriter::RemoveUnfinished() {
-  g_removed = true;  // first: a file that is made after this is its maker's to remove
   if (const char* const path = g_temporary.load(); path != nullptr) unlink(path);
 }
 
