@@ -7,7 +7,7 @@
 namespace mf {
 namespace {
 constexpr size_t kDurationsKept = 64;
-constexpr size_t kRecordsPerGrant = 2000;  // 100 KB: a worker keeps what its largest answer took
+constexpr ptrdiff_t kRecordsPerGrant = 2000;  // 100 KB: a worker keeps what its largest answer took
 constexpr double kSecondLeaseAfterMedians = 2;
 }  // namespace
 
@@ -251,7 +251,7 @@ StepRecord Coordinator::RecordIfEnded(bool applied, double grad_norm) const {
 void Coordinator::Restore(uint64_t step, const std::vector<StepRecord>& records) {
   // What was lived through here goes further than what was saved: evaluations are in it.
   if (!records_.empty() && records_.back().step >= step) return;
-  records_ = records;
+  records_.assign(records.begin(), records.end());
 }
 
 Status Coordinator::StepEnded(const StepEndedRequest& ended, double now, Grants* grants) {
@@ -424,17 +424,15 @@ bool Coordinator::LastRecordIsIncomplete() const {
          EvaluationFollows(records_.back().step);
 }
 
+std::vector<StepRecord> Coordinator::RecordsFrom(uint64_t step) const {
+  return {std::ranges::lower_bound(records_, step, {}, &StepRecord::step), records_.end()};
+}
+
 std::vector<StepRecord> Coordinator::RecordsAfter(uint64_t step) const {
   // It waits so that a record never changes once seen, whatever happens to the evaluation's holder.
-  std::vector<StepRecord> result;
-  const size_t final = records_.size() - (LastRecordIsIncomplete() ? 1 : 0);
-  const auto first = std::upper_bound(records_.begin(), records_.end(), step,
-                                      [](uint64_t s, const StepRecord& r) { return s < r.step; });
-  for (size_t i = static_cast<size_t>(first - records_.begin());
-       i < final && result.size() < kRecordsPerGrant; ++i) {
-    result.push_back(records_[i]);
-  }
-  return result;
+  const auto end = records_.end() - (LastRecordIsIncomplete() ? 1 : 0);
+  const auto first = std::min(std::ranges::upper_bound(records_, step, {}, &StepRecord::step), end);
+  return {first, first + std::min(end - first, kRecordsPerGrant)};
 }
 
 }  // namespace mf

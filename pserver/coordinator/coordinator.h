@@ -78,7 +78,9 @@ class Coordinator {
   bool recovers() const { return phase_ == Phase::kRecover; }
   /// Whoever asks is told that the run has ended, and how: workers then end by themselves.
   bool over() const { return phase_ == Phase::kFinished || phase_ == Phase::kFailed; }
-  const std::vector<StepRecord>& records() const { return records_; }
+  const std::deque<StepRecord>& records() const { return records_; }
+  /// Of `step` and all later ones, as far as they go.
+  std::vector<StepRecord> RecordsFrom(uint64_t step) const;
   /// For one answer: some of those after this step that will not change any more.
   std::vector<StepRecord> RecordsAfter(uint64_t step) const;
 
@@ -140,8 +142,8 @@ class Coordinator {
   std::optional<SnapshotDue> step_due_;  // once commit was leased
   uint64_t snapshot_step_ = 0;           // of the last snapshot begun, or rolled back to
   double snapshot_time_ = 0;
-  std::vector<StepRecord> records_;
-  std::deque<double> durations_;  // of the last finished micro-batches
+  std::deque<StepRecord> records_;  // of all steps: it grows in place, a vector would move
+  std::deque<double> durations_;    // of the last finished micro-batches
   int drops_in_a_row_ = 0;
   std::string failure_;
   uint64_t leases_expired_ = 0;

@@ -21,7 +21,7 @@ Result<CommitState::Action> CommitState::Prepare(OpenStep at, bool all_in) {
   // The holder may have died after the end of the step reached some servers: the next one needs all
   // answers again to decide the same. Once the next step is prepared, the answer kept is that
   // one's.
-  if (recovered() && at.epoch == epoch_ && at.step == finished() && !ended_.empty() && !prepared_)
+  if (recovered() && at.epoch == epoch_ && at.step == finished() && !applied_.empty() && !prepared_)
     return Action::kRepeat;
   MF_RETURN_IF_ERROR(Admit(at));
   if (prepared_) return Action::kRepeat;
@@ -35,13 +35,14 @@ Result<CommitState::Action> CommitState::Prepare(OpenStep at, bool all_in) {
 Result<CommitState::End> CommitState::Finish(OpenStep at, Ended how) {
   const Status admitted = Admit(at);
   if (admitted.code() == Code::kStale && at.step > first_) {
-    return End{Action::kRepeat, ended_[at.step - first_ - 1]};
+    const bool applied = applied_[at.step - first_ - 1];
+    return End{Action::kRepeat, applied ? Ended::kApplied : Ended::kDropped};
   }
   MF_RETURN_IF_ERROR(admitted);
   if (!prepared_) {
     return Status(Code::kNotYet, "step " + std::to_string(at.step) + " is not prepared");
   }
-  ended_.push_back(how);  // first: memory may end
+  applied_.push_back(how == Ended::kApplied);  // first: memory may end
   prepared_ = false;
   return End{Action::kDo, how};
 }
@@ -61,7 +62,7 @@ Result<CommitState::Action> CommitState::Rollback(FinishedStep to) {
   epoch_ = to.epoch;
   restored_ = true;
   first_ = to.step;
-  ended_.clear();
+  applied_.clear();
   prepared_ = false;
   return Action::kDo;
 }

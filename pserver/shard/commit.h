@@ -17,7 +17,7 @@ class CommitState {
  public:
   uint64_t epoch() const { return epoch_; }
   /// The last finished step; 0: none.
-  uint64_t finished() const { return first_ + ended_.size(); }
+  uint64_t finished() const { return first_ + applied_.size(); }
   /// The same with the epoch: the state that can be read.
   FinishedStep state() const { return {epoch_, finished()}; }
   OpenStep open() const { return state().next(); }
@@ -56,8 +56,8 @@ class CommitState {
  private:
   uint64_t epoch_ = 0;
   bool restored_ = false;
-  uint64_t first_ = 0;        // finished steps at the last rollback
-  std::vector<Ended> ended_;  // since then
+  uint64_t first_ = 0;         // finished steps at the last rollback
+  std::vector<bool> applied_;  // those since then: applied, or dropped
   bool prepared_ = false;
 };
 

@@ -425,23 +425,26 @@ Status Shard::Do(const DropRequest& drop, Call& call) {
   return Status::Ok();
 }
 
-void Shard::TakeSnapshot(double now) {
-  std::vector<StepRecord> records;
-  if (service_ != nullptr) {
-    const Coordinator& coordinator = service_->coordinator();
-    records = coordinator.records();
-    if (coordinator.step() == last_end_.step && last_end_.step == commit_.finished() &&
-        (records.empty() || records.back().step < last_end_.step)) {
-      records.push_back(coordinator.RecordIfEnded(last_end_.applied, last_end_.grad_norm));
-    }
+std::vector<StepRecord> Shard::RecordsFrom(uint64_t step) const {
+  if (service_ == nullptr) return {};
+  const Coordinator& coordinator = service_->coordinator();
+  std::vector<StepRecord> records = coordinator.RecordsFrom(step);
+  if (coordinator.step() == last_end_.step && last_end_.step == commit_.finished() &&
+      (records.empty() || records.back().step < last_end_.step)) {
+    records.push_back(coordinator.RecordIfEnded(last_end_.applied, last_end_.grad_norm));
   }
+  return records;
+}
+
+void Shard::TakeSnapshot(double now) {
   const SnapshotInfo info{.step = commit_.finished(),
                           .run_id = run_->id,
                           .description = run_->text,
                           .shard = options_.shard,
                           .shards = options_.shards,
                           .applied = run_->history.count()};
-  snapshots_->Begin(info, *run_, records, now);
+  snapshots_->Begin(
+      info, *run_, [this](uint64_t step) { return RecordsFrom(step); }, now);
 }
 
 void Shard::OnDisk(std::function<void()> job) {

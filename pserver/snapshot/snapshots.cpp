@@ -1,7 +1,6 @@
 #include "pserver/snapshot/snapshots.h"
 
 #include <algorithm>
-#include <iterator>
 #include <new>
 #include <utility>
 
@@ -68,8 +67,8 @@ std::optional<SnapshotInfo> Snapshots::NewestInfo() const {
   return newest;
 }
 
-void Snapshots::Begin(const SnapshotInfo& info, ShardTables& tables,
-                      const std::vector<StepRecord>& records, double now) {
+void Snapshots::Begin(const SnapshotInfo& info, ShardTables& tables, const RecordsFrom& records,
+                      double now) {
   try {
     TryBegin(info, tables, records, now);
   } catch (const std::bad_alloc&) {
@@ -77,8 +76,8 @@ void Snapshots::Begin(const SnapshotInfo& info, ShardTables& tables,
   }
 }
 
-void Snapshots::TryBegin(const SnapshotInfo& info, ShardTables& tables,
-                         const std::vector<StepRecord>& records, double now) {
+void Snapshots::TryBegin(const SnapshotInfo& info, ShardTables& tables, const RecordsFrom& records,
+                         double now) {
   if (writing_ != nullptr) {
     // The last step of a run: its state stays, so the order can wait until the writer is done.
     next_ = [=, this, &tables](double then) { Begin(info, tables, records, then); };
@@ -99,8 +98,7 @@ void Snapshots::TryBegin(const SnapshotInfo& info, ShardTables& tables,
     writing->since = now;
     writing->clock = tables.clock.now++;
     // That of the last step again: its evaluation came later.
-    std::copy_if(records.begin(), records.end(), std::back_inserter(writing->records),
-                 [this](const StepRecord& record) { return record.step >= last_step_; });
+    writing->records = records(last_step_);
     writing->first_rate = last_applied_ + 1;
     for (uint64_t i = last_applied_ + 1; i <= tables.history.count(); ++i) {
       writing->rates.push_back(tables.history.rate(i));

@@ -23,6 +23,9 @@
 
 namespace mf {
 
+/// The records of this step and all later ones, rising (shard 0; else none).
+using RecordsFrom = std::function<std::vector<StepRecord>(uint64_t step)>;
+
 class Snapshots {
  public:
   /// All outlive it, and `disk` ends before the store does; `metrics` may be nullptr. What waits
@@ -38,9 +41,8 @@ class Snapshots {
 
   /// Begins the snapshot of the state after info.step finished steps, which `tables` hold now and
   /// which outlive it; while one is being written, only the last of a run, which then begins when
-  /// that is done. `records`: of all steps, rising (shard 0; else none).
-  void Begin(const SnapshotInfo& info, ShardTables& tables, const std::vector<StepRecord>& records,
-             double now);
+  /// that is done. `records`: asked once it begins.
+  void Begin(const SnapshotInfo& info, ShardTables& tables, const RecordsFrom& records, double now);
   /// Hands over some rows and looks whether the writer is done. True if there is more to do at
   /// once, false if it has to wait for the writer or there is nothing to do.
   bool Work(double now);
@@ -71,8 +73,8 @@ class Snapshots {
 
  private:
   struct Writing;
-  void TryBegin(const SnapshotInfo& info, ShardTables& tables,
-                const std::vector<StepRecord>& records, double now);
+  void TryBegin(const SnapshotInfo& info, ShardTables& tables, const RecordsFrom& records,
+                double now);
   bool TryWork(double now);
   void FillChunk();
   void Failed(uint64_t step, const Status& status);

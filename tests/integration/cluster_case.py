@@ -168,6 +168,11 @@ class ClusterCase(unittest.TestCase):
         with open(os.path.join(self.folder, name + ".log"), encoding="utf-8") as file:
             return file.read()
 
+    def has_begun(self, name: str, since: int = 0) -> bool:
+        """A worker whose log had `since` letters when it was started: a signal ends it in order. One that has only
+        been started falls at once, which loses nothing."""
+        return "computes on: " in self.log(name)[since:]
+
     def finish(self, name: str, process: subprocess.Popen) -> None:
         self.assertEqual(process.wait(DEADLINE), 0, self.log(name))
 

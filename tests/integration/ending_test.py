@@ -27,6 +27,7 @@ class Ending(ClusterCase):
     STEPS = 320
 
     def end(self, processes: list[subprocess.Popen], number: int, codes: list[int], unsure: bool = False) -> None:
+        """`unsure`: servers end, too."""
         begin = time.monotonic()
         for process in processes:
             process.send_signal(number)
@@ -36,8 +37,10 @@ class Ending(ClusterCase):
             taken = f"{process.args[1]} after {time.monotonic() - begin:.1f} s"
             if ended == 0 and self.finished("one", "two") == self.STEPS:
                 continue  # the run was over before the signal came
+            if ended == 128 + number and code == -number:
+                continue  # it has begun just now
             if ended == 1 and code > 128 and unsure:
-                continue  # servers that end, too, were gone before it could hear what they saved: it says so
+                continue  # servers were gone before it could hear what they saved: it says so
             self.assertEqual(ended, code, taken)
 
     def finished(self, *names: str) -> int:
@@ -188,6 +191,7 @@ class Ending(ClusterCase):
             servers.append(process)
             addresses.append(address)
         names = ["one", "two"]
+        begun = [0, 0]  # letters of the log when a worker was started
         workers = [self.train(name, addresses) for name in names]
         for trial in range(ARGUMENTS.trials):
             time.sleep(draw.uniform(0.2, 1.5))
@@ -200,7 +204,8 @@ class Ending(ClusterCase):
             known = self.finished(*names)
             number = draw.choice((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
             alive = [place for place in places if place.poll() is None]
-            codes = [0 if place in servers else 128 + number for place in alive]
+            young = [worker for name, worker, since in zip(names, workers, begun) if not self.has_begun(name, since)]
+            codes = [0 if place in servers else -number if place in young else 128 + number for place in alive]
             with self.subTest(trial=trial, ended=ended, known=known):
                 self.end(alive, number, codes, unsure=0 in codes)
             for i in ended:
@@ -208,6 +213,7 @@ class Ending(ClusterCase):
                     servers[i] = self.serve(i, 2, listen=addresses[i], state="state-1")[0]
             for i in ended:
                 if i >= 2:
+                    begun[i - 2] = len(self.log(names[i - 2]))
                     workers[i - 2] = self.train(names[i - 2], addresses)
             # Whatever was said to be finished is not done again.
             self.wait_for_progress(names, known)

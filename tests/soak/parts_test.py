@@ -53,6 +53,17 @@ class Slopes(unittest.TestCase):
                         for grow in (-2, 0, 1, 5, 30)}
             self.assertEqual(verdicts, {-2: True, 0: True, 1: True, 5: False, 30: False}, seed)
 
+    def test_what_is_kept_of_each_step_is_allowed_and_more_is_not(self) -> None:
+        def fast(steps: int, grow: float) -> list[Sample]:
+            return [dataclasses.replace(one, step=one.step * steps // 600) for one in taken(HOUR, grow, 0.5, 1)]
+
+        steps = 100_000
+        kept = samples.kept("server 0") * steps / 1e6
+        self.assertTrue(samples.slopes(fast(steps, kept), ["server 0"])[0].flat)
+        self.assertFalse(samples.slopes(fast(0, kept), ["server 0"])[0].flat)
+        self.assertFalse(samples.slopes(fast(steps, kept + 4), ["server 0"])[0].flat)
+        self.assertLess(samples.kept("server 1"), samples.kept("server 0"))
+
     def test_a_descriptor_lost_every_minute_is_noticed(self) -> None:
         leaky = [dataclasses.replace(one, descriptors=one.descriptors + int(one.seconds / 60))
                  for one in taken(600, 0, 0.5, 1)]

@@ -14,17 +14,29 @@ MB = 1e6
 @dataclasses.dataclass(frozen=True)
 class Quantity:
     """`bound`: growth per hour that is called flat; `share` and `few`: what it may be over the whole window in a short
-    run, as a part of the mean and in units."""
+    run, as a part of the mean and in units. `steps`: what is kept of each step comes to it."""
 
     name: str
     unit: str
     bound: float
     share: float
     few: float
+    steps: bool = False
 
 
-QUANTITIES = (Quantity("pss", "MB", 1.0, 0.02, 0.0), Quantity("anonymous", "MB", 1.0, 0.02, 0.0),
+QUANTITIES = (Quantity("pss", "MB", 1.0, 0.02, 0.0, steps=True),
+              Quantity("anonymous", "MB", 1.0, 0.02, 0.0, steps=True),
               Quantity("descriptors", "", 1.0, 0.0, 2.0), Quantity("threads", "", 1.0, 0.0, 2.0))
+
+# Bytes that are kept of each step, for as long as the run lasts. A server: its rate (8), and for the tensors that decay
+# and for those that do not the rate of each and the logarithm of their decay (12 each), which a row that missed steps
+# is brought up to date with. Server 0 also the step's record (48), for workers that come later. A worker: a hash of the
+# line that it reported.
+KEPT = {"server 0": 80, "server": 32, "worker": 8}
+
+
+def kept(role: str) -> int:
+    return KEPT.get(role, KEPT[role.split()[0]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +113,13 @@ def slopes(samples: list[Sample], roles: list[str]) -> list[Slope]:
         own = [one for one in samples if one.role == role and one.seconds >= warm]
         if len({one.process for one in own}) != 1:
             raise ValueError(f"{role} is not one process")
+        of_steps = kept(role) * (own[-1].step - own[0].step) / MB / hours
         for quantity in QUANTITIES:
             values = [getattr(one, quantity.name) for one in own]
             mean = math.fsum(values) / len(values)
             slope, error = fit([one.seconds / 3600 for one in own], values)
             bound = max(quantity.bound, (quantity.share * mean + quantity.few) / hours)
+            bound += of_steps if quantity.steps else 0
             found.append(Slope(role, quantity, mean, slope, error, bound))
     return found
 

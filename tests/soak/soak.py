@@ -29,7 +29,6 @@ WORKERS = 3
 LEASE = 2.0
 DELAY = 0.004  # seconds each way: steps wait for the network, not for this machine's cores
 HELD_MAX = 4 * LEASE
-YOUNG = 2.0  # seconds: a process that has just been started may not know yet that a signal is no reason to fall
 SAMPLES = 600  # of every process, about
 JUDGED = 3  # minutes: in a shorter run everything still grows to its size
 ARGUMENTS = argparse.Namespace(minutes=5.0, seed=0, out="")
@@ -46,12 +45,6 @@ class Seat(Place):
         super().__init__(start, name)
         self.pause = 0.0
         self.ending = False
-        self.since = time.monotonic()
-
-    def come_back(self) -> None:
-        if self.dead:
-            self.since = time.monotonic()
-        super().come_back()
 
     def end(self, pause: float) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -72,6 +65,7 @@ class Soak(ClusterCase):
         self.state = os.path.join(self.folder, "state")
         self.links = {(worker, shard): network.link() for worker in range(WORKERS) for shard in range(SERVERS)}
         self.seats: dict[str, Seat] = {}
+        self.logged: dict[str, int] = {}  # letters of a worker's log when it was started
         for shard in range(SERVERS):
             name = f"server {shard}"
             self.seats[name] = Seat(lambda shard=shard: self.start_server(shard), name)
@@ -80,7 +74,7 @@ class Soak(ClusterCase):
             name = f"worker {worker}"
             addresses = [self.links[worker, shard].address for shard in range(SERVERS)]
             self.seats[name] = Seat(
-                lambda name=name, addresses=addresses: self.train(
+                lambda name=name, addresses=addresses: self.start_worker(
                     name, addresses, "--set", f"snapshot.every_minutes={minutes}"), name)
         self.steady = [f"server {self.draw.randrange(SERVERS)}", f"worker {self.draw.randrange(WORKERS)}"]
         self.seen = {name: 0 for name in self.seats}  # bytes of a worker's report that were read
@@ -94,6 +88,13 @@ class Soak(ClusterCase):
         for worker in range(WORKERS):
             self.links[worker, shard].target = int(address.rpartition(":")[2])
         return process
+
+    def start_worker(self, name: str, addresses: list[str], *more: str) -> subprocess.Popen:
+        self.logged[name] = len(self.log(name)) if name in self.logged else 0
+        return self.train(name, addresses, *more)
+
+    def heeds_signals(self, name: str) -> bool:
+        return name not in self.logged or self.has_begun(name, self.logged[name])
 
     def step(self) -> int:
         """The newest step that a worker has reported."""
@@ -123,7 +124,7 @@ class Soak(ClusterCase):
         if kind in ("evaluate", "inspect"):
             return self.look(kind)
         what, _, whom = kind.partition(" ")
-        seats = [seat for seat in self.victims(whom) if what != "end" or now - seat.since > YOUNG]
+        seats = [seat for seat in self.victims(whom) if what != "end" or self.heeds_signals(seat.name)]
         if not seats:
             return ""
         seat = self.draw.choice(seats)

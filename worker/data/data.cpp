@@ -19,6 +19,21 @@ constexpr uint64_t kMixtureStream = 0x6d6978;
 /// Windows of `sequence` tokens, each with the token after it, that fit into `tokens`.
 int64_t WindowsIn(int64_t tokens, int64_t sequence) { return (tokens - 1) / sequence; }
 
+/// The tokens of `path`, or of the ids that are kept of it, which may lie in the run's own folder.
+Result<std::shared_ptr<const Tokens>> OpenOrIds(const std::string& path, int64_t vocabulary,
+                                                const Tokens::Options& options,
+                                                const TokenSource::Places& places) {
+  if (!places.ids_of) return Tokens::Open(path, vocabulary, options);
+  MF_ASSIGN_OR_RETURN(const std::string ids, places.ids_of(path));
+  if (ids == path) return Tokens::Open(path, vocabulary, options);
+  Tokens::Options of_ids = options;
+  of_ids.own.clear();
+  auto tokens = Tokens::Open(ids, vocabulary, of_ids);
+  if (tokens.ok()) return tokens;
+  return Status(tokens.status().code(), tokens.status().message() + " (these are the ids of " +
+                                            path + "; they are made anew if that folder is gone)");
+}
+
 }  // namespace
 
 Result<std::unique_ptr<TokenSource>> TokenSource::Open(const Config& config,
@@ -42,10 +57,13 @@ Result<std::unique_ptr<TokenSource>> TokenSource::Open(const Config& config,
                                 .digest = true,
                                 .known = &known,
                                 .tokenizer = tokenizer};
+  const OpenTokens open = [&](const std::string& path) {
+    return OpenOrIds(path, config.model.vocabulary, options, places);
+  };
   MF_ASSIGN_OR_RETURN(const std::vector<MixturePart> parts, CorporaOf(data));
   const double held_out = validation.empty() ? config.data.validation_ratio : 0;
   for (const MixturePart& part : parts) {
-    MF_RETURN_IF_ERROR(source->AddCorpus(part, config.model.vocabulary, options, held_out));
+    MF_RETURN_IF_ERROR(source->AddCorpus(part, open, held_out));
   }
   std::vector<double> weights;
   for (const MixturePart& part : parts) weights.push_back(part.weight);
@@ -57,16 +75,15 @@ Result<std::unique_ptr<TokenSource>> TokenSource::Open(const Config& config,
                            " of all; give it more, or leave it out");
   }
   if (!validation.empty()) {
-    MF_RETURN_IF_ERROR(source->OpenValidation(validation, config.model.vocabulary, options));
+    MF_RETURN_IF_ERROR(source->OpenValidation(validation, open));
   }
   source->SetEvaluation(config.train.eval_batches, weights);
   return source;
 }
 
-Status TokenSource::AddCorpus(const MixturePart& part, int64_t vocabulary,
-                              const Tokens::Options& options, double held_out) {
+Status TokenSource::AddCorpus(const MixturePart& part, const OpenTokens& open, double held_out) {
   Corpus corpus{.path = part.path};
-  MF_ASSIGN_OR_RETURN(corpus.tokens, Tokens::Open(part.path, vocabulary, options));
+  MF_ASSIGN_OR_RETURN(corpus.tokens, open(part.path));
   const int64_t size = corpus.tokens->size();
   corpus.train_end = size - static_cast<int64_t>(std::floor(held_out * static_cast<double>(size)));
   corpus.held_out = {.tokens = corpus.tokens, .begin = corpus.train_end, .end = size};
@@ -88,9 +105,8 @@ Status TokenSource::AddCorpus(const MixturePart& part, int64_t vocabulary,
   return Status::Ok();
 }
 
-Status TokenSource::OpenValidation(const std::string& path, int64_t vocabulary,
-                                   const Tokens::Options& options) {
-  MF_ASSIGN_OR_RETURN(validation_, Tokens::Open(path, vocabulary, options));
+Status TokenSource::OpenValidation(const std::string& path, const OpenTokens& open) {
+  MF_ASSIGN_OR_RETURN(validation_, open(path));
   for (const Corpus& corpus : corpora_) {
     if (const std::string both = corpus.tokens->CommonFile(*validation_); !both.empty()) {
       spdlog::warn(

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,6 +29,9 @@ class TokenSource final : public BatchSource {
   /// large files is kept in `out`.
   struct Places {
     std::string out, export_path;
+    /// What is read in the place of a path: ids that were made of it (text_cache.h). None: the
+    /// path.
+    std::function<Result<std::string>(const std::string& path)> ids_of = {};
   };
   /// `data` is a path as of Tokens::Open, or a mixture of several. `validation` is empty, or the
   /// path of held-out data; then all of `data` is trained on, and a file that both have is warned
@@ -86,11 +90,12 @@ class TokenSource final : public BatchSource {
     int64_t sequences = 0;
   };
 
+  /// Opens tokens as a run does.
+  using OpenTokens = std::function<Result<std::shared_ptr<const Tokens>>(const std::string& path)>;
+
   TokenSource() = default;
-  Status AddCorpus(const MixturePart& part, int64_t vocabulary, const Tokens::Options& options,
-                   double held_out);
-  Status OpenValidation(const std::string& path, int64_t vocabulary,
-                        const Tokens::Options& options);
+  Status AddCorpus(const MixturePart& part, const OpenTokens& open, double held_out);
+  Status OpenValidation(const std::string& path, const OpenTokens& open);
   /// At most `most` sequences, shared out by weight.
   void SetEvaluation(int64_t most, const std::vector<double>& weights);
   /// What is said of data that is too short.

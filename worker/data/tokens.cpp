@@ -204,8 +204,8 @@ Status Tokens::OpenTexts(const std::vector<std::string>& paths, const Options& o
 Status Tokens::EncodePart(const std::string& text, Part* part) const {
   if (text.size() >= kToldText) {
     spdlog::info(
-        "{}: makes ids of {} MiB of text and keeps them in memory, as every worker does at each "
-        "start; worker prepare makes them once for all",
+        "{}: makes ids of {} MiB of text and keeps them in memory; worker prepare makes them once "
+        "for all",
         part->file->path(), text.size() >> 20);
   }
   if (const Status status = EncodeParts(*encoder_, text, &part->encoded); !status.ok()) {

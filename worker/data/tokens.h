@@ -1,7 +1,7 @@
 // A sequence of token ids from text files or from .bin files of ids. Nothing of them is kept in
 // memory: what is asked for is read, through the disk's cache, which all workers of a machine
-// share. Only of text for which there is a tokenizer the ids are in memory: `worker prepare` is for
-// large ones.
+// share. Only of text for which there is a tokenizer the ids are in memory; of large ones a run
+// reads those that are kept (worker/prepare/text_cache.h).
 #pragma once
 
 #include <cstddef>

@@ -126,7 +126,7 @@ Status ServerModel::ReadDense() {
     const auto columns = static_cast<uint64_t>(tensor.columns);
     const uint64_t most = RowsPerRead(tensor);
     std::vector<float>& values = dense[tensor.id];
-    values.resize(tensor.total_rows() * columns);
+    values.resize(tensor.values());
     for (uint64_t row = 0; row < tensor.total_rows(); row += most) {
       reads.push_back(tables_->PullRange(at_, tensor, row,
                                          std::min(most, tensor.total_rows() - row),

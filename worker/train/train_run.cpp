@@ -26,6 +26,7 @@
 #include "worker/data/run_tokenizer.h"
 #include "worker/embedded/embedded.h"
 #include "worker/exchange/exchange_report.h"
+#include "worker/prepare/text_cache.h"
 #include "worker/train/output_folder.h"
 #include "worker/train/report.h"
 #include "worker/train/trainer.h"
@@ -78,8 +79,16 @@ Status CheckOutputFolder(const TrainOptions& options) {
 
 /// The data of the run; of a repetition only the same data.
 Result<std::unique_ptr<TokenSource>> OpenData(const TrainOptions& options) {
-  auto data = TokenSource::Open(options.config, options.data, options.validation,
-                                {.out = options.out, .export_path = options.export_path});
+  MF_ASSIGN_OR_RETURN(const auto tokenizer,
+                      Tokenizer::Make(options.config.tokenizer, "the run's tokenizer"));
+  const std::vector<OwnPlace> own = {{"--out", options.out}, {"--export", options.export_path}};
+  const TextCache cache(options.out + "/cache", *tokenizer, options.config.data.binary,
+                        options.threads);
+  auto data =
+      TokenSource::Open(options.config, options.data, options.validation,
+                        {.out = options.out,
+                         .export_path = options.export_path,
+                         .ids_of = [&](const std::string& path) { return cache.Find(path, own); }});
   if (!options.repeat.has_value()) return data;
   if (data.ok()) {
     MF_RETURN_IF_ERROR(CheckSameData(*options.repeat, options.data, data.value()->Digest()));

@@ -80,6 +80,10 @@ TEST(CoordinatorRecovery, RollsBackRecordsAndFencesOldWork) {
   EXPECT_EQ(desk.coordinator.step(), 4u);
   ASSERT_EQ(desk.coordinator.records().size(), 3u);
   EXPECT_EQ(desk.coordinator.records().back().step, 3u);
+  EXPECT_EQ(desk.coordinator.RecordsFrom(0).size(), 3u);
+  ASSERT_EQ(desk.coordinator.RecordsFrom(2).size(), 2u);
+  EXPECT_EQ(desk.coordinator.RecordsFrom(2).front().step, 2u);
+  EXPECT_EQ(desk.coordinator.RecordsFrom(4).size(), 0u);
   // The old holder finishes what is open now under the same numbers, but in another epoch.
   EXPECT_EQ(desk.Done(work.epoch, 4, 0, 1e9), Code::kWrongEpoch);
   EXPECT_EQ(desk.End(work.epoch, 4), Code::kWrongEpoch);
