@@ -80,6 +80,7 @@ class ClusterCase(unittest.TestCase):
     PSERVER = "pserver"
     CONFIG = CONFIG
     STEPS = 60
+    DEADLINE = DEADLINE  # seconds, for a run of so many steps
     SERVER_FLAGS: list[str] = []
 
     def setUp(self) -> None:
@@ -174,7 +175,7 @@ class ClusterCase(unittest.TestCase):
         return "computes on: " in self.log(name)[since:]
 
     def finish(self, name: str, process: subprocess.Popen) -> None:
-        self.assertEqual(process.wait(DEADLINE), 0, self.log(name))
+        self.assertEqual(process.wait(self.DEADLINE), 0, self.log(name))
 
     def result(self, name: str) -> tuple[str, list[str]]:
         """The model's hash, and of every step the last line that metrics.jsonl has."""

@@ -1,7 +1,7 @@
 """Goal: who is told to end loses nothing. SIGTERM, SIGINT and SIGHUP, to any processes of a run at any moment: a worker gives
 back what it holds, servers publish the last finished step, every end takes less than 10 s and says what is saved, and
 the run goes on exactly there: the model is that of an undisturbed run, byte by byte. Snapshots are taken by nothing
-else here. Usage: ending_test.py PATH_OF_WORKER PATH_OF_PSERVER [--trials N] [--seed S]"""
+else here. Usage: ending_test.py PATH_OF_WORKER PATH_OF_PSERVER [--trials N] [--seed S] [--only TEST]"""
 
 import argparse
 import glob
@@ -17,7 +17,7 @@ import unittest
 
 from cluster_case import DEADLINE, ClusterCase
 
-ARGUMENTS = argparse.Namespace(trials=8, seed=0)
+ARGUMENTS = argparse.Namespace(trials=8, seed=0, only="")
 END = 10  # seconds, for whoever is told to end
 
 
@@ -237,12 +237,14 @@ def main() -> None:
     parser.add_argument("pserver")
     parser.add_argument("--trials", type=int, default=ARGUMENTS.trials)
     parser.add_argument("--seed", type=int, default=0, help="0: another one every time")
+    parser.add_argument("--only", metavar="TEST", default="", help="of this file, by name")
     parser.parse_args(namespace=ARGUMENTS)
     ARGUMENTS.seed = ARGUMENTS.seed or int.from_bytes(os.urandom(4), "little")
     ClusterCase.WORKER, ClusterCase.PSERVER = ARGUMENTS.worker, ARGUMENTS.pserver
     Ending.STEPS = max(Ending.STEPS, 40 * ARGUMENTS.trials)
+    Ending.DEADLINE = max(Ending.DEADLINE, 4 * ARGUMENTS.trials)
     print(f"seed {ARGUMENTS.seed}", file=sys.stderr)
-    unittest.main(argv=[sys.argv[0], "-v"])
+    unittest.main(argv=[sys.argv[0], "-v"] + ([f"Ending.{ARGUMENTS.only}"] if ARGUMENTS.only else []))
 
 
 if __name__ == "__main__":
