@@ -184,6 +184,9 @@ Result<Session::Left> Session::Leave(double patience_seconds) {
 
 Status Session::Impl::Join() {
   MutexLock one(joining);
+  // Who stops need not join again: lanes come here one after the other, and each would wait for a
+  // server that is gone, or is just being started and lets nobody in.
+  if (stopping.load()) return {Code::kUnavailable, "this worker ends"};
   const auto since = Clock::now();
   for (bool said = false;; said = true) {
     Seconds patience(0);
@@ -353,7 +356,6 @@ WorkLoop::Action Session::Lane::Impl::Do(WorkLoop::Retry& retry) {
   if (retry.give_back.has_value()) session.client.Call(0, std::move(*retry.give_back));
   std::this_thread::sleep_for(std::chrono::duration<double>(retry.pause_seconds));
   const Status joined = retry.join ? session.Join() : Status::Ok();
-  // Who stops need not join again: a server that is just being started may not let it.
   return loop.Retried(session.stopping.load() ? Status::Ok() : joined);
 }
 

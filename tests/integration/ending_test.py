@@ -157,6 +157,27 @@ class Ending(ClusterCase):
                     self.assertFalse(os.path.exists(self.model(name)), self.log(name))  # it did not go on to the end
                 self.end(servers, signal.SIGTERM, [0, 0])
 
+    def test_lanes_do_not_wait_for_a_server_one_after_the_other(self) -> None:
+        """Each of them waits to join a server that was started again, and hangs now."""
+        draw = random.Random(ARGUMENTS.seed)
+        for name in ("lanes-1", "lanes-2"):
+            servers, addresses = map(list, zip(*(self.serve(i, 2, state=name) for i in range(2))))
+            worker = self.train(name, addresses, "--set", "exchange.in_flight=4")
+            self.wait_for_steps(name, 5)
+            servers[1].kill()
+            servers[1].wait()
+            servers[1].stdout.close()
+            time.sleep(0.3)
+            servers[1] = self.serve(1, 2, listen=addresses[1], state=name)[0]
+            time.sleep(draw.uniform(0, 0.25))
+            servers[1].send_signal(signal.SIGSTOP)
+            begin = time.monotonic()
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(DEADLINE)  # whatever it says of the step that could not be saved there
+            self.assertLess(time.monotonic() - begin, 1.5 * END, self.log(name))  # two of its deadlines
+            for server in servers:
+                server.kill()
+
     def test_stop_without_a_worker_that_recovers(self) -> None:
         process, address = self.serve(0, 1)
         worker = self.train("gone", [address])
