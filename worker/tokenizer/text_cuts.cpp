@@ -3,8 +3,6 @@
 namespace mf {
 namespace {
 
-bool IsOrdinary(char c) { return c > 0x20 && c < 0x7F; }
-
 /// Behind the last end of a line; 0: there is none.
 size_t AfterLine(std::string_view text) {
   for (size_t at = text.size() - 1; at >= 2; --at) {

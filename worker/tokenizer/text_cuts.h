@@ -12,6 +12,9 @@
 
 namespace mf {
 
+/// Of ASCII, and neither white space nor a control.
+inline bool IsOrdinary(char c) { return c > 0x20 && c < 0x7F; }
+
 /// No part is longer.
 inline constexpr size_t kTextPartBytes = size_t{1} << 20;
 

@@ -4,6 +4,7 @@
 #include "worker/tokenizer/tokenizer.h"
 
 #include <gtest/gtest.h>
+#include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
 #include <fstream>
@@ -240,6 +241,40 @@ TEST(TokenizerTest, SentencePiece) {
     EXPECT_EQ(tokenizer->Decode(Ids{2, 1u << 30}), "");
     EXPECT_LT(Encoded(*tokenizer, " the small river").size(), 16u);
     EXPECT_FALSE(Tokenizer::Make(model.substr(0, model.size() / 2), "m.model").ok());
+  }
+}
+
+// Goal: a long text, which is encoded in parts, has the library's ids, whatever a model does with
+// spaces: also where its pieces reach over them and there can be no parts.
+TEST(TokenizerTest, SentencePieceOfLongTexts) {
+  const std::string path = testing::TempDir() + "long-sentencepiece.txt";
+  std::ofstream file(path);
+  for (int i = 0; i < 200; ++i) file << "the small river runs under " << i << " old stones\n";
+  file.close();
+  std::mt19937_64 draw(1);
+  std::string text;
+  const std::vector<std::string> words = {"the",        "river", "runs",      "under", "stones",
+                                          "17",         "x",     "  of",      "old\n", "\t",
+                                          "n\xC3\xA9w", ".",     "river runs"};
+  while (text.size() < 20'000) text += words[draw() % words.size()] + " ";
+  for (const std::string type : {"unigram", "bpe"}) {
+    for (const std::string flags :
+         {"", " --add_dummy_prefix=false", " --treat_whitespace_as_suffix=true",
+          " --user_defined_symbols=river\xE2\x96\x81runs", " --remove_extra_whitespaces=true",
+          " --split_by_whitespace=false"}) {
+      std::string model;
+      const auto status = sentencepiece::SentencePieceTrainer::Train(
+          "--input=" + path + " --vocab_size=330 --byte_fallback=true --model_type=" + type +
+              " --hard_vocab_limit=false --minloglevel=2" + flags,
+          nullptr, &model);
+      ASSERT_TRUE(status.ok()) << status.ToString();
+      sentencepiece::SentencePieceProcessor library;
+      ASSERT_TRUE(library.LoadFromSerializedProto(model).ok());
+      std::vector<int> expected;
+      ASSERT_TRUE(library.Encode(text, &expected).ok());
+      const auto tokenizer = Tokenizer::Make(model, "m.model").value();
+      EXPECT_EQ(Encoded(*tokenizer, text), Ids(expected.begin(), expected.end())) << type << flags;
+    }
   }
 }
 
