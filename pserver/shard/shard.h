@@ -171,9 +171,10 @@ class Shard {
   template <class Update>
   Result<bool> EndStep(OpenStep at, Ended how, const SnapshotPlan& snapshots, double grad_norm,
                        double now, Update update);
-  /// Begins the snapshot of the last finished step.
-  /// Of the step that has ended here, too, if the coordinator has not heard of its end yet.
+  /// The coordinator's, and that of the step that has ended here if it has not heard of its end
+  /// yet.
   std::vector<StepRecord> RecordsFrom(uint64_t step) const;
+  /// Begins the snapshot of the last finished step.
   void TakeSnapshot(double now);
   /// See SaveRequest.
   Status Save(uint64_t step, double now);
