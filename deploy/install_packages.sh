@@ -9,8 +9,9 @@ source "$here/packages.sh"
 usage() {
   cat <<'END'
 usage: install_packages.sh [--list] GROUP...
-  Groups: build (compile), quickstart (its text and helper), test (tests and checks), run (run only),
-  engine (Docker), compose (what tests/compose/run.sh needs beside it), picture (its --picture).
+  Groups: build (compile), python (what the Python package needs beside it), quickstart (its text and helper),
+  test (tests and checks, python among them), run (run only), engine (Docker),
+  compose (what tests/compose/run.sh needs beside it), picture (its --picture).
   Without a group: build. Installs as root or through sudo. --list only prints the names.
 END
 }
@@ -23,6 +24,7 @@ wanted=() groups=() run=no list_only=no
 for argument in "$@"; do
   case "$argument" in
     build) wanted+=("${MF_BUILD_PACKAGES[@]}") ;;
+    python) wanted+=("${MF_PYTHON_PACKAGES[@]}") ;;
     quickstart) wanted+=("${MF_QUICKSTART_PACKAGES[@]}") ;;
     test) wanted+=("${MF_TEST_PACKAGES[@]}") ;;
     engine) wanted+=("${MF_ENGINE_PACKAGES[@]}") ;;

@@ -24,11 +24,15 @@ MF_NOT_LOADED='^libprometheus-cpp-(push|pull)'
 # The quickstart's text (a public-domain English book) and its order-2 model.
 MF_QUICKSTART_PACKAGES=(bible-kjv python3)
 
+# Compiling and using the Python package (worker/python), beside those of MF_BUILD_PACKAGES. pip comes into a virtual
+# environment with python3-venv; outside of one Debian's refuses to install.
+MF_PYTHON_PACKAGES=(pybind11-dev python3-dev python3-venv python3-numpy python3-torch)
+
 # Tests, benchmarks, formatting, the PyTorch reference.
 MF_TEST_PACKAGES=(
   libgtest-dev libboost-context-dev
   sentencepiece  # its programs, beside which ids are compared
-  python3 python3-numpy python3-torch
+  python3 "${MF_PYTHON_PACKAGES[@]}"
   mount util-linux  # a small disk for the test of a full one
   clang-format shellcheck
   clang-19 clang-tidy-19
@@ -44,7 +48,7 @@ MF_COMPOSE_PACKAGES=(prometheus debootstrap python3 ca-certificates)
 # Draws the dashboards: tests/compose/picture.py.
 MF_PICTURE_PACKAGES=(python3-matplotlib)
 
-# Left out where a distribution does not have them: without torch the tests against PyTorch are skipped; Clang is for
-# .ci/run, and libFuzzer for tests/fuzz/run.sh; the command `docker` is in a package of its own in Debian 13, and in
-# docker.io before.
+# Left out where a distribution does not have them: without torch the tests against PyTorch and those of the Python
+# package are skipped, which is built all the same, for a torch from elsewhere; Clang is for .ci/run, and libFuzzer
+# for tests/fuzz/run.sh; the command `docker` is in a package of its own in Debian 13, and in docker.io before.
 MF_OPTIONAL_PACKAGES=(python3-torch clang-19 clang-tidy-19 libclang-rt-19-dev llvm-19 docker-cli)

@@ -36,7 +36,7 @@ none='-'
 fence "common/ includes neither pserver/ nor worker/" '(pserver|worker)/' "$none" common
 fence "pserver/ does not include worker/" 'worker/' "$none" pserver
 fence "worker/ includes pserver/ for embedded servers, and for reading snapshots and rows of their form only" 'pserver/' \
-  'worker/(embedded/embedded|export/(snapshot_model|initial_rows))\.cpp' worker
+  'worker/(embedded/embedded|initial/row_source|export/(snapshot_model|initial_rows))\.cpp' worker
 fence "no program includes tests/" 'tests/' "$none" common pserver worker
 
 # A run is described by its tables: common/ and pserver/ know no model, neither its configuration nor its tensors.
@@ -58,7 +58,7 @@ order() {
 }
 order common base run kernels metrics net client commands
 order pserver table coordinator snapshot shard offline commands
-order worker tokenizer config data prepare exchange compute/cpu model compute/cuda embedded export tasks train experiment commands
+order worker tokenizer config data prepare exchange compute/cpu model compute/cuda embedded initial export tasks train experiment commands
 fence "pserver/coordinator/ is a state machine: no thread, clock, file or socket" \
   '(thread|atomic|chrono|fstream|filesystem|cstdio|unistd\.h|fcntl\.h|sys/)|[^">]*(transport|mutex|files)\.h' "$none" pserver/coordinator
 fence "pserver/table/ knows no message" 'common/net/(messages|message_fields|transport)' "$none" pserver/table
@@ -75,6 +75,7 @@ fence "RocksDB is used in pserver/snapshot/ only" 'rocksdb/' \
 fence "prometheus-cpp is used in common/metrics/metrics.cpp only" 'prometheus/' 'common/metrics/metrics\.cpp' "${boxes[@]}"
 fence "cpp-httplib is used in common/metrics/http_endpoint.cpp only" 'httplib\.h' 'common/metrics/http_endpoint\.cpp' \
   "${boxes[@]}"
+fence "pybind11 and Python are used in worker/python/native/ only" '(pybind11/|Python\.h)[^">]*' 'worker/python/native/.*' "${boxes[@]}"
 fence "CLI11 is used in the commands only" 'CLI/' '(common|pserver|worker)/commands/.*' "${boxes[@]}"
 fence "the CUDA toolkit is used in worker/compute/cuda/ only" '(cuda|cublas|nv)[a-z_0-9]*\.h|mma\.h|(cub|cuda|thrust)/' \
   'worker/compute/cuda/.*' "${boxes[@]}"

@@ -9,7 +9,7 @@ usage() {
 usage: tests/run.sh [--werror] [--nightly | --trials N] [CTEST ARGUMENT]...
   --werror    the compiler's warnings are errors
   --trials N  tests that draw random schedules do N times as many; --nightly: 10 times
-  Labels for -L: unit, integration, fuzz, reference, simulation, bench, clean.
+  Labels for -L: unit, integration, fuzz, reference, python, simulation, bench, clean.
 EOF
 }
 

@@ -204,7 +204,6 @@ Pending TableClient::PushRows(OpenStep at, uint32_t micro_batch, const TensorSpe
 
 Pending TableClient::Push(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor,
                           const Frame& rows, const Frame& hits, const Frame& values) {
-  MF_CHECK(rows.size() > 0);
   return PushRows(at, micro_batch, tensor, rows, hits, rows.size() / sizeof(uint64_t), values);
 }
 

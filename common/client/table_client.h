@@ -73,9 +73,9 @@ class TableClient {
   /// The same for rows [first, first + count).
   Pending PullRange(FinishedStep at, const TensorSpec& tensor, uint64_t first, uint64_t count,
                     float* values);
-  /// Contributes summed gradients f32 [rows][columns] of global rows (u64), rising; `hits` (u32)
-  /// per row (empty for dense tensors). The frames are sent as they stand where one server has all
-  /// columns.
+  /// Contributes summed gradients f32 [rows][columns] of global rows (u64), rising, of which there
+  /// may be none; `hits` (u32) per row (empty for dense tensors). The frames are sent as they stand
+  /// where one server has all columns.
   Pending Push(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor, const Frame& rows,
                const Frame& hits, const Frame& values);
   /// The same with copies of the arguments.

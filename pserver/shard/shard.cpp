@@ -63,7 +63,7 @@ Status AnotherTrainingThere(const Result<RunDescription>& there, const RunDescri
   return {Code::kWrongRun,
           "this server's folder holds another training: " +
               (there.ok() ? DescribeDifference(there.value(), here) : there.status().message()) +
-              "; use the same --config, --set and --data to go on with it, or a folder of its own"};
+              "; use the same configuration and data to go on with it, or a folder of its own"};
 }
 
 Status CheckFits(const RunDescription& run, uint32_t shards) {
@@ -170,7 +170,7 @@ Status Shard::Do(const HelloRequest& hello, Call& call) {
     } else if (run_->id != run.RunId()) {
       return {Code::kWrongRun,
               "this server runs another training: " + DescribeDifference(run_->description, run) +
-                  "; use the same --config, --set and --data, or servers of your own"};
+                  "; use the same configuration and data, or servers of your own"};
     }
   }
   Sessions& sessions = observer ? observers_ : workers_;

@@ -2,7 +2,7 @@
 // servers, RemoteExchange and Trainer as `worker train` uses them.
 //
 //   reference_dump --config FILE [--set section.key=value]... --data FILE --out DIR [--shards N]
-//                  [--memory BYTES]
+//                  [--memory BYTES] [--steps N]
 //
 // DIR/model.safetensors, DIR/dump.safetensors   one forward and backward, see compare.py
 // DIR/init.safetensors, DIR/steps.safetensors   training steps, see train_compare.py
@@ -39,7 +39,6 @@ namespace mf {
 namespace {
 
 constexpr int64_t kWarmSteps = 3;  // so that biases and gains are not what they begin as
-constexpr int64_t kTrainSteps = 10;
 // So large that the parameter before the step does not cost the difference its digits; a power of
 // two.
 constexpr double kProbeRate = 1 << 16;
@@ -48,6 +47,7 @@ struct Options {
   std::string config, data, out;
   std::vector<std::string> overrides;
   int shards = 1;
+  int64_t steps = 10;
   uint64_t memory_bytes = uint64_t{1} << 30;  // less: tables that hold updated rows only
   std::string File(const char* name) const { return (std::filesystem::path(out) / name).string(); }
 };
@@ -300,9 +300,9 @@ Status DumpPass(Config config, const Options& options) {
   return dump.Write(options.File("dump.safetensors"));
 }
 
-/// init.safetensors and steps.safetensors: a run of kTrainSteps, watched.
+/// init.safetensors and steps.safetensors: a run of options.steps, watched.
 Status DumpSteps(Config config, const Options& options) {
-  config.train.steps = kTrainSteps;
+  config.train.steps = options.steps;
   std::unique_ptr<System> system;
   std::map<std::pair<uint64_t, uint32_t>, Recording> recordings;  // by step and micro-batch
   std::vector<StepRecord> records;
@@ -392,6 +392,7 @@ int main(int argc, char** argv) {
   app.add_option("--data", options.data, "text or tokens")->required();
   app.add_option("--out", options.out, "folder of the dumps")->required();
   app.add_option("--shards", options.shards, "embedded servers")->check(CLI::PositiveNumber);
+  app.add_option("--steps", options.steps, "of training")->check(CLI::PositiveNumber);
   app.add_option("--memory", options.memory_bytes, "for tables addressed directly");
   CLI11_PARSE(app, argc, argv);
   const mf::Status status = mf::Run(options);

@@ -19,12 +19,6 @@
 namespace mf {
 namespace {
 
-constexpr size_t kChunkBytes = 4 << 20;
-
-size_t StateBytes(const TensorSpec& tensor) {
-  return RowBytes(Optimizer(tensor).planes(), static_cast<size_t>(tensor.columns));
-}
-
 std::string NameOfSnapshot(const std::string& run_id, uint64_t step, bool with_optimizer) {
   return (with_optimizer ? "step " : "weights of step ") + std::to_string(step) + " of run " +
          run_id;
@@ -64,7 +58,7 @@ class WholeState final : public InitialRows {
   Result<bool> Next(RowStates* rows) override {
     *rows = {.tensor = snapshot_->key().space};
     while (more_ && snapshot_->is_row() && snapshot_->key().space == rows->tensor &&
-           rows->states.size() < kChunkBytes) {
+           rows->rows.size() < RowsAtOnce(snapshot_->run().tensors[rows->tensor])) {
       rows->rows.push_back(snapshot_->key().id);
       rows->states.insert(rows->states.end(), snapshot_->data(),
                           snapshot_->data() + snapshot_->bytes());
@@ -159,8 +153,7 @@ class Weights final : public InitialRows {
  private:
   /// Rows of the tensor from row_ on; none at its end.
   Status Read(const TensorSpec& tensor, RowStates* out) {
-    const size_t bytes = StateBytes(tensor);
-    const uint64_t most = std::max<uint64_t>(1, kChunkBytes / bytes);
+    const uint64_t most = RowsAtOnce(tensor);
     *out = {.tensor = tensor.id};
     if (snapshots_ != nullptr) {
       MF_ASSIGN_OR_RETURN(out->rows, model_->reader().UpdatedRows(tensor, row_, most));
@@ -173,11 +166,7 @@ class Weights final : public InitialRows {
     const auto columns = static_cast<size_t>(tensor.columns);
     values_.resize(out->rows.size() * columns);
     MF_RETURN_IF_ERROR(model_->reader().ReadRows(tensor, out->rows, values_.data()));
-    out->states.assign(out->rows.size() * bytes, std::byte{});  // updated at 0, moments of 0
-    for (size_t i = 0; i < out->rows.size(); ++i) {
-      std::memcpy(PlaneIn(out->states.data() + i * bytes, 0, columns), values_.data() + i * columns,
-                  columns * sizeof(float));
-    }
+    out->states = StatesOf(tensor, values_.data(), out->rows.size());
     return Status::Ok();
   }
 
@@ -208,19 +197,6 @@ Result<std::unique_ptr<InitialRows>> InitialRows::Open(const std::string& path, 
                            " has none; name the folder of a run's snapshots by --init");
   }
   return Weights::OfFile(path, pool);
-}
-
-Buffer StatesFor(const RowStates& rows, const TensorSpec& tensor, int64_t column_blocks,
-                 int64_t shard, int64_t shards) {
-  const int planes = Optimizer(tensor).planes();
-  const TensorLayout layout = LayoutOf(tensor, column_blocks, shard, shards);
-  const size_t whole = StateBytes(tensor), part = RowBytes(planes, layout.width());
-  Buffer states(rows.rows.size() * part);
-  for (size_t i = 0; i < rows.rows.size(); ++i) {
-    CutRow(rows.states.data() + i * whole, planes, static_cast<size_t>(tensor.columns),
-           layout.columns, reinterpret_cast<std::byte*>(states.data()) + i * part);
-  }
-  return states;
 }
 
 }  // namespace mf

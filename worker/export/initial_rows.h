@@ -2,32 +2,22 @@
 // alone, or with all that its optimizer knows.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "common/base/buffer.h"
 #include "common/base/status.h"
 #include "common/base/thread_pool.h"
 #include "common/run/tensor_spec.h"
 #include "worker/config/config.h"
+#include "worker/initial/row_source.h"
 
 namespace mf {
 
-/// Rows of one tensor, rising.
-struct RowStates {
-  uint32_t tensor = 0;
-  std::vector<uint64_t> rows = {};     // global
-  std::vector<std::byte> states = {};  // with all columns, in the form of InitialiseRequest
-};
-
-class InitialRows {
+class InitialRows : public RowSource {
  public:
-  virtual ~InitialRows() = default;
-
   /// `path` is a safetensors file, a folder that `worker export --format hf` has written, or one of
   /// snapshots, of which `step` is taken, or if that is 0 the newest that all servers have; only
   /// snapshots have an optimizer. kInvalid, naming what is wrong, for anything else. `pool`
@@ -46,19 +36,6 @@ class InitialRows {
   virtual bool with_optimizer() const = 0;
   /// What the rows that are not among these have become: their initial values times this.
   virtual double NeverUpdatedFactor(const TensorSpec& tensor) const = 0;
-  virtual uint64_t total_rows() const = 0;
-
-  /// Begins at the first row, for a run with the tensors `of`, which are of the same sizes and
-  /// outlive the reading.
-  virtual Status Begin(const std::vector<TensorSpec>& of) = 0;
-  /// The next rows, some megabytes; false at the end.
-  virtual Result<bool> Next(RowStates* rows) = 0;
-  /// At the end: the learning rates of the steps that the optimizer has applied.
-  virtual const std::vector<double>& rates() const = 0;
 };
-
-/// What server `shard` of `shards` takes of the rows of `tensor`.
-Buffer StatesFor(const RowStates& rows, const TensorSpec& tensor, int64_t column_blocks,
-                 int64_t shard, int64_t shards);
 
 }  // namespace mf

@@ -1,7 +1,6 @@
 // `worker train --init`: a run that begins with a trained model instead of values made from a seed.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 
@@ -11,6 +10,7 @@
 #include "common/run/run_description.h"
 #include "worker/config/config.h"
 #include "worker/export/initial_rows.h"
+#include "worker/initial/bring_rows.h"
 
 namespace mf {
 
@@ -39,22 +39,14 @@ class InitialModel {
   /// See InitialRows.
   uint64_t step() const { return rows_->step(); }
 
-  struct Hooks {
-    std::function<Status()> join;   // the run, again, after a server was restarted
-    std::function<bool()> stopped;  // the process is to end
-  };
-  /// Brings the model to those servers that do not have it yet, and waits for other workers that
-  /// are bringing it. The run has been joined. kInvalid for servers that cannot keep it, kFailed
-  /// for those whose disks do not take it, kUnavailable if it was stopped.
-  Status Bring(Client& client, const RunDescription& run, const Hooks& hooks);
+  /// See BringRows.
+  Status Bring(Client& client, const RunDescription& run, const BringHooks& hooks) {
+    return BringRows(*rows_, client, run, hooks);
+  }
 
  private:
   InitialModel(Options options, std::unique_ptr<InitialRows> rows)
       : options_(std::move(options)), rows_(std::move(rows)) {}
-  /// By server: it has it.
-  static Result<std::vector<bool>> There(Client& client);
-  Status BringTo(const std::vector<bool>& there, Client& client, const RunDescription& run,
-                 const Hooks& hooks);
 
   const Options options_;
   const std::unique_ptr<InitialRows> rows_;

@@ -1,0 +1,44 @@
+// Rows that servers take for the beginning of a run (RunDescription::initial): weights alone, or
+// with all that an optimizer knows of them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "common/base/buffer.h"
+#include "common/base/status.h"
+#include "common/run/tensor_spec.h"
+
+namespace mf {
+
+/// Rows of one tensor, rising.
+struct RowStates {
+  uint32_t tensor = 0;
+  std::vector<uint64_t> rows = {};     // global
+  std::vector<std::byte> states = {};  // with all columns, in the form of InitialiseRequest
+};
+
+class RowSource {
+ public:
+  virtual ~RowSource() = default;
+  virtual uint64_t total_rows() const = 0;
+  /// Begins at the first row, for a run with the tensors `of`, which are of the same sizes and
+  /// outlive the reading.
+  virtual Status Begin(const std::vector<TensorSpec>& of) = 0;
+  /// The next rows, some megabytes; false at the end.
+  virtual Result<bool> Next(RowStates* rows) = 0;
+  /// At the end: the learning rates of the steps that the optimizer has applied.
+  virtual const std::vector<double>& rates() const = 0;
+};
+
+/// How many rows of a tensor a source gives at once.
+uint64_t RowsAtOnce(const TensorSpec& tensor);
+/// The states of rows whose weights are `values` [rows][columns], for an optimizer that begins
+/// anew.
+std::vector<std::byte> StatesOf(const TensorSpec& tensor, const float* values, size_t rows);
+/// What server `shard` of `shards` takes of the rows of `tensor`.
+Buffer StatesFor(const RowStates& rows, const TensorSpec& tensor, int64_t column_blocks,
+                 int64_t shard, int64_t shards);
+
+}  // namespace mf

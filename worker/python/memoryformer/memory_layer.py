@@ -1,0 +1,212 @@
+"""Memory layers: hash tables in the place of a fully connected layer (MemoryFormer, NeurIPS 2024).
+
+An input of K * tau numbers is cut into K pieces z of tau numbers. The signs of a piece are the number of a row in
+the piece's table (eq. 2-4), the output is the sum of the rows found, each times a weight of z (eq. 5, 9, 10), plus a
+bias. The rows are on the servers, which do the sums. Formulas: section 3 of docs/DESIGN.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .errors import InvalidError
+
+if TYPE_CHECKING:
+    from .run import Run
+    from .table import Table
+
+_SCORES = ("scaled", "softmax")
+
+
+class Hashed:
+    """Where an input falls: for each of T tokens K * probes rows and weights, and the shape to give back.
+
+    buckets: int64 [K * probes, T]; weights: float32 [K * probes, T], through which gradients reach the input.
+    """
+
+    def __init__(self, buckets: torch.Tensor, weights: torch.Tensor, leading: torch.Size, dtype: torch.dtype) -> None:
+        self.buckets = buckets
+        self.weights = weights
+        self.leading = leading
+        self.dtype = dtype
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return self.buckets.shape[1]
+
+
+class Hash(torch.nn.Module):
+    """The hash of one or more memory layers: layers that get the same `Hash` share the work and the gradient of it.
+
+    inputs: width of the input, K * tau.
+    tau: bits of a bucket's number; a table has 2 ** tau rows.
+    probes: rows that a token reads in each table, 1 to tau: also those whose numbers differ in the sign of one of
+        the smallest |z_i|.
+    score: "scaled" (what the authors' code computes: p * <z, s>) or "softmax" (the paper's eq. 9).
+    temperature: t of eq. 9.
+    InvalidError for sizes that do not fit.
+    """
+
+    def __init__(self, inputs: int, tau: int = 8, probes: int = 1, score: str = "scaled",
+                 temperature: float = 1.0) -> None:
+        super().__init__()
+        if tau < 1 or tau > 24 or inputs < 1 or inputs % tau:
+            raise InvalidError(f"Hash: inputs = {inputs} is no multiple of tau = {tau}, which is 1 to 24")
+        if not 1 <= probes <= tau:
+            raise InvalidError(f"Hash: probes = {probes} is not between 1 and tau = {tau}")
+        if score not in _SCORES:
+            raise InvalidError(f"Hash: score = {score!r} is none of {', '.join(_SCORES)}")
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise InvalidError(f"Hash: temperature = {temperature} is not above 0")
+        self.inputs, self.tau, self.probes, self.score, self.temperature = inputs, tau, probes, score, temperature
+
+    @property
+    def tables(self) -> int:
+        """K."""
+        return self.inputs // self.tau
+
+    def settings(self) -> dict[str, Any]:
+        """What decides where an input falls."""
+        return {"inputs": self.inputs, "tau": self.tau, "probes": self.probes, "score": self.score,
+                "temperature": self.temperature}
+
+    def forward(self, x: torch.Tensor) -> Hashed:
+        """x: [..., inputs] of any real type; computed in float32."""
+        if x.shape[-1:] != (self.inputs,):
+            raise InvalidError(f"Hash: an input of shape {tuple(x.shape)}; the last dimension has to be {self.inputs}")
+        with torch.autocast(x.device.type, enabled=False):
+            z = x.float().reshape(-1, self.tables, self.tau)
+            positive = z.detach() >= 0
+            values = 2 ** torch.arange(self.tau, device=z.device)
+            bucket = (positive * values).sum(dim=2)  # [T, K]
+            agreement = torch.where(positive, z, -z)  # |z|, with the gradient of sign(0) = 1
+            logs = F.logsigmoid(2 / self.temperature * agreement).sum(dim=2)
+            total = agreement.sum(dim=2)
+            buckets, weights = [bucket], [self._weight(logs, total)]
+            if self.probes > 1:
+                order = agreement.detach().sort(dim=2, stable=True).indices[:, :, : self.probes - 1]
+                flipped = agreement.gather(2, order)
+                for probe in range(self.probes - 1):
+                    buckets.append(bucket ^ values[order[:, :, probe]])
+                    weights.append(self._weight(logs - 2 / self.temperature * flipped[:, :, probe],
+                                                total - 2 * flipped[:, :, probe]))
+            tokens = z.shape[0]
+            pairs = self.tables * self.probes
+            return Hashed(torch.stack(buckets, dim=2).permute(1, 2, 0).reshape(pairs, tokens),
+                          torch.stack(weights, dim=2).permute(1, 2, 0).reshape(pairs, tokens), x.shape[:-1], x.dtype)
+
+    def _weight(self, logs: torch.Tensor, agreement: torch.Tensor) -> torch.Tensor:
+        """w_b of eq. 9: p_b = exp(<z, s> / t) / prod(exp(z_i / t) + exp(-z_i / t)) is a product of sigmoids."""
+        return logs.exp() if self.score == "softmax" else logs.exp() * agreement
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
+
+
+class _Sums(torch.autograd.Function):
+    """The servers' weighted sums, and their gradients."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+            ctx: Any, weights: torch.Tensor, anchor: torch.Tensor, lookup: "Lookup") -> torch.Tensor:
+        ctx.lookup = lookup
+        return lookup.sums()
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+            ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
+        return ctx.lookup.contribute(dy, ctx.needs_input_grad[0]), None, None
+
+
+class Lookup:
+    """A look-up that is under way: `wait()` gives the layer's output."""
+
+    def __init__(self, layer: "MemoryLayer", hashed: Hashed) -> None:
+        self._layer = layer
+        self._hashed = hashed
+        self._table = layer.table
+        weights = hashed.weights.detach().cpu().contiguous()
+        self._arrays = (self._table.indices(hashed.buckets), weights.numpy())
+        self._request = self._table.start(*self._arrays, hashed.tokens)
+
+    def wait(self) -> torch.Tensor:
+        """[..., outputs], on the input's device and of its type."""
+        y = _Sums.apply(self._hashed.weights, self._layer.anchor, self)
+        if self._layer.bias is not None:
+            y = y + self._layer.bias
+        return y.reshape(*self._hashed.leading, self._layer.outputs).to(self._hashed.dtype)
+
+    def sums(self) -> torch.Tensor:
+        """[T, outputs], when they are there."""
+        return torch.from_numpy(self._request.values()).to(self._hashed.weights.device)
+
+    def contribute(self, dy: torch.Tensor, wanted: bool) -> torch.Tensor | None:
+        """Adds the rows' gradients to the step's, and returns dL/dw [K * probes, T] if it is wanted."""
+        gradient = dy.detach().float().cpu().contiguous().numpy()
+        dweights = np.empty(self._arrays[1].shape, np.float32) if wanted else None
+        self._table.contribute(*self._arrays, self._hashed.tokens, gradient, dweights)
+        return None if dweights is None else torch.from_numpy(dweights).to(dy.device)
+
+
+def _opaque(function: Any) -> Any:
+    """torch.compile calls it as it is."""
+    dynamo = getattr(torch, "_dynamo", None)
+    return function if dynamo is None else dynamo.disable(function)
+
+
+class MemoryLayer(torch.nn.Module):
+    """[..., inputs] to [..., outputs] through K = inputs / tau tables on the servers, where `torch.nn.Linear` stood.
+
+    run: the run whose servers hold the tables.
+    name: of the layer; all processes of a run use the same.
+    inputs, outputs: widths. tau, probes, score, temperature: see `Hash`; or `hash`, which other layers may share.
+    bias: with one, a parameter of the module (`run.share` brings it to the servers).
+    std: standard deviation of the rows' initial values; None: sqrt(2 / (5 inputs)).
+    weight_decay, lr_scale: None: the run's; its learning rate as a multiple of the run's.
+    lazy: rows that a step did not hit stay as they are; else they have what the dense optimizer would give them.
+    rows: "f32" or "bf16", as readers see the rows.
+    InvalidError for sizes that do not fit, a name that is taken, or a run that has begun.
+
+    A layer may be used once in a micro-batch (and as often as you like without gradients): its gradient is one
+    contribution. Outside of training (torch.no_grad()) reads leave no trace on the servers.
+    """
+
+    def __init__(self, run: "Run", name: str, inputs: int | None = None, outputs: int = 0, *, tau: int = 8,
+                 probes: int = 1, score: str = "scaled", temperature: float = 1.0, hash: Hash | None = None,
+                 bias: bool = True, std: float | None = None, weight_decay: float | None = None,
+                 lr_scale: float = 1.0, lazy: bool = False, rows: str = "f32") -> None:
+        super().__init__()
+        if hash is None:
+            if inputs is None:
+                raise InvalidError(f"MemoryLayer {name}: give inputs, or a hash")
+            hash = Hash(inputs, tau, probes, score, temperature)
+        elif inputs is not None and inputs != hash.inputs:
+            raise InvalidError(f"MemoryLayer {name}: inputs = {inputs}, but its hash has {hash.inputs}")
+        if outputs < 1:
+            raise InvalidError(f"MemoryLayer {name}: outputs = {outputs} is below 1")
+        self.name, self.outputs, self.hash = name, outputs, hash
+        self.bias = torch.nn.Parameter(torch.zeros(outputs)) if bias else None
+        # Something that needs a gradient, so that the rows get theirs where the input needs none.
+        self.anchor = torch.zeros((), requires_grad=True)
+        self.table: Table = run.new_table(
+            self, name + ".tables", tables=hash.tables, bits=hash.tau, probes=hash.probes, columns=outputs,
+            std=math.sqrt(2 / (5 * hash.inputs)) if std is None else std, weight_decay=weight_decay,
+            lr_scale=lr_scale, lazy=lazy, rows=rows, about=hash.settings())
+
+    def forward(self, x: "torch.Tensor | Hashed") -> torch.Tensor:
+        """[..., outputs] for x [..., inputs], or for what the layer's hash made of it."""
+        return self.start(x).wait()
+
+    @_opaque
+    def start(self, x: "torch.Tensor | Hashed") -> Lookup:
+        """Asks the servers and returns at once: several look-ups can be under way before the first `wait()`."""
+        return Lookup(self, x if isinstance(x, Hashed) else self.hash(x))
+
+    def extra_repr(self) -> str:
+        return f"{self.name!r}, outputs={self.outputs}, bias={self.bias is not None}"

@@ -1,0 +1,7 @@
+#include "worker/python/native/module.h"
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "What the package memoryformer stands on; its own classes are the interface.";
+  mf::AddDescriptions(module);
+  mf::AddRun(module);
+}

@@ -1,0 +1,11 @@
+// The parts of the module memoryformer._native.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace mf {
+
+void AddDescriptions(pybind11::module_& module);
+void AddRun(pybind11::module_& module);
+
+}  // namespace mf
