@@ -125,6 +125,41 @@ class Gradients(Case):
         self.close(z.grad, z64.grad, "dL/dz")
 
 
+class Kernels(Case):
+    def test_they_are_torchs(self) -> None:
+        """What a CPU computes is what the formulas by torch's operations give, which other devices use."""
+        torch.manual_seed(10)
+        for score, probes, tau in itertools.product(("scaled", "softmax"), (1, 2, 5), (5, 8, 11, 16, 20)):
+            hash = mf.Hash(3 * tau, tau, probes, score, temperature=0.8)
+            x = torch.randn(70, 3 * tau)
+            x[0, :tau] = 0.0
+            x[1, :2] = torch.tensor([-0.0, 0.0])
+            a, b = (x.clone().requires_grad_(True) for _ in range(2))
+            hashed, (buckets, weights) = hash(a), hash.by_torch(b)
+            name = str(hash)
+            self.assertTrue(torch.equal(hashed.buckets, buckets), name)
+            self.assertEqual(buckets.dtype, hashed.buckets.dtype, name)
+            self.close(hashed.weights.detach(), weights.detach(), name, 1e-6)
+            scale = torch.randn_like(weights)
+            (hashed.weights * scale).sum().backward()
+            (weights * scale).sum().backward()
+            self.close(a.grad, b.grad, name, 1e-5)
+
+    def test_threads_change_nothing(self) -> None:
+        x = torch.randn(1000, 64)
+        results = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            z = x.clone().requires_grad_(True)
+            hashed = mf.Hash(64, 8, 2)(z)
+            hashed.weights.square().sum().backward()
+            results.append((hashed.buckets, hashed.weights.detach(), z.grad))
+        torch.set_num_threads(1)
+        for result in results[1:]:
+            for a, b in zip(results[0], result):
+                self.assertTrue(torch.equal(a, b))
+
+
 class Uses(Case):
     def both(self, forward, shards: int = 2) -> None:
         """`forward(run, layers, x)` gives the same as two plain layers, of one hash."""

@@ -278,6 +278,18 @@ class Ends(LoopCase):
         self.assertEqual([work.step for work in again], [])
         self.same(again.state_dict(), expected)
 
+    def test_without_snapshots(self) -> None:
+        run, net = self.start(servers=mf.embedded(2), snapshot_minutes=0, progress=True)
+        run._progress._stream = said = io.StringIO()
+        for work in run:
+            if work.step == 3:
+                break
+            work.skip()
+        self.assertRegex(said.getvalue(), "left the run: nothing is saved")
+        with self.start(servers=mf.embedded(2), snapshot_minutes=0)[0] as run:
+            for work in run:
+                work.skip()
+
     def test_a_run_that_nobody_has_ends(self) -> None:
         run, net = self.start(servers=mf.embedded(1, os.path.join(self.folder, "state")))
         self.train(run, net)

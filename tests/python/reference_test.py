@@ -76,7 +76,7 @@ class Model(reference.MemoryFormer, torch.nn.Module):
         z = x.reshape(x.shape[0], layer.hash.tables, layer.hash.tau)
         buckets = indices.choose(name, z.detach(), layer.hash.probes)
         pairs = buckets.permute(1, 2, 0).reshape(hashed.buckets.shape)
-        if not torch.equal(pairs, hashed.buckets):
+        if not torch.equal(pairs, hashed.buckets.long()):
             weights = reference.pair_weights(z, buckets, layer.hash.score, layer.hash.temperature)
             hashed = mf.Hashed(pairs, weights.permute(1, 2, 0).reshape(pairs.shape), hashed.leading, hashed.dtype)
         return layer(hashed) + self.parameters_by_name[part + ".bias"]

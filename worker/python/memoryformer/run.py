@@ -307,14 +307,23 @@ class Run:
         if self._native is None or self._left:
             return
         self._left = True
-        reached, others, saved = self._native.leave(_LEAVE_SECONDS)
-        if self._finished is None and self._progress is not None:
+        if self._finished is None:
+            self._leave(self._native)
+        self._let_go()
+
+    def _leave(self, native: _native.Run) -> None:
+        try:
+            reached, others, saved = native.leave(_LEAVE_SECONDS)
+        except InvalidError:
+            if self._saves:
+                raise
+            reached, others, saved = True, 0, 0  # snapshots are turned off
+        if self._progress is not None:
             self._progress.say("left the run: " + (
                 "server 0 does not answer; servers that end save what they have" if not reached
                 else f"it goes on with {others} other processes" if others
                 else f"step {saved} is saved, and the same script goes on from there" if saved
-                else "there is nothing to save"))
-        self._let_go()
+                else "nothing is saved"))
 
     def _let_go(self) -> None:
         self._native = None  # ends servers inside

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 _INDEX_TYPES = ((8, torch.uint8), (16, torch.int16), (32, torch.int32))  # by bits; signed ones hold the same bytes
 
 
+def index_type(bits: int) -> torch.dtype:
+    """Of bucket numbers of so many bits, as they go over the wire."""
+    return next(kind for most, kind in _INDEX_TYPES if bits <= most)
+
+
 class Request:
     """Sums that servers are asked for."""
 
@@ -41,7 +46,7 @@ class Table:
     def __init__(self, run: "Run", spec: _native.TensorSpec, bits: int) -> None:
         self._weak_run = weakref.ref(run)  # a run that nobody has any more ends, whatever becomes of its layers
         self.spec = spec
-        self._type = next(kind for most, kind in _INDEX_TYPES if bits <= most)
+        self._type = index_type(bits)
         self._contributed: object = None  # token of the micro-batch in which it last was
 
     @property
@@ -52,7 +57,7 @@ class Table:
         return run
 
     def indices(self, buckets: torch.Tensor) -> NDArray[Any]:
-        """int64 [pairs, T] in the type that goes over the wire."""
+        """Integers [pairs, T] in the type that goes over the wire."""
         return buckets.to(self._type).cpu().contiguous().numpy()
 
     def start(self, indices: NDArray[Any], weights: NDArray[np.float32], tokens: int) -> Request:
