@@ -10,6 +10,8 @@ if(TARGET mf_python)
   add_test(NAME python_cluster COMMAND ${MF_PYTHON} -B ${MF_PYTHON_TESTS}/cluster_test.py ${MF_PACKAGE}
     $<TARGET_FILE:pserver> --kills ${kills})
   add_test(NAME python_wheel COMMAND ${MF_PYTHON} -B ${MF_PYTHON_TESTS}/wheel_test.py ${CMAKE_BINARY_DIR})
-  set_tests_properties(python_layer python_loop python_reference python_cluster python_wheel PROPERTIES
+  add_test(NAME python_examples COMMAND ${MF_PYTHON} -B ${MF_PYTHON_TESTS}/examples_test.py ${MF_PACKAGE}
+    $<TARGET_FILE:pserver>)
+  set_tests_properties(python_layer python_loop python_reference python_cluster python_wheel python_examples PROPERTIES
     LABELS python SKIP_RETURN_CODE 77)
 endif()

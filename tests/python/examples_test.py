@@ -1,0 +1,53 @@
+"""Goal: the examples for PyTorch learn, in short form, with two processes on two servers.
+Usage: examples_test.py FOLDER_OF_PACKAGE PATH_OF_PSERVER"""
+
+import os
+import re
+import subprocess
+import sys
+import unittest
+
+try:
+    import torch  # noqa: F401  the examples need it
+except ImportError:
+    print(f"SKIPPED: torch is missing for {sys.executable} (apt-get install python3-torch)")
+    sys.exit(77)
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "integration"))
+from cluster_case import DEADLINE, ClusterCase  # noqa: E402
+
+ClusterCase.PSERVER = sys.argv.pop(2)
+PACKAGE = os.path.abspath(sys.argv.pop(1))
+EXAMPLES = os.path.join(HERE, "..", "..", "worker", "examples")
+IMAGES = "/usr/share/datasets/fashion-mnist"
+
+
+class Examples(ClusterCase):
+    def run_example(self, name: str, *options: str) -> str:
+        """Two processes; what they print together."""
+        addresses = ",".join(self.serve(shard, 2)[1] for shard in range(2))
+        environment = dict(os.environ, PYTHONPATH=PACKAGE, OMP_NUM_THREADS="1")
+        command = [sys.executable, "-B", os.path.join(EXAMPLES, name, f"{name}.py"), "--servers", addresses, *options]
+        processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                      env=environment) for _ in range(2)]
+        said = ""
+        for process in processes:
+            self.addCleanup(process.wait)
+            self.addCleanup(process.kill)
+        for process in processes:
+            out, errors = process.communicate(timeout=DEADLINE)
+            self.assertEqual(process.returncode, 0, errors)
+            said += out
+        return said
+
+    @unittest.skipUnless(os.path.isdir(IMAGES), f"no {IMAGES} (apt-get install dataset-fashion-mnist)")
+    def test_image_classifier(self) -> None:
+        for model in ("memory", "dense"):
+            said = self.run_example("image_classifier", "--model", model, "--steps", "60")
+            accuracy = float(re.search(rf"{model}, seed 1: accuracy ([\d.]+)%", said)[1])
+            self.assertGreater(accuracy, 65, said)  # a tenth by chance
+
+
+if __name__ == "__main__":
+    unittest.main()
