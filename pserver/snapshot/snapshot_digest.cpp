@@ -36,6 +36,10 @@ json ParseFlat(const std::string& text) {
   return flat ? root : json();
 }
 
+/// Throws json::exception for what is none. get() also takes fractions, of any size: what becomes
+/// of 1e63 is undefined.
+uint64_t Unsigned(const json& value) { return value.get_ref<const json::number_unsigned_t&>(); }
+
 }  // namespace
 
 Status Damaged(const std::string& path, const std::string& what) {
@@ -90,27 +94,27 @@ Result<SnapshotDigest> DecodeDigest(const std::string& text, const std::string& 
     const std::string sha256 = root.at("sha256").get<std::string>();
     root.erase("sha256");
     if (Sha256Hex(root.dump()) != sha256) return Damaged(path, "its checksum does not match");
-    MF_RETURN_IF_ERROR(CheckVersion(kSnapshotFormat, root.at("format").get<uint32_t>(), path));
+    MF_RETURN_IF_ERROR(CheckVersion(kSnapshotFormat, Unsigned(root.at("format")), path));
     SnapshotDigest digest;
-    digest.info.step = root.at("step").get<uint64_t>();
+    digest.info.step = Unsigned(root.at("step"));
     digest.info.run_id = root.at("run_id").get<std::string>();
     digest.info.description = root.at("description").get<std::string>();
-    digest.info.shard = root.at("shard").get<uint32_t>();
-    digest.info.shards = root.at("shards").get<uint32_t>();
-    digest.info.applied = root.at("applied").get<uint64_t>();
-    digest.published_unix = root.at("published_unix").get<int64_t>();
-    digest.increments = root.at("increments").get<uint32_t>();
+    digest.info.shard = static_cast<uint32_t>(Unsigned(root.at("shard")));
+    digest.info.shards = static_cast<uint32_t>(Unsigned(root.at("shards")));
+    digest.info.applied = Unsigned(root.at("applied"));
+    digest.published_unix = root.at("published_unix").get_ref<const json::number_integer_t&>();
+    digest.increments = static_cast<uint32_t>(Unsigned(root.at("increments")));
     for (const json& item : root.at("spaces")) {
-      digest.spaces.push_back({item.at("space").get<uint32_t>(), item.at("entries").get<uint64_t>(),
-                               item.at("bytes").get<uint64_t>()});
+      digest.spaces.push_back({static_cast<uint32_t>(Unsigned(item.at("space"))),
+                               Unsigned(item.at("entries")), Unsigned(item.at("bytes"))});
     }
     for (const json& item : root.at("files")) {
       DigestFile file;
       file.name = item.at("name").get<std::string>();
-      file.bytes = item.at("bytes").get<uint64_t>();
+      file.bytes = Unsigned(item.at("bytes"));
       file.crc32c = item.at("crc32c").get<std::string>();
       if (file.is_table()) {
-        file.tail = item.at("tail").get<uint64_t>();
+        file.tail = Unsigned(item.at("tail"));
         file.tail_crc32c = item.at("tail_crc32c").get<std::string>();
       }
       digest.files.push_back(std::move(file));
