@@ -162,6 +162,41 @@ class Ends(PythonCase):
         self.ended("stopped", self.train_python("stopped", "model", addresses, self.STEPS))
         self.assertEqual(self.digest("stopped"), self.digest("alone"))
 
+    def test_a_server_that_is_started_again_before_the_model_is_read(self) -> None:
+        with open(SCRIPT, encoding="utf-8") as file:
+            text = file.read()
+        waits = "    while not os.path.exists(out + '.go'):\n        time.sleep(0.05)\n    run.save(out)\n"
+        script = self.write("waits.py", text.replace("    run.save(out)\n", waits).replace(
+            "import sys\n", "import os\nimport sys\nimport time\n", 1))
+        servers = [self.serve(shard, 2) for shard in range(2)]
+        addresses = [address for _, address in servers]
+        process = self.train_python("waits", "model", ",".join(addresses), 12, script)
+        state = self.run_folder_when_there()
+        self.wait_for("the last snapshot", lambda: os.path.exists(os.path.join(state, "shard-1-of-2", "step-12")))
+        self.wait_for("the end", lambda: len(self.steps_of("waits")) == 12)
+        servers[1][0].kill()
+        servers[1][0].wait()
+        self.serve(1, 2, addresses[1], state=f"state-{self.clusters}")
+        self.write("waits.safetensors.go", "")
+        self.ended("waits", process)
+        self.ended("alone", self.train_python("alone", "model", "embedded", 12))
+        self.assertEqual(self.digest("waits"), self.digest("alone"))
+
+    def run_folder_when_there(self) -> str:
+        state = f"state-{self.clusters}"
+        self.wait_for("a run", lambda: any(name.startswith("run-") for name in
+                                           os.listdir(os.path.join(self.folder, state))))
+        return self.run_folder(state)
+
+    def test_nobody_answers(self) -> None:
+        """The first error is the last that is said, and no second deadline is waited for."""
+        with open(SCRIPT, encoding="utf-8") as file:
+            script = self.write("short.py", file.read().replace("lease_seconds=1.0", "deadline_seconds=2"))
+        begin = time.monotonic()
+        self.ended("nobody", self.train_python("nobody", "model", "tcp://127.0.0.1:9", 12, script), 1)
+        self.assertLess(time.monotonic() - begin, 30)
+        self.assertRegex(self.log("nobody").splitlines()[-1], r"^memoryformer\.errors\.Error: .*tcp://127\.0\.0\.1:9")
+
     def test_others_are_refused(self) -> None:
         servers = [self.serve(shard, 2) for shard in range(2)]
         addresses = ",".join(address for _, address in servers)

@@ -2,8 +2,10 @@
 precision, to 1e-5, with every option; two layers share a hash; look-ups wait together; autocast, checkpoints and
 torch.compile change nothing. Usage: layer_test.py FOLDER_OF_PACKAGE"""
 
+import copy
 import itertools
 import os
+import pickle
 import sys
 import unittest
 
@@ -260,15 +262,15 @@ class Refused(unittest.TestCase):
     def test_sizes(self) -> None:
         run = mf.Run(mf.embedded(), steps=1, optimizer=mf.SGD(lr=1.0), progress=False)
         for words, make in (
-                ("no multiple of tau = 7", lambda: mf.MemoryLayer(run, "a", 32, 16, tau=7)),
-                ("probes = 0", lambda: mf.MemoryLayer(run, "a", 32, 16, probes=0)),
-                ("probes = 9", lambda: mf.MemoryLayer(run, "a", 32, 16, probes=9)),
-                ("score = 'best'", lambda: mf.MemoryLayer(run, "a", 32, 16, score="best")),
-                ("temperature = nan", lambda: mf.MemoryLayer(run, "a", 32, 16, temperature=float("nan"))),
-                ("outputs = 0", lambda: mf.MemoryLayer(run, "a", 32)),
+                ("inputs: 32 is no multiple of tau = 7", lambda: mf.MemoryLayer(run, "a", 32, 16, tau=7)),
+                ("probes: 0 is not between 1 and 8", lambda: mf.MemoryLayer(run, "a", 32, 16, probes=0)),
+                ("probes: 9 is not", lambda: mf.MemoryLayer(run, "a", 32, 16, probes=9)),
+                ("score: 'best' is none of", lambda: mf.MemoryLayer(run, "a", 32, 16, score="best")),
+                ("temperature: nan is not finite", lambda: mf.MemoryLayer(run, "a", 32, 16, temperature=float("nan"))),
+                ("outputs: 0 is below 1", lambda: mf.MemoryLayer(run, "a", 32)),
                 ("give inputs, or a hash", lambda: mf.MemoryLayer(run, "a", outputs=16)),
                 ("inputs = 16, but its hash has 32", lambda: mf.MemoryLayer(run, "a", 16, 16, hash=mf.Hash(32))),
-                ("rows = 'f16'", lambda: mf.MemoryLayer(run, "a", 32, 16, rows="f16"))):
+                ("rows: 'f16' is none of", lambda: mf.MemoryLayer(run, "a", 32, 16, rows="f16"))):
             with self.subTest(words), self.assertRaisesRegex(InvalidError, words):
                 make()
         layer = mf.MemoryLayer(run, "b", 32, 16)
@@ -276,8 +278,17 @@ class Refused(unittest.TestCase):
             mf.MemoryLayer(run, "b", 32, 16)
         with self.assertRaisesRegex(InvalidError, r"shape \(4, 31\)"):
             layer.hash(torch.zeros(4, 31))
-        with self.assertRaisesRegex(mf.Error, "inside the loop"):
+        with self.assertRaisesRegex(InvalidError, "an input of torch.int64"):
+            layer.hash(torch.zeros(4, 32).long())
+        with self.assertRaisesRegex(mf.Error, "use layers in the loop before"):
             layer(torch.zeros(4, 32))
+        for name in ("", "a b", "ä", "x" * 201, 7):
+            with self.subTest(name=name), self.assertRaisesRegex(InvalidError, "the name of a layer"):
+                mf.MemoryLayer(run, name, 32, 16)
+        self.assertEqual(mf.MemoryLayer(run, "c", np.int64(32), np.int32(16), tau=np.int16(8)).hash.tau, 8)
+        self.assertIs(copy.deepcopy(layer).table, layer.table)
+        with self.assertRaisesRegex(InvalidError, r"cannot be pickled; run.save"):
+            pickle.dumps(layer)
 
 
 if __name__ == "__main__":

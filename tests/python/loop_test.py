@@ -3,11 +3,14 @@ nothing behind; evaluation, break, stop, saving, loading and going on do what th
 depend on who computes is refused in words. Usage: loop_test.py FOLDER_OF_PACKAGE"""
 
 import contextlib
+import gc
 import io
 import os
 import re
 import sys
 import tempfile
+import threading
+import time
 import unittest
 import weakref
 
@@ -157,6 +160,125 @@ class Works(LoopCase):
                     work.backward(loss)
             self.assertEqual(given_up, 3)
             self.same(run.state_dict(), expected)
+
+    def test_a_micro_batch_ends_once(self) -> None:
+        run, net = self.start(steps=1)
+        last = None
+        for work in run:
+            loss = F.mse_loss(net(batch(work.step, work.number)[0]), batch(work.step, work.number)[1])
+            if work.number == 0:
+                loss.backward()
+                with self.assertRaisesRegex(mf.Error, r"memory.tables has its gradient already; decide before"):
+                    work.skip()
+                work.finish(0.0)
+            else:
+                for wrong in (loss.expand(2), 1.0):
+                    with self.assertRaisesRegex(mf.InvalidError, "a tensor of one number"):
+                        work.backward(wrong)
+                work.backward(loss)
+            for again in (lambda: work.backward(torch.zeros(())), work.skip, lambda: work.finish(1.0)):
+                with self.assertRaisesRegex(mf.Error, "has ended: it ends with"):
+                    again()
+            last = work
+        with self.assertRaisesRegex(mf.Error, "has ended"):
+            last.skip()
+
+    def test_one_loop(self) -> None:
+        run, net = self.start()
+        caught = []
+
+        def another() -> None:
+            try:
+                self.train(run, net)
+            except mf.Error as error:
+                caught.append(str(error))
+        for work in run:
+            if work.step == 2:
+                thread = threading.Thread(target=another)
+                thread.start()
+                thread.join()
+            work.skip()
+        self.assertRegex(caught[0], "has been begun before")
+        with self.assertRaisesRegex(mf.Error, "has been begun before"):
+            self.train(run, net)
+        self.assertIn("memory.tables", run.state_dict())  # which it can be after that
+
+    def test_a_forked_process_has_no_part(self) -> None:
+        run, net = self.start()
+        for work in run:
+            if (work.step, work.number) == (2, 0):
+                for end in (lambda: sys.exit(3), lambda: net(torch.zeros(1, 24)), run.close, run.stop):
+                    child = os.fork()
+                    if child == 0:
+                        code = 3
+                        try:
+                            with torch.no_grad():
+                                end()
+                        except mf.Error as error:
+                            code = 3 if "was forked" in str(error) else 4
+                        except SystemExit:
+                            sys.stdout.flush()
+                        del run, net, work
+                        gc.collect()
+                        os._exit(code)
+                    end_by = time.monotonic() + 20
+                    while os.waitpid(child, os.WNOHANG) == (0, 0):
+                        self.assertLess(time.monotonic(), end_by, "the child hangs")
+                        time.sleep(0.01)
+            x, y = batch(work.step, work.number)
+            work.backward(F.mse_loss(net(x), y))
+        self.same(run.state_dict(), self.train(*self.start()))
+
+    def test_parts_that_change(self) -> None:
+        """The model counts as it is when the loop begins; then nothing may be replaced, frozen or made to train."""
+        run, net = self.start()
+        net.head = torch.nn.Linear(48, 1)
+        before = net.head.weight.detach().clone()
+        state = self.train(run, net)
+        self.assertFalse(torch.equal(state["head.weight"], before))
+
+        def replaced(net):
+            net.head = torch.nn.Linear(48, 1)
+
+        def frozen(net):
+            net.head.bias.requires_grad_(False)
+
+        def thawed(net):
+            net.fixed.requires_grad_(True)
+
+        def buffer_assigned(net):
+            net.mean = net.mean + 1
+
+        def moved(net):
+            net._apply(lambda t: t.clone())
+        for change, words in ((replaced, "head.weight is new"), (frozen, "head.bias was frozen in the loop"),
+                              (thawed, "fixed is new"), (buffer_assigned, "mean, which is no parameter, has changed"),
+                              (moved, "mean, which is no parameter, has changed")):
+            run, net = self.start()
+            net.register_buffer("mean", torch.zeros(3))
+            net.fixed = torch.nn.Parameter(torch.zeros(2), requires_grad=False)
+            with self.subTest(words), self.assertRaisesRegex(mf.Error, words):
+                for work in run:
+                    x, y = batch(work.step, work.number)
+                    if work.step == 2:
+                        change(net)
+                    work.backward(F.mse_loss(net(x), y))
+
+    def test_other_types_and_sparse_gradients(self) -> None:
+        for kind in (torch.bfloat16, torch.float64):
+            run = mf.Run(mf.embedded(2), steps=2, optimizer=mf.SGD(lr=0.1), progress=False)
+            net = torch.nn.Sequential(torch.nn.Embedding(7, 8, sparse=True), torch.nn.Linear(8, 1)).to(kind)
+            run.share(net)
+            for work in run:
+                work.backward(net(torch.tensor([1, 1, 5])).square().mean())
+            path = os.path.join(self.folder, "model.safetensors")
+            run.save(path)
+            again = mf.Run(mf.embedded(), steps=1, optimizer=mf.SGD(lr=0.0), progress=False)
+            again.share(net)
+            again.load(path)
+        lazy = torch.nn.LazyLinear(3)
+        with self.assertRaisesRegex(mf.InvalidError, "weight has no shape yet"):
+            mf.Run(mf.embedded(), steps=1, optimizer=mf.SGD(lr=0.0)).share(lazy)
 
     def test_what_has_no_part_gets_no_gradient(self) -> None:
         run, net = self.start(optimizer=mf.SGD(lr=1.0))
@@ -317,6 +439,41 @@ class Ends(LoopCase):
                 self.start()[0].load(path)
         self.assertEqual(os.listdir(self.folder), ["model.safetensors"])
 
+    def test_a_file_is_read_without_training(self) -> None:
+        run, net = self.start()
+        self.train(run, net)
+        path = os.path.join(self.folder, "model.safetensors")
+        run.save(path)
+        x = batch(0, 0)[0]
+        net.eval()
+        with torch.no_grad():
+            expected = net(x)
+        other, net = self.start(optimizer=mf.SGD(lr=1.0))
+        other.load(path)
+        net.eval()
+        with other.reading():
+            self.assertTrue(torch.equal(net(x), expected))
+            self.assertTrue(torch.equal(other.state_dict()["head.bias"], run.state_dict()["head.bias"]))
+        with self.assertRaises(mf.Error):
+            net(x)
+
+    def test_where_a_file_goes(self) -> None:
+        run, net = self.start(steps=1)
+        self.train(run, net)
+        real, link, pipe = (os.path.join(self.folder, name) for name in ("real", "link", "pipe"))
+        with open(real, "wb"):
+            pass
+        os.symlink("real", link)
+        os.mkfifo(pipe)
+        run.save(link)
+        self.assertTrue(os.path.islink(link))
+        self.assertGreater(os.path.getsize(real), 1000)
+        for path, words in ((pipe, "no file that can be replaced"), ("/dev/null", "no file that can be replaced"),
+                            (os.path.join(self.folder, "none", "x"), "there is no folder")):
+            with self.subTest(path), self.assertRaisesRegex(mf.InvalidError, words):
+                run.save(path)
+        self.assertEqual(sorted(os.listdir(self.folder)), ["link", "pipe", "real"])
+
     def test_shapes_of_a_file(self) -> None:
         path = os.path.join(self.folder, "model.safetensors")
         from memoryformer import safetensors
@@ -330,8 +487,31 @@ class Ends(LoopCase):
 
 
 class Words(LoopCase):
+    def test_options(self) -> None:
+        for words, options in (("micro_batches: 0 is not", {"micro_batches": 0}), ("clip: -1.0 is not", {"clip": -1}),
+                               ("seed: -1 is not", {"seed": -1}), ("steps: 5.5 is no whole number", {"steps": 5.5}),
+                               ("lease_seconds: 0.0", {"lease_seconds": 0}), ("log: 'loud'", {"log": "loud"}),
+                               ("wire: 'f8'", {"wire": "f8"}), ("has a Generator", {"data": lambda step, number:
+                                                                                    np.random.default_rng(1)})):
+            with self.subTest(words), self.assertRaisesRegex(mf.InvalidError, words):
+                self.start(**options)
+        with self.assertRaisesRegex(TypeError, "missing 2 required"):
+            mf.Run("tcp://127.0.0.1:9")
+
+    def test_callbacks(self) -> None:
+        run, net = self.start(evaluate_every=1)
+        run.evaluate(lambda: None)
+        with self.assertRaisesRegex(mf.InvalidError, "evaluate: the function gave None"):
+            self.train(run, net)
+        records = []
+        run, net = self.start(steps=1)
+        run.on_step(records.append)
+        self.train(run, net)
+        self.assertIsNone(records[-1].val_loss)  # nobody evaluates
+        self.assertRegex(repr(records[-1]), r"^StepRecord\(step=1, loss=[\d.]+, lr=0.0099\d+, grad_norm=[\d.]+\)$")
+
     def test_servers(self) -> None:
-        for words, servers in (("no address", []), ("servers 127.0.0.1:1: not of the form", "127.0.0.1:1"), ("named twice", "tcp://127.0.0.1:9,tcp://127.0.0.1:9"), ("shards = 0", None)):
+        for words, servers in (("give addresses", []), ("give addresses", [7000]), ("servers 127.0.0.1:1: not of the form", "127.0.0.1:1"), ("named twice", "tcp://127.0.0.1:9,tcp://127.0.0.1:9"), ("shards = 0", None)):
             with self.subTest(words), self.assertRaisesRegex(mf.InvalidError, words):
                 next(iter(self.start(servers=servers)[0] if servers is not None else mf.embedded(0)))
         run, _ = self.start(servers="tcp://127.0.0.1:9", deadline_seconds=0.5)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from . import _native
+from .checks import layer_name, one_of, real, whole
 from .errors import InvalidError
 from .table import index_type
 
@@ -65,14 +66,11 @@ class Hash(torch.nn.Module):
     def __init__(self, inputs: int, tau: int = 8, probes: int = 1, score: str = "scaled",
                  temperature: float = 1.0) -> None:
         super().__init__()
-        if tau < 1 or tau > 24 or inputs < 1 or inputs % tau:
-            raise InvalidError(f"Hash: inputs = {inputs} is no multiple of tau = {tau}, which is 1 to 24")
-        if not 1 <= probes <= tau:
-            raise InvalidError(f"Hash: probes = {probes} is not between 1 and tau = {tau}")
-        if score not in _SCORES:
-            raise InvalidError(f"Hash: score = {score!r} is none of {', '.join(_SCORES)}")
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise InvalidError(f"Hash: temperature = {temperature} is not above 0")
+        tau, inputs = whole("tau", tau, 1, 24), whole("inputs", inputs, 1)
+        probes, score = whole("probes", probes, 1, tau), one_of("score", score, _SCORES)
+        temperature = real("temperature", temperature, 1e-30)
+        if inputs % tau:
+            raise InvalidError(f"inputs: {inputs} is no multiple of tau = {tau}")
         self.inputs, self.tau, self.probes, self.score, self.temperature = inputs, tau, probes, score, temperature
 
     @property
@@ -87,6 +85,8 @@ class Hash(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> Hashed:
         """x: [..., inputs] of any real type; computed in float32."""
+        if not x.is_floating_point():
+            raise InvalidError(f"Hash: an input of {x.dtype}; it has to be of real numbers")
         if x.shape[-1:] != (self.inputs,):
             raise InvalidError(f"Hash: an input of shape {tuple(x.shape)}; the last dimension has to be {self.inputs}")
         with torch.autocast(x.device.type, enabled=False):
@@ -225,14 +225,13 @@ class MemoryLayer(torch.nn.Module):
                  bias: bool = True, std: float | None = None, weight_decay: float | None = None,
                  lr_scale: float = 1.0, lazy: bool = False, rows: str = "f32") -> None:
         super().__init__()
+        name, outputs = layer_name(name), whole("outputs", outputs, 1)
         if hash is None:
             if inputs is None:
                 raise InvalidError(f"MemoryLayer {name}: give inputs, or a hash")
             hash = Hash(inputs, tau, probes, score, temperature)
         elif inputs is not None and inputs != hash.inputs:
             raise InvalidError(f"MemoryLayer {name}: inputs = {inputs}, but its hash has {hash.inputs}")
-        if outputs < 1:
-            raise InvalidError(f"MemoryLayer {name}: outputs = {outputs} is below 1")
         self.name, self.outputs, self.hash = name, outputs, hash
         self.bias = torch.nn.Parameter(torch.zeros(outputs)) if bias else None
         # Something that needs a gradient, so that the rows get theirs where the input needs none.

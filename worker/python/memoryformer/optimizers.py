@@ -10,6 +10,7 @@ import dataclasses
 import math
 
 from . import _native
+from .checks import whole
 from .errors import InvalidError
 
 
@@ -25,8 +26,8 @@ class Schedule:
     def native(self, run_steps: int) -> _native.RateSchedule:
         """As servers know it, for a run of so many steps."""
         steps = run_steps if self.steps is None else self.steps
-        if steps < 1:
-            raise InvalidError(f"steps: {steps} is below 1")
+        whole("steps", steps, 1)
+        whole("warmup", self.warmup, 0)
         if self.peak < 0 or not 0 <= self.end <= self.peak or not 0 <= self.warmup <= steps:
             raise InvalidError(f"learning rate: {self} needs 0 <= end <= peak and 0 <= warmup <= {steps} steps")
         rates = _native.RateSchedule()
@@ -81,7 +82,10 @@ class AdamW(Optimizer):
 
     def _fill(self, settings: _native.OptimizerSettings) -> None:
         settings.kind = _native.OptimizerKind.adam
-        settings.beta1, settings.beta2 = self.betas
+        try:
+            settings.beta1, settings.beta2 = self.betas
+        except (TypeError, ValueError):
+            raise InvalidError(f"betas: {self.betas!r} are not two numbers") from None
         settings.eps = self.eps
 
 

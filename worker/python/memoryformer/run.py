@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
-import signal
 import tempfile
-import weakref
+import warnings
 from typing import Any, Callable, Iterator, Mapping, Sequence, TypeVar
 
 import numpy as np
@@ -19,11 +17,14 @@ from numpy.typing import NDArray
 import torch
 
 from . import _native, safetensors
+from .checks import one_of, real, whole
+from .data_digest import digest_of
 from .errors import Error, InvalidError, OtherRunError, SupersededError
 from .optimizers import Optimizer, checked
 from .progress import Progress
 from .seeds import seed_all
 from .shared_parameters import Rules, SharedParameters
+from .signals import close_at_exit, ends_by_signal
 from .table import Table
 from .work import Work
 
@@ -79,23 +80,31 @@ class Run:
     progress: shows steps on stderr. log: what the library says there: "debug", "info", "warn", "error" or "off".
     """
 
+    _opened: _native.Run | None = None
+    _temporary = ""
+
     def __init__(self, servers: str | Sequence[str] | Embedded, *, steps: int, optimizer: Optimizer,
                  micro_batches: int = 1, keys: str | os.PathLike[str] | None = None, clip: float = 0.0, seed: int = 1,
-                 data: str | Callable[[int, int], Any] = "", evaluate_every: int = 0, snapshot_steps: int = 0,
+                 data: str | Callable[[int, int], Any] | None = None, evaluate_every: int = 0, snapshot_steps: int = 0,
                  snapshot_minutes: float = 5.0, keep: int = 2, reproducible: bool = True, tokens: int = 1 << 20,
                  wire: str = "f32", lease_seconds: float = 30.0, window: int = 8, deadline_seconds: float = 60.0,
                  progress: bool = True, log: str = "warn") -> None:
-        self._native: _native.Run | None = None
-        self._temporary = ""
-        if wire not in ("f32", "bf16"):
-            raise InvalidError(f"wire: {wire!r} is none of f32 and bf16")
+        steps, micro_batches = whole("steps", steps, 1), whole("micro_batches", micro_batches, 1, 65536)
+        tokens, seed = whole("tokens", tokens, 1, 1 << 24), whole("seed", seed, 0, (1 << 53) - 1)
+        if not isinstance(servers, Embedded):
+            servers = [servers] if isinstance(servers, str) else list(servers)
+            if not servers or not all(isinstance(server, str) for server in servers):
+                raise InvalidError(f"servers: {servers!r}: give addresses tcp://HOST:PORT, or mf.embedded() for servers "
+                                   "inside this process")
         self.optimizer = checked(optimizer)
         self.steps, self.micro_batches, self.tokens, self.seed = steps, micro_batches, tokens, seed
         self.work: Work | None = None
         self.tables: list[Table] = []
         self._servers = servers
         self._keys = "" if keys is None else os.fspath(keys)
-        self._deadline_seconds, self._log, self._reproducible = deadline_seconds, log, reproducible
+        self._deadline_seconds = real("deadline_seconds", deadline_seconds, 0.01)
+        self._log = one_of("log", log, ("debug", "info", "warn", "error", "off"))
+        self._reproducible = reproducible
         self._parameters = SharedParameters()
         self._layers: list[torch.nn.Module] = []
         self._layer_abouts: dict[str, Mapping[str, Any]] = {}
@@ -106,21 +115,24 @@ class Run:
         self._evaluate: Callable[[], float] | None = None
         self._callbacks: list[Callable[[_native.StepRecord], Any]] = []
         self._progress = Progress(steps) if progress else None
-        self._left = False
+        self._begun = self._left = False
+        self._process = os.getpid()
         rules = _native.RunRules()
         rules.steps, rules.micro_batches, rules.tokens_per_micro_batch = steps, micro_batches, tokens
-        rules.window, rules.lease_seconds, rules.clip, rules.seed = window, lease_seconds, clip, seed
-        rules.eval_every = evaluate_every
+        rules.window, rules.seed = whole("window", window, 1, 1024), seed
+        rules.lease_seconds, rules.clip = real("lease_seconds", lease_seconds, 0.01, 86400), real("clip", clip, 0, 1e9)
+        rules.eval_every = whole("evaluate_every", evaluate_every, 0)
         rules.schedule = self.optimizer.schedule().native(steps)
-        rules.wire = _native.Wire.bf16 if wire == "bf16" else _native.Wire.f32
+        rules.wire = _native.Wire.bf16 if one_of("wire", wire, ("f32", "bf16")) == "bf16" else _native.Wire.f32
         snapshots = _native.SnapshotRules()
-        snapshots.every_steps, snapshots.every_minutes, snapshots.keep = snapshot_steps, snapshot_minutes, keep
+        snapshots.every_steps, snapshots.keep = whole("snapshot_steps", snapshot_steps, 0), whole("keep", keep, 1)
+        snapshots.every_minutes = real("snapshot_minutes", snapshot_minutes, 0)
         rules.snapshots = snapshots
         self._rules = rules
         self._saves = snapshot_steps > 0 or snapshot_minutes > 0
         if reproducible:
             torch.use_deterministic_algorithms(True)
-        self._data = data if isinstance(data, str) else _digest_of(data, steps, micro_batches, seed)
+        self._data = (data or "") if data is None or isinstance(data, str) else digest_of(data, steps, micro_batches, seed)
         seed_all(seed)
 
     # What is trained.
@@ -132,8 +144,7 @@ class Run:
         self._still_open(f"layer {name}")
         if name in self._layer_abouts:
             raise InvalidError(f"{name}: there is a layer of this name already")
-        if rows not in ("f32", "bf16"):
-            raise InvalidError(f"{name}: rows = {rows!r} is none of f32 and bf16")
+        one_of(f"{name}: rows", rows, ("f32", "bf16"))
         spec = _native.TensorSpec()
         spec.id, spec.name, spec.kind = len(self.tables), name, _native.TensorKind.memory
         spec.tables, spec.rows, spec.columns, spec.probes = tables, 1 << bits, columns, probes
@@ -166,6 +177,7 @@ class Run:
         """
         self._still_open("load")
         tensors = safetensors.read(path)
+        self._parameters.collect(self.optimizer)
         found = 0
         with torch.no_grad():
             for name, parameter in self._parameters.names().items():
@@ -203,11 +215,23 @@ class Run:
     # The loop.
 
     def __iter__(self) -> Iterator[Work]:
-        """The micro-batches that this process is given, until the run is over or was stopped."""
-        with self._ends_by_signal():
+        """The micro-batches that this process is given, until the run is over or was stopped. One loop in one thread."""
+        self._begin_once()
+        return self._loop()
+
+    def _begin_once(self) -> None:
+        if self._begun:
+            raise Error("this run's loop has been begun before; make a new mf.Run")
+        self._begun = True
+
+    def _loop(self) -> Iterator[Work]:
+        with ends_by_signal(self.stop, self.close):
             try:
                 self._begin()
                 yield from self._works()
+            except Error:
+                self._leave_after_error()
+                raise
             except BaseException:
                 self.close()
                 raise
@@ -241,15 +265,28 @@ class Run:
         """The run is over; its last state can be read."""
         self._finished = (epoch, step)
         self._at = (epoch, step, False)
+        self._read(lambda epoch, step: self._pull(epoch, step))
+        if isinstance(self._servers, Embedded) and self._servers.state and self._saves:
+            self.native.save(step, _LEAVE_SECONDS)  # servers inside end with this process, which may come soon
+
+    def _read(self, call: Callable[[int, int], _T]) -> _T:
+        """call(epoch, step) of the state that can be read; again, after the run's end, where a server was started again
+        meanwhile."""
+        epoch, step = self._readable()
         for last in [False] * 20 + [True]:
             try:
-                self._pull(epoch, step)
-                if isinstance(self._servers, Embedded) and self._servers.state and self._saves:
-                    self.native.save(step, _LEAVE_SECONDS)  # servers inside end with this process, which may come soon
-                return
-            except SupersededError:  # a server is just being started again
-                if last or self.native.next()[0] != "finished":
+                return call(epoch, step)
+            except SupersededError:
+                if last or self._finished is None:
                     raise
+            self.native.ask_again()
+            kind, epoch, at, _ = self.native.next()
+            if kind != "finished":
+                self.native.give_back("stale", "the run was at its end")
+                raise Error(f"the servers have lost the run's last steps and went back to step {at}: start the script "
+                            "again, which goes on from there")
+            self._finished, self._at, self._state = (epoch, at), (epoch, at, False), None
+        raise AssertionError
 
     def _enter(self, work: Work) -> bool:
         self.work = work
@@ -285,7 +322,7 @@ class Run:
                 module.training = False
             seed_all(self.seed, step, _EVALUATION)
             with torch.no_grad():
-                value = float(self._evaluate())
+                value = _number(self._evaluate())
         except SupersededError as error:
             self.native.give_back(error.code, str(error))
         else:
@@ -298,18 +335,30 @@ class Run:
 
     def stop(self) -> None:
         """From any thread or callback: the loop ends after the work that this process has. Others go on."""
-        if self._native is not None:
-            self._native.stop()
+        if self._opened is not None:
+            self._opened.stop()
 
     def close(self) -> None:
         """Leaves the run, which may go on without this process; the last one has the last finished step saved. Called
         when the loop is left before the run's end, by `with`, and when Python ends."""
-        if self._native is None or self._left:
+        if self._opened is None or self._left or os.getpid() != self._process:
             return
         self._left = True
         if self._finished is None:
-            self._leave(self._native)
+            self._leave(self._opened)
         self._let_go()
+
+    def _leave_after_error(self) -> None:
+        """Servers that do not answer are not waited for once more, and the first error stays the one that is told."""
+        if self._opened is None:
+            return
+        self._opened.stop()
+        try:
+            self.close()
+        except Error as error:
+            self._let_go()
+            if self._progress is not None:
+                self._progress.say(f"left the run: {error}")
 
     def _leave(self, native: _native.Run) -> None:
         try:
@@ -326,8 +375,8 @@ class Run:
                 else "nothing is saved"))
 
     def _let_go(self) -> None:
-        self._native = None  # ends servers inside
-        if self._temporary:
+        self._opened = None  # ends servers inside; in a forked process it does nothing
+        if self._temporary and os.getpid() == self._process:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
     def __del__(self) -> None:
@@ -341,11 +390,36 @@ class Run:
 
     # Reading the model.
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """In the place of the loop: the model can be called and read as it is, without training, in the block.
+
+        With `load` and `embedded()` it is that of a file. On servers it is that of the run as it is there, which waits
+        meanwhile for this process: for runs that nobody trains.
+        """
+        self._begin_once()
+        try:
+            self._begin()
+            kind, epoch, step, _ = self.native.next()
+            self._at = (epoch, step - (kind == "micro_batch"), False)
+            self._pull(*self._at[:2])
+            with torch.no_grad():
+                yield
+            if kind != "finished":
+                self.native.give_back("stale", "it was only read")
+        finally:
+            self._at = None
+            self._finished = self._finished or (0, 0)  # nothing to save
+            self.close()
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Parameters and tables by name, after the run's last step or, in an evaluation, of the state that is
         evaluated. A table is [K, 2 ** tau, outputs]."""
-        epoch, step = self._readable()
-        state = {name: parameter.detach().cpu().clone() for name, parameter in self._parameters.names().items()}
+        return self._read(self._state_at)
+
+    def _state_at(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
+        self._pull(epoch, step)
+        state = self._parameters.values()
         for table in self.tables:
             spec = table.spec
             rows = spec.tables * spec.rows
@@ -360,7 +434,7 @@ class Run:
     def save(self, path: str | os.PathLike[str]) -> None:
         """`state_dict()` as a safetensors file, the same bytes for any number of servers and processes."""
         _, step = self._readable()
-        state = {name: values.numpy() for name, values in sorted(self.state_dict().items())}
+        state = {name: values.contiguous().numpy() for name, values in sorted(self.state_dict().items())}
         safetensors.write(path, state, {"step": str(step), "about": self._about()})
 
     def _readable(self) -> tuple[int, int]:
@@ -375,15 +449,18 @@ class Run:
     @property
     def native(self) -> _native.Run:
         """The native run, which has begun."""
-        if self._native is None:
+        if self._opened is None:
             raise Error("the run has not begun, or is over for this process: use layers inside the loop over it")
-        return self._native
+        if os.getpid() != self._process:
+            raise Error("this process was forked from the one that has the run, and has no part in it; a script of its "
+                        "own can join")
+        return self._opened
 
-    def reading(self, gradients: bool) -> tuple[tuple[int, int, bool], bool]:
+    def read_state(self, gradients: bool) -> tuple[tuple[int, int, bool], bool]:
         """What a layer reads now, and whether it is a read of training."""
         if self._at is None:
-            raise Error("nothing can be read between two micro-batches; use layers inside the loop, in an evaluation, "
-                        "or after the loop has come to its end")
+            raise Error("nothing can be read between two micro-batches: use layers in the loop before work.backward(), in "
+                        "an evaluation, or after the loop has come to its end")
         epoch, step, is_open = self._at
         if is_open and not gradients:
             return (epoch, step - 1, False), False
@@ -403,9 +480,9 @@ class Run:
             work.valid, work.given_up = False, error
             return None
 
-    def check_constants(self) -> None:
+    def check_unchanged(self) -> None:
         """See SharedParameters."""
-        self._parameters.check_constants()
+        self._parameters.check_unchanged()
 
     def push_parameters(self, work: Work) -> list[_native.Pending]:
         """See SharedParameters."""
@@ -414,7 +491,7 @@ class Run:
     # Inside.
 
     def _still_open(self, what: str) -> None:
-        if self._native is not None or self._left:
+        if self._begun:
             raise InvalidError(f"{what}: the run has begun; describe the whole model before the loop")
 
     def _about(self) -> str:
@@ -428,6 +505,10 @@ class Run:
 
     def _describe(self) -> tuple[_native.RunDescription, list[tuple[int, NDArray[np.float32]]]]:
         """The run's description and what it begins with."""
+        self._parameters.collect(self.optimizer)
+        if not self._parameters.modules:
+            warnings.warn("no module is shared: parameters outside of memory layers are not trained; call "
+                          "run.share(model)", stacklevel=5)
         for layer in self._layers:
             for name, parameter in layer.named_parameters():
                 if parameter.requires_grad and parameter not in self._parameters:
@@ -454,26 +535,24 @@ class Run:
         return description, initial
 
     def _begin(self) -> None:
-        if self._native is not None or self._left:
-            raise Error("this run's loop has been begun before; make a new mf.Run")
         description, initial = self._describe()
         servers = self._servers
         if isinstance(servers, Embedded) and not servers.state:
             self._temporary = tempfile.mkdtemp(prefix="memoryformer-")
             servers = dataclasses.replace(servers, state=self._temporary)
         inside = servers if isinstance(servers, Embedded) else Embedded(1, "", 1, 0)
-        addresses = ([] if isinstance(servers, Embedded) else [servers] if isinstance(servers, str) else list(servers))
-        if not addresses and not isinstance(servers, Embedded):
-            raise InvalidError("servers: no address; for servers inside this process use mf.embedded()")
-        self._native = _native.Run(servers=addresses, keys=self._keys, shards=inside.shards, threads=inside.threads,
+        addresses = [] if isinstance(servers, Embedded) else servers
+        self._opened = _native.Run(servers=addresses, keys=self._keys, shards=inside.shards, threads=inside.threads,
                                    memory_bytes=inside.memory, state=inside.state, run=description,
                                    deadline_seconds=self._deadline_seconds, log=self._log)
-        _close_at_exit(self)
+        close_at_exit(self)
         try:
-            self._native.join(initial)
+            self._opened.join(initial)
         except OtherRunError as error:
             raise OtherRunError(f"{error}. All processes of a run have the same script, data, seed, version of torch and "
-                                "number of threads (torch.set_num_threads; reproducible=False allows others)",
+                                "number of threads (torch.set_num_threads; reproducible=False allows others). To train on with "
+                                "other steps or rules, run.save() and run.load() in a new run; servers take it when this "
+                                "one has ended, or has had no process for a minute",
                                 error.code) from None
 
     def _pull(self, epoch: int, step: int) -> None:
@@ -489,82 +568,15 @@ class Run:
             if self._progress is not None:
                 self._progress.show(record)
 
-    @contextlib.contextmanager
-    def _ends_by_signal(self) -> Iterator[None]:
-        """SIGTERM and SIGHUP, if the script has nothing else for them, end the loop after the work in hand, so that
-        nothing is lost; then the process ends as it would have."""
-        got: list[int] = []
-        before: dict[int, Any] = {}
-
-        def handle(number: int, _: object) -> None:
-            got.append(number)
-            signal.signal(number, signal.SIG_DFL)  # a second one ends at once
-            self.stop()
-
-        with contextlib.suppress(ValueError):  # not the main thread
-            for which in (signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(which) == signal.SIG_DFL:
-                    before[which] = signal.signal(which, handle)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                if number not in got:
-                    signal.signal(number, handler)
-            if got:
-                self.close()
-                signal.signal(got[0], signal.SIG_DFL)
-                os.kill(os.getpid(), got[0])
-
-
-def _close_at_exit(run: Run) -> None:
-    """A script that ends by an error, or keeps the run in a global variable, leaves the run, too."""
-    weak = weakref.ref(run)
-
-    def close() -> None:
-        alive = weak()
-        if alive is not None:
-            alive.close()
-
-    atexit.register(close)
-
 
 def _check_shape(path: object, name: str, there: tuple[int, ...], here: tuple[int, ...]) -> None:
     if tuple(there) != here:
         raise InvalidError(f"{path}: {name} has shape {tuple(there)} there and {here} here")
 
 
-def _digest_of(batch: Callable[[int, int], Any], steps: int, micro_batches: int, seed: int) -> str:
-    """Digest of some micro-batches. InvalidError if one is not the same each time: a batch that is taken from an
-    iterator, say, would depend on what a process did before."""
-    places = sorted({(1, 0), (1, micro_batches - 1), (steps, micro_batches - 1)})
-    first: list[str] = []
-    again: list[str] = []
-    for digests, order in ((first, places), (again, places[::-1])):
-        for step, number in order:
-            seed_all(seed, step, number)
-            digest = hashlib.sha256(f"{step} {number}".encode())
-            _add(digest, batch(step, number))
-            digests.append(digest.hexdigest())
-    if first != again[::-1]:
-        raise InvalidError("data: the function gave two different micro-batches for the same (step, number); it has to "
-                           "follow from them alone, as any process may compute any micro-batch, at any time and again")
-    return "batches of digest " + hashlib.sha256("".join(first).encode()).hexdigest()
-
-
-def _add(digest: Any, value: Any) -> None:
-    """The bytes of tensors and arrays, and of what holds them."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray):
-        digest.update(f"{value.dtype} {value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    elif isinstance(value, Mapping):
-        for key in sorted(value):
-            digest.update(repr(key).encode())
-            _add(digest, value[key])
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            _add(digest, part)
-    else:
-        digest.update(repr(value).encode())
+def _number(value: Any) -> float:
+    """What an evaluation gave."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise InvalidError(f"evaluate: the function gave {value!r}; it has to give the mean loss") from None

@@ -10,6 +10,7 @@ from typing import Any, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import whole
 from .errors import InvalidError
 
 _TYPES = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
@@ -25,7 +26,13 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], met
         at += values.nbytes
     text = json.dumps(header, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
-    partial = f"{os.fspath(path)}.partial-{os.getpid()}"
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InvalidError(f"{path}: is no file that can be replaced; name another one")
+    folder, name = os.path.split(path)
+    if not os.path.isdir(folder):
+        raise InvalidError(f"{path}: there is no folder {folder}")
+    partial = os.path.join(folder, f".{name[:100]}.partial-{os.getpid()}")
     try:
         with open(partial, "wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
@@ -54,12 +61,15 @@ def read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
             for name, entry in header.items():
                 if name == "__metadata__":
                     continue
-                kind = np.dtype(_TYPES[entry["dtype"]])
+                narrow = entry["dtype"] == "BF16"  # the upper half of a float32
+                kind = np.dtype(np.uint16 if narrow else _TYPES[entry["dtype"]])
                 begin, end = entry["data_offsets"]
                 if 8 + length + end > size:
                     raise InvalidError(f"{path}: was cut: {name} is not whole")
                 values = np.frombuffer(data, kind, (end - begin) // kind.itemsize, 8 + length + begin)
-                tensors[name] = values.reshape(entry["shape"])
+                if narrow:
+                    values = (values.astype(np.uint32) << 16).view(np.float32)
+                tensors[name] = values.reshape([whole("shape", size, 0) for size in entry["shape"]])
             return tensors
         except InvalidError:
             raise

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import torch
 
 from . import _native
+from .checks import real
 from .errors import Error, InvalidError
 from .optimizers import Optimizer
 
@@ -24,6 +25,12 @@ _ROWS_MAX = 1 << 16  # of one tensor: 256 MiB
 
 #: (name, parameter) to {"weight_decay": ..., "lr_scale": ...}, or None for the run's own.
 Rules = Callable[[str, torch.nn.Parameter], "Mapping[str, float] | None"]
+
+
+def bytes_of(value: torch.Tensor) -> bytes:
+    """Of a dense tensor of any type."""
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return bytes(flat.view(torch.uint8).numpy().data) if flat.numel() else b""
 
 
 @dataclasses.dataclass
@@ -60,14 +67,14 @@ class SharedParameters:
 
     def __init__(self) -> None:
         self._groups: dict[tuple[float, float], _Group] = {}
-        self._modules: list[tuple[str, torch.nn.Module]] = []
-        self._known: set[int] = set()
-        self._constants: list[tuple[str, torch.Tensor, int]] = []  # buffers: (name, buffer, version)
+        self._modules: list[tuple[str, torch.nn.Module, Rules | None]] = []
+        self._known: dict[int, str] = {}  # names by id
+        self._constants: dict[str, tuple[torch.Tensor, int]] = {}  # with their versions, by name
 
     @property
     def modules(self) -> list[torch.nn.Module]:
         """What was added."""
-        return [module for _, module in self._modules]
+        return [module for _, module, _ in self._modules]
 
     def __contains__(self, parameter: torch.nn.Parameter) -> bool:
         return id(parameter) in self._known
@@ -79,30 +86,48 @@ class SharedParameters:
 
     def add(self, module: torch.nn.Module, prefix: str, rules: Rules | None, optimizer: Optimizer) -> None:
         """Parameters that need gradients are shared; the others, and buffers, are constants of the run."""
-        before = self.names()
+        self._modules.append((prefix, module, rules))
+        self.collect(optimizer)
+
+    def collect(self, optimizer: Optimizer) -> None:
+        """Takes the modules as they are now: parts may have been replaced, moved or frozen since they were added."""
+        self._groups, self._known, self._constants = {}, {}, {}
+        names: set[str] = set()
+        for prefix, module, rules in self._modules:
+            for name, parameter in self._trained(prefix, module):
+                if id(parameter) in self._known:
+                    continue
+                if torch.nn.parameter.is_lazy(parameter):
+                    raise InvalidError(f"share: {name} has no shape yet; call the model once before")
+                if not parameter.is_floating_point():
+                    raise InvalidError(f"share: {name} is of {parameter.dtype}; the servers hold real numbers")
+                if name in names:
+                    raise InvalidError(f"share: there is a parameter {name} already; give this module a prefix")
+                names.add(name)
+                rule = dict((rules(name, parameter) if rules is not None else None) or {})
+                decay = real(f"share: weight_decay of {name}", rule.pop("weight_decay", optimizer.weight_decay), 0)
+                scale = real(f"share: lr_scale of {name}", rule.pop("lr_scale", 1.0), 0)
+                if rule:
+                    raise InvalidError(f"share: rule of {name}: {sorted(rule)} is none of weight_decay and lr_scale")
+                group = self._groups.setdefault((decay, scale), _Group(decay, scale, [], []))
+                group.names.append(name)
+                group.parameters.append(parameter)
+                self._known[id(parameter)] = name
+            self._constants.update({name: (value, value._version) for name, value in self._fixed(prefix, module)})
+
+    @staticmethod
+    def _trained(prefix: str, module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
         for name, parameter in module.named_parameters():
-            name = prefix + name
-            if id(parameter) in self._known:
-                continue
+            if parameter.requires_grad:
+                yield prefix + name, parameter
+
+    @staticmethod
+    def _fixed(prefix: str, module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
-                self._constants.append((name, parameter, parameter._version))
-                continue
-            if not parameter.is_floating_point():
-                raise InvalidError(f"share: {name} is of {parameter.dtype}; the servers hold real numbers")
-            if name in before:
-                raise InvalidError(f"share: there is a parameter {name} already; give this module a prefix")
-            rule = dict((rules(name, parameter) if rules is not None else None) or {})
-            decay = float(rule.pop("weight_decay", optimizer.weight_decay))
-            scale = float(rule.pop("lr_scale", 1.0))
-            if rule:
-                raise InvalidError(f"share: rule of {name}: {sorted(rule)} is none of weight_decay and lr_scale")
-            group = self._groups.setdefault((decay, scale), _Group(decay, scale, [], []))
-            group.names.append(name)
-            group.parameters.append(parameter)
-            self._known.add(id(parameter))
+                yield prefix + name, parameter
         for name, buffer in module.named_buffers():
-            self._constants.append((prefix + name, buffer, buffer._version))
-        self._modules.append((prefix, module))
+            yield prefix + name, buffer
 
     def describe(self, first: int, optimizer: Optimizer) -> list[_native.TensorSpec]:
         """The tensors, numbered from `first` on."""
@@ -135,19 +160,27 @@ class SharedParameters:
         if not self._constants:
             return ""
         digest = hashlib.sha256()
-        for name, value, _ in self._constants:
+        for name, (value, _) in self._constants.items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-                          if value.numel() else b"")
+            digest.update(bytes_of(value))
         return digest.hexdigest()
 
-    def check_constants(self) -> None:
-        """Error if one has changed: each process would have its own, and the result would depend on who did what."""
-        for name, value, version in self._constants:
-            if value._version != version:
-                raise Error(f"{name}, which is no parameter, has changed in training: each process would have its own. "
-                            "Make it one, or use layers without (GroupNorm or LayerNorm for BatchNorm, "
-                            "track_running_stats=False)", "invalid")
+    def check_unchanged(self) -> None:
+        """Error if the modules have other parameters than the run trains, or if what is no parameter has changed: each
+        process would have its own, and the result would depend on who did what."""
+        for prefix, module, _ in self._modules:
+            for name, parameter in self._trained(prefix, module):
+                if id(parameter) not in self._known:
+                    raise Error(f"{name} is new: nobody trains it; make the model as it is to be before the loop",
+                                "invalid")
+            for name, value in self._fixed(prefix, module):
+                known = self._constants.get(name)
+                if known is None and id(value) in self._known:
+                    raise Error(f"{name} was frozen in the loop, but the run trains it: freeze it before", "invalid")
+                if known is None or known[0] is not value or known[1] != value._version:
+                    raise Error(f"{name}, which is no parameter, has changed in training: each process would have its "
+                                "own. Make it one, or use layers without (GroupNorm or LayerNorm for BatchNorm, "
+                                "track_running_stats=False)", "invalid")
 
     def initial(self) -> list[tuple[int, NDArray[np.float32]]]:
         """The parameters as they are, (tensor, values)."""
@@ -167,6 +200,11 @@ class SharedParameters:
                 for parameter, span in group.spans(group.values):
                     parameter.copy_(span)
 
+    def values(self) -> dict[str, torch.Tensor]:
+        """Copies of the values as the servers have them, in float32, of the state that was pulled last."""
+        return {self._known[id(parameter)]: span.clone() for group in self._groups.values()
+                for parameter, span in group.spans(group.values)}
+
     def push(self, native: _native.Run, epoch: int, step: int, micro_batch: int) -> list[_native.Pending]:
         """Contributes the gradients, zeros where there is none, and lets go of them."""
         for group in self._groups.values():
@@ -174,7 +212,7 @@ class SharedParameters:
                 if parameter.grad is None:
                     span.zero_()
                 else:
-                    span.copy_(parameter.grad)
+                    span.copy_(parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad)
                     parameter.grad = None
         return [native.push_whole(epoch, step, micro_batch, tensor, values)
                 for group in self._groups.values() for tensor, values in group.pieces(group.gradients)]

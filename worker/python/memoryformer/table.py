@@ -67,7 +67,7 @@ class Table:
             raise InvalidError(f"{spec.name}: was given {len(indices)} rows a token, and reads "
                                f"{spec.tables * spec.probes}: the hash of another layer?")
         out = np.zeros((tokens, spec.columns), np.float32)
-        at, training = run.reading(torch.is_grad_enabled())
+        at, training = run.read_state(torch.is_grad_enabled())
         if training and tokens > run.tokens:
             raise InvalidError(f"{spec.name}: {tokens} tokens in one micro-batch; mf.Run(tokens=...) allows {run.tokens}")
         parts = []
@@ -85,7 +85,8 @@ class Table:
         run, spec = self._run, self.spec
         work = run.work
         if work is None:
-            raise Error(f"{spec.name}: a gradient outside of a micro-batch; call backward between two steps of the loop")
+            raise Error(f"{spec.name}: a gradient outside of a micro-batch of its run; call work.backward() in the loop",
+                        "invalid")
         if self.contributed_to(work):
             raise Error(f"{spec.name}: a second gradient in micro-batch {work.number} of step {work.step}; a layer is "
                         "used once in it: give each place a layer of its own, or put both inputs into one call",
@@ -104,6 +105,13 @@ class Table:
             run.guarded(request.wait)
         if not work.valid:
             dweights[:] = 0
+
+    def __deepcopy__(self, _: object) -> "Table":
+        return self  # a copied layer reads the same tables
+
+    def __reduce__(self) -> Any:
+        raise InvalidError(f"{self.spec.name}: a memory layer's tables are on the servers and cannot be pickled; "
+                           "run.save(path) writes the whole model")
 
     def contributed_to(self, work: "Work") -> bool:
         """Whether the micro-batch has its gradient."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from . import _native
-from .errors import SupersededError
+from .errors import Error, InvalidError, SupersededError
 
 if TYPE_CHECKING:
     from .run import Run
@@ -40,11 +40,20 @@ class Work:
 
         The step's gradient is that of the mean over its micro-batches.
         """
-        (loss / self._run.micro_batches).backward()
+        self._check_open()
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            raise InvalidError(f"work.backward: the loss has to be a tensor of one number, the micro-batch's mean, not "
+                               f"{tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__}")
+        (loss.reshape(()) / self._run.micro_batches).backward()
         self.finish(float(loss.detach()))
 
     def skip(self) -> None:
-        """Contributes nothing, as an empty micro-batch, with a loss of 0."""
+        """Contributes nothing, as an empty micro-batch, with a loss of 0. Before any backward pass: what memory layers
+        have sent cannot be taken back. (A step with a gradient that is not finite is dropped by the servers.)"""
+        self._check_open()
+        for table in self._run.tables:
+            if table.contributed_to(self):
+                raise Error(f"work.skip(): {table.spec.name} has its gradient already; decide before backward", "invalid")
         for parameter in self._run.parameters():
             parameter.grad = None
         self.finish(0.0)
@@ -52,8 +61,9 @@ class Work:
     def finish(self, loss: float) -> None:
         """Ends a micro-batch whose gradients are there already: for several calls of `tensor.backward()`, each of a
         loss divided by run.micro_batches."""
+        self._check_open()
         run = self._run
-        run.check_constants()
+        run.check_unchanged()
         for table in run.tables:
             if not table.contributed_to(self):
                 self.push_nothing(table)
@@ -63,6 +73,11 @@ class Work:
         self._pending = []
         self.done = True
         run.end_work(self, loss)
+
+    def _check_open(self) -> None:
+        if self.done or self._run.work is not self:
+            raise Error(f"micro-batch {self.number} of step {self.step} has ended: it ends with work.backward(), "
+                        "work.finish() or work.skip(), once", "invalid")
 
     def push_nothing(self, table: "Table") -> None:
         """The contribution of a table that had no part in the loss."""

@@ -4,6 +4,9 @@
 // Threads: one at a time, but for Stop() and TakeRecords().
 #pragma once
 
+#include <sys/types.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <memory>
 #include <string>
@@ -48,6 +51,12 @@ class PythonRun {
   Status Join(const std::vector<InitialTensor>& tensors);
   /// As of Session::Lane.
   Result<Session::Work> Next() { return lane_->Next(); }
+  /// Next() asks once more what there is to do, after the run's end, too: a server that was started
+  /// again has to be recovered before it can be read.
+  Status AskAgain() {
+    lane_ = session_->NewLane();
+    return session_->Join();
+  }
   void Done(Result<double> value) { lane_->Done(std::move(value)); }
   /// No more work is asked for, and calls to silent servers fail soon.
   void Stop();
@@ -60,12 +69,16 @@ class PythonRun {
   /// Finished steps since the last call, in order; after a rollback those that count.
   std::vector<StepRecord> TakeRecords();
 
+  /// False in a process that was forked from the one that opened it, where nothing may be called.
+  bool is_of_this_process() const { return process_ == getpid(); }
+
   const RunDescription& run() const { return session_->run(); }
   TableClient& tables() { return session_->tables(); }
 
  private:
   PythonRun() = default;
 
+  const pid_t process_ = getpid();
   TransportContext context_;  // of servers in this process
   std::unique_ptr<EmbeddedServers> embedded_;
   std::unique_ptr<Connection> connection_;  // to servers elsewhere

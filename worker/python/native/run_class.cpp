@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <chrono>
+#include <cmath>
 #include <future>
 #include <optional>
 #include <utility>
@@ -241,9 +242,12 @@ std::unique_ptr<PythonRun> Open(std::vector<std::string> servers, std::string ke
   return ValueOf(std::move(opened));
 }
 
+std::string Text(double number) { return py::repr(py::float_(number)).cast<std::string>(); }
+
 /// Without the GIL, as its threads may wait for servers in this process.
 struct CloseWithoutGil {
   void operator()(PythonRun* run) const {
+    if (!run->is_of_this_process()) return;  // a forked process has none of its threads: left alone
     py::gil_scoped_release others_run;
     delete run;
   }
@@ -252,15 +256,23 @@ struct CloseWithoutGil {
 }  // namespace
 
 void AddRun(py::module_& module) {
-  py::class_<StepRecord>(module, "StepRecord", "What is known of a finished step.")
-      .def_readonly("step", &StepRecord::step)
+  py::class_<StepRecord> record(module, "StepRecord", "What is known of a finished step.");
+  record.def_readonly("step", &StepRecord::step)
       .def_readonly("loss", &StepRecord::loss)
       .def_readonly("lr", &StepRecord::lr)
       .def_readonly("grad_norm", &StepRecord::grad_norm)
       .def_readonly("dropped", &StepRecord::dropped)
-      .def_property_readonly("val_loss", [](const StepRecord& record) {
-        return record.has_val_loss ? std::optional<double>(record.val_loss) : std::nullopt;
+      .def_property_readonly("val_loss", [](const StepRecord& r) {
+        // NaN: nobody evaluates.
+        const bool has = r.has_val_loss && !std::isnan(r.val_loss);
+        return has ? std::optional<double>(r.val_loss) : std::nullopt;
       });
+  record.def("__repr__", [](const StepRecord& r) {
+    return "StepRecord(step=" + std::to_string(r.step) + ", loss=" + Text(r.loss) +
+           ", lr=" + Text(r.lr) + ", grad_norm=" + Text(r.grad_norm) +
+           (r.has_val_loss && !std::isnan(r.val_loss) ? ", val_loss=" + Text(r.val_loss) : "") +
+           (r.dropped ? ", dropped)" : ")");
+  });
   py::class_<PendingRequest>(module, "Pending").def("wait", &PendingRequest::Finish);
   py::class_<PythonRun, std::unique_ptr<PythonRun, CloseWithoutGil>>(module, "Run")
       .def(py::init([](std::vector<std::string> servers, std::string keys, int shards, int threads,
@@ -276,6 +288,7 @@ void AddRun(py::module_& module) {
            py::arg("deadline_seconds"), py::arg("log"))
       .def("join", &Join, py::arg("initial"))
       .def("next", &Next)
+      .def("ask_again", [](PythonRun& run) { Throw(Wait(run, [&run] { return run.AskAgain(); })); })
       .def("done",
            [](PythonRun& run, double value) {
              py::gil_scoped_release others_run;
