@@ -41,6 +41,18 @@ class Examples(ClusterCase):
             said += out
         return said
 
+    def test_gpt(self) -> None:
+        said = self.run_example("gpt", "--data", self.data, "--steps", "40", "--prompt", "the river ")
+        self.assertLess(float(re.search(r"^memory: ([\d.]+) bits a byte$", said, re.MULTILINE)[1]), 4.2, said)
+        self.assertEqual(said.count("the river "), 2, said)
+
+    @unittest.skipUnless(os.path.isdir(IMAGES), f"no {IMAGES} (apt-get install dataset-fashion-mnist)")
+    def test_fine_tuning(self) -> None:
+        said = self.run_example("fine_tuning", "--pretrain", "60", "--steps", "60")
+        (before, after), = set(re.findall(r"accuracy ([\d.]+)% before, ([\d.]+)% with the memory layer", said))
+        self.assertLess(float(before), 50, said)  # it knows half of the classes
+        self.assertGreater(float(after), 65, said)
+
     @unittest.skipUnless(os.path.isdir(IMAGES), f"no {IMAGES} (apt-get install dataset-fashion-mnist)")
     def test_image_classifier(self) -> None:
         for model in ("memory", "dense"):

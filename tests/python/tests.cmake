@@ -12,6 +12,7 @@ if(TARGET mf_python)
   add_test(NAME python_wheel COMMAND ${MF_PYTHON} -B ${MF_PYTHON_TESTS}/wheel_test.py ${CMAKE_BINARY_DIR})
   add_test(NAME python_examples COMMAND ${MF_PYTHON} -B ${MF_PYTHON_TESTS}/examples_test.py ${MF_PACKAGE}
     $<TARGET_FILE:pserver>)
+  set_tests_properties(python_cluster PROPERTIES COST 100)
   set_tests_properties(python_layer python_loop python_reference python_cluster python_wheel python_examples PROPERTIES
     LABELS python SKIP_RETURN_CODE 77)
 endif()
