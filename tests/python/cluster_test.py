@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import time
 import unittest
@@ -38,8 +39,6 @@ class PythonCase(ClusterCase):
         return process
 
     def popen(self, command: list[str], out: str, errors):
-        import subprocess
-
         with open(out, "a", encoding="utf-8") as lines:
             process = subprocess.Popen(command, stdout=lines, stderr=errors)
 
@@ -187,6 +186,18 @@ class Ends(PythonCase):
         self.wait_for("a run", lambda: any(name.startswith("run-") for name in
                                            os.listdir(os.path.join(self.folder, state))))
         return self.run_folder(state)
+
+    def test_keys(self) -> None:
+        keys = os.path.join(self.folder, "keys")
+        subprocess.run([self.PSERVER, "keygen", "--out", keys], check=True, stdout=subprocess.DEVNULL)
+        servers = [self.serve(shard, 2, keys=os.path.join(keys, "server")) for shard in range(2)]
+        os.environ["KEYS"] = os.path.join(keys, "client")
+        self.addCleanup(os.environ.pop, "KEYS", None)
+        addresses = ",".join(address for _, address in servers)
+        self.ended("locked", self.train_python("locked", "model", addresses, 5))
+        os.environ["KEYS"] = self.folder
+        self.ended("none", self.train_python("none", "model", addresses, 5), 1)
+        self.assertRegex(self.log("none").splitlines()[-1], "InvalidError: .*client.key")
 
     def test_nobody_answers(self) -> None:
         """The first error is the last that is said, and no second deadline is waited for."""

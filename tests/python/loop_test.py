@@ -127,7 +127,8 @@ class Optimizers(LoopCase):
         for words, make in (
                 ("none of memoryformer's", lambda: mf.Run(mf.embedded(), steps=1,
                                                           optimizer=torch.optim.SGD(net.parameters(), lr=1.0))),
-                ("warmup <= 4 steps", lambda: mf.Run(mf.embedded(), steps=4, optimizer=mf.SGD(lr=mf.cosine(1, warmup=5)))),
+                ("warmup <= 4 steps", lambda: mf.Run(mf.embedded(), steps=4,
+                                                     optimizer=mf.SGD(lr=mf.cosine(1, warmup=5)))),
                 ("no finite", lambda: mf.Run(mf.embedded(), steps=4, optimizer=mf.SGD(lr=float("nan")))),
                 ("none of weight_decay and lr_scale", lambda: mf.Run(
                     mf.embedded(), steps=4, optimizer=mf.SGD(lr=1.0)).share(net, rules=lambda *_: {"decay": 1})),
@@ -315,7 +316,7 @@ class Works(LoopCase):
         run, net = self.start()
         norm = torch.nn.BatchNorm1d(24)
         run.share(norm, prefix="norm.")
-        with self.assertRaisesRegex(mf.Error, "norm.num_batches_tracked, which is no parameter, has changed in training"):
+        with self.assertRaisesRegex(mf.Error, "norm.num_batches_tracked, which is no parameter, has changed"):
             for work in run:
                 x, y = batch(work.step, work.number)
                 work.backward(F.mse_loss(net(norm(x)), y))
@@ -511,7 +512,9 @@ class Words(LoopCase):
         self.assertRegex(repr(records[-1]), r"^StepRecord\(step=1, loss=[\d.]+, lr=0.0099\d+, grad_norm=[\d.]+\)$")
 
     def test_servers(self) -> None:
-        for words, servers in (("give addresses", []), ("give addresses", [7000]), ("servers 127.0.0.1:1: not of the form", "127.0.0.1:1"), ("named twice", "tcp://127.0.0.1:9,tcp://127.0.0.1:9"), ("shards = 0", None)):
+        for words, servers in (("give addresses", []), ("give addresses", [7000]), ("shards = 0", None),
+                               ("servers 127.0.0.1:1: not of the form", "127.0.0.1:1"),
+                               ("named twice", "tcp://127.0.0.1:9,tcp://127.0.0.1:9")):
             with self.subTest(words), self.assertRaisesRegex(mf.InvalidError, words):
                 next(iter(self.start(servers=servers)[0] if servers is not None else mf.embedded(0)))
         run, _ = self.start(servers="tcp://127.0.0.1:9", deadline_seconds=0.5)

@@ -3,6 +3,7 @@ KIND model: a small model with every kind of parameter, dropout among them; OUT 
 KIND count: gradients are whole numbers that follow from the place in the run, so that the state is their exact sum.
 A line for every finished step goes to stdout."""
 
+import os
 import sys
 
 sys.path.insert(0, sys.argv[1])
@@ -77,8 +78,9 @@ def main() -> None:
     _, _, kind, servers, steps, out = sys.argv
     torch.set_num_threads(1)
     counts = kind == "count"
-    run = mf.Run(mf.embedded(2) if servers == "embedded" else servers, steps=int(steps), micro_batches=MICRO_BATCHES,
-                 optimizer=mf.SGD(lr=1.0) if counts else mf.AdamW(lr=mf.cosine(1e-2, warmup=3)), clip=0 if counts else 1,
+    optimizer = mf.SGD(lr=1.0) if counts else mf.AdamW(lr=mf.cosine(1e-2, warmup=3))
+    run = mf.Run(mf.embedded(2) if servers == "embedded" else servers, keys=os.environ.get("KEYS"), steps=int(steps),
+                 micro_batches=MICRO_BATCHES, optimizer=optimizer, clip=0 if counts else 1,
                  data="" if counts else batch, evaluate_every=0 if counts else 10, snapshot_steps=3, lease_seconds=1.0,
                  progress=False, log="info")
     run.on_step(lambda record: print(f"\n{record.step} {record.loss} {record.val_loss}", flush=True))

@@ -86,8 +86,8 @@ def main() -> None:
         generator = torch.Generator().manual_seed(step * MICRO_BATCHES + number)
         return windows(train, torch.randint(len(train) - LENGTH, (BATCH,), generator=generator))
 
-    run = mf.Run(options.servers or mf.embedded(4), steps=options.steps, micro_batches=MICRO_BATCHES, clip=1.0, data=batch,
-                 optimizer=mf.AdamW(lr=mf.cosine(3e-3, warmup=options.steps // 20), betas=(0.9, 0.95)),
+    run = mf.Run(options.servers or mf.embedded(4), steps=options.steps, micro_batches=MICRO_BATCHES, clip=1.0,
+                 data=batch, optimizer=mf.AdamW(lr=mf.cosine(3e-3, warmup=options.steps // 20), betas=(0.9, 0.95)),
                  evaluate_every=max(1, options.steps // 5), snapshot_minutes=1)
     model = Gpt(run, options.mlp)
     run.share(model, rules=lambda name, parameter: {"weight_decay": 0.0} if parameter.dim() == 1 else None)

@@ -30,7 +30,8 @@ def read(folder: str, part: str) -> tuple[torch.Tensor, torch.Tensor]:
         images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, PIXELS)
     with gzip.open(os.path.join(folder, f"{part}-labels-idx1-ubyte.gz")) as file:
         labels = np.frombuffer(file.read(), np.uint8, offset=8)
-    return (torch.from_numpy(images.astype(np.float32)) / 255 - 0.286) / 0.353, torch.from_numpy(labels.astype(np.int64))
+    numbers = torch.from_numpy(images.astype(np.float32)) / 255
+    return (numbers - 0.286) / 0.353, torch.from_numpy(labels.astype(np.int64))
 
 
 class Classifier(torch.nn.Module):

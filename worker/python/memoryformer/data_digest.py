@@ -52,5 +52,5 @@ def _add(digest: Any, value: Any) -> None:
     elif value is None or isinstance(value, (bool, int, float, str, bytes, np.generic)):
         digest.update(repr(value).encode())
     else:
-        raise InvalidError(f"data: a micro-batch has a {type(value).__name__}; tensors, arrays, numbers, texts, and lists, "
-                           "tuples and dicts of them can be compared")
+        raise InvalidError(f"data: a micro-batch has a {type(value).__name__}; tensors, arrays, numbers, texts, and "
+                           "lists, tuples and dicts of them can be compared")

@@ -36,7 +36,8 @@ class Hashed:
     """Where an input falls: for each of T tokens K * probes rows and weights, and the shape to give back.
 
     buckets: integers [K * probes, T]; those that `Hash` makes have the narrowest type that holds tau bits, of which
-    16 and 32 are signed, so that rows from 2 ** 15 or 2 ** 31 on are negative there. weights: float32 [K * probes, T], through which gradients reach the input.
+    16 and 32 are signed, so that rows from 2 ** 15 or 2 ** 31 on are negative there.
+    weights: float32 [K * probes, T], through which gradients reach the input.
     """
 
     def __init__(self, buckets: torch.Tensor, weights: torch.Tensor, leading: torch.Size, dtype: torch.dtype) -> None:

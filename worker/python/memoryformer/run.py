@@ -94,8 +94,8 @@ class Run:
         if not isinstance(servers, Embedded):
             servers = [servers] if isinstance(servers, str) else list(servers)
             if not servers or not all(isinstance(server, str) for server in servers):
-                raise InvalidError(f"servers: {servers!r}: give addresses tcp://HOST:PORT, or mf.embedded() for servers "
-                                   "inside this process")
+                raise InvalidError(f"servers: {servers!r}: give addresses tcp://HOST:PORT, or mf.embedded() for "
+                                   "servers inside this process")
         self.optimizer = checked(optimizer)
         self.steps, self.micro_batches, self.tokens, self.seed = steps, micro_batches, tokens, seed
         self.work: Work | None = None
@@ -132,7 +132,8 @@ class Run:
         self._saves = snapshot_steps > 0 or snapshot_minutes > 0
         if reproducible:
             torch.use_deterministic_algorithms(True)
-        self._data = (data or "") if data is None or isinstance(data, str) else digest_of(data, steps, micro_batches, seed)
+        self._data = (data or "" if data is None or isinstance(data, str)
+                      else digest_of(data, steps, micro_batches, seed))
         seed_all(seed)
 
     # What is trained.
@@ -215,7 +216,7 @@ class Run:
     # The loop.
 
     def __iter__(self) -> Iterator[Work]:
-        """The micro-batches that this process is given, until the run is over or was stopped. One loop in one thread."""
+        """The micro-batches that this process is given, until the run is over or was stopped: one loop, one thread."""
         self._begin_once()
         return self._loop()
 
@@ -459,8 +460,8 @@ class Run:
     def read_state(self, gradients: bool) -> tuple[tuple[int, int, bool], bool]:
         """What a layer reads now, and whether it is a read of training."""
         if self._at is None:
-            raise Error("nothing can be read between two micro-batches: use layers in the loop before work.backward(), in "
-                        "an evaluation, or after the loop has come to its end")
+            raise Error("nothing can be read between two micro-batches: use layers in the loop before work.backward(), "
+                        "in an evaluation, or after the loop has come to its end")
         epoch, step, is_open = self._at
         if is_open and not gradients:
             return (epoch, step - 1, False), False
@@ -512,8 +513,8 @@ class Run:
         for layer in self._layers:
             for name, parameter in layer.named_parameters():
                 if parameter.requires_grad and parameter not in self._parameters:
-                    raise InvalidError(f"layer {layer.name}: nobody shares its {name}; call run.share(model) before the "
-                                       "loop")
+                    raise InvalidError(f"layer {layer.name}: nobody shares its {name}; call run.share(model) before "
+                                       "the loop")
         description = _native.RunDescription()
         description.rules = self._rules
         parameters = self._parameters.describe(len(self.tables), self.optimizer)
@@ -549,10 +550,10 @@ class Run:
         try:
             self._opened.join(initial)
         except OtherRunError as error:
-            raise OtherRunError(f"{error}. All processes of a run have the same script, data, seed, version of torch and "
-                                "number of threads (torch.set_num_threads; reproducible=False allows others). To train on with "
-                                "other steps or rules, run.save() and run.load() in a new run; servers take it when this "
-                                "one has ended, or has had no process for a minute",
+            raise OtherRunError(f"{error}. All processes of a run have the same script, data, seed, version of torch "
+                                "and number of threads (torch.set_num_threads; reproducible=False allows others). To "
+                                "train on with other steps or rules, run.save() and run.load() in a new run; servers "
+                                "take it when this one has ended, or has had no process for a minute",
                                 error.code) from None
 
     def _pull(self, epoch: int, step: int) -> None:

@@ -22,7 +22,8 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], met
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     at = 0
     for name, values in tensors.items():
-        header[name] = {"dtype": _NAMES[values.dtype], "shape": list(values.shape), "data_offsets": [at, at + values.nbytes]}
+        header[name] = {"dtype": _NAMES[values.dtype], "shape": list(values.shape),
+                        "data_offsets": [at, at + values.nbytes]}
         at += values.nbytes
     text = json.dumps(header, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
@@ -48,7 +49,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], met
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    """Read-only views of the mapped file. InvalidError, naming the file, for one that is damaged or of unknown types."""
+    """Read-only views of the mapped file. InvalidError, naming it, for one that is damaged or of unknown types."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")

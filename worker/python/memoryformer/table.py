@@ -53,7 +53,8 @@ class Table:
     def _run(self) -> "Run":
         run = self._weak_run()
         if run is None:
-            raise Error(f"{self.spec.name}: its run is gone; keep the mf.Run for as long as its layers are used", "invalid")
+            raise Error(f"{self.spec.name}: its run is gone; keep the mf.Run for as long as its layers are used",
+                        "invalid")
         return run
 
     def indices(self, buckets: torch.Tensor) -> NDArray[Any]:
@@ -69,7 +70,8 @@ class Table:
         out = np.zeros((tokens, spec.columns), np.float32)
         at, training = run.read_state(torch.is_grad_enabled())
         if training and tokens > run.tokens:
-            raise InvalidError(f"{spec.name}: {tokens} tokens in one micro-batch; mf.Run(tokens=...) allows {run.tokens}")
+            raise InvalidError(f"{spec.name}: {tokens} tokens in one micro-batch; mf.Run(tokens=...) allows "
+                               f"{run.tokens}")
         parts = []
         for begin in range(0, tokens, run.tokens):
             end = min(begin + run.tokens, tokens)
@@ -85,7 +87,7 @@ class Table:
         run, spec = self._run, self.spec
         work = run.work
         if work is None:
-            raise Error(f"{spec.name}: a gradient outside of a micro-batch of its run; call work.backward() in the loop",
+            raise Error(f"{spec.name}: a gradient outside of a micro-batch of its run; call work.backward() there",
                         "invalid")
         if self.contributed_to(work):
             raise Error(f"{spec.name}: a second gradient in micro-batch {work.number} of step {work.step}; a layer is "

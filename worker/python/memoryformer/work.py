@@ -53,7 +53,8 @@ class Work:
         self._check_open()
         for table in self._run.tables:
             if table.contributed_to(self):
-                raise Error(f"work.skip(): {table.spec.name} has its gradient already; decide before backward", "invalid")
+                raise Error(f"work.skip(): {table.spec.name} has its gradient already; decide before backward",
+                            "invalid")
         for parameter in self._run.parameters():
             parameter.grad = None
         self.finish(0.0)
