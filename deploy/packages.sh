@@ -33,7 +33,7 @@ MF_TEST_PACKAGES=(
   libgtest-dev libboost-context-dev
   sentencepiece  # its programs, beside which ids are compared
   python3 "${MF_PYTHON_PACKAGES[@]}"
-  dataset-fashion-mnist  # the example worker/examples/image_classifier
+  dataset-fashion-mnist  # the example worker/examples/fashion_mnist
   mount util-linux  # a small disk for the test of a full one
   clang-format shellcheck
   clang-19 clang-tidy-19

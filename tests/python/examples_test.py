@@ -28,7 +28,7 @@ class Examples(ClusterCase):
         """Two processes; what they print together."""
         addresses = ",".join(self.serve(shard, 2)[1] for shard in range(2))
         environment = dict(os.environ, PYTHONPATH=PACKAGE, OMP_NUM_THREADS="1")
-        command = [sys.executable, "-B", os.path.join(EXAMPLES, name, f"{name}.py"), "--servers", addresses, *options]
+        command = [sys.executable, "-B", os.path.join(EXAMPLES, name + ".py"), "--servers", addresses, *options]
         processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                       env=environment) for _ in range(2)]
         said = ""
@@ -42,13 +42,13 @@ class Examples(ClusterCase):
         return said
 
     def test_gpt(self) -> None:
-        said = self.run_example("gpt", "--data", self.data, "--steps", "40", "--prompt", "the river ")
+        said = self.run_example("gpt/gpt", "--data", self.data, "--steps", "40", "--prompt", "the river ")
         self.assertLess(float(re.search(r"^memory: ([\d.]+) bits a byte$", said, re.MULTILINE)[1]), 4.2, said)
         self.assertEqual(said.count("the river "), 2, said)
 
     @unittest.skipUnless(os.path.isdir(IMAGES), f"no {IMAGES} (apt-get install dataset-fashion-mnist)")
     def test_fine_tuning(self) -> None:
-        said = self.run_example("fine_tuning", "--pretrain", "60", "--steps", "60")
+        said = self.run_example("fashion_mnist/fine_tuning", "--pretrain", "60", "--steps", "60")
         (before, after), = set(re.findall(r"accuracy ([\d.]+)% before, ([\d.]+)% with the memory layer", said))
         self.assertLess(float(before), 50, said)  # it knows half of the classes
         self.assertGreater(float(after), 65, said)
@@ -56,7 +56,7 @@ class Examples(ClusterCase):
     @unittest.skipUnless(os.path.isdir(IMAGES), f"no {IMAGES} (apt-get install dataset-fashion-mnist)")
     def test_image_classifier(self) -> None:
         for model in ("memory", "dense"):
-            said = self.run_example("image_classifier", "--model", model, "--steps", "60")
+            said = self.run_example("fashion_mnist/image_classifier", "--model", model, "--steps", "60")
             accuracy = float(re.search(rf"{model}, seed 1: accuracy ([\d.]+)%", said)[1])
             self.assertGreater(accuracy, 65, said)  # a tenth by chance
 

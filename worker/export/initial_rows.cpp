@@ -58,7 +58,7 @@ class WholeState final : public InitialRows {
   Result<bool> Next(RowStates* rows) override {
     *rows = {.tensor = snapshot_->key().space};
     while (more_ && snapshot_->is_row() && snapshot_->key().space == rows->tensor &&
-           rows->rows.size() < RowsAtOnce(snapshot_->run().tensors[rows->tensor])) {
+           rows->states.size() < kStatesAtOnce) {
       rows->rows.push_back(snapshot_->key().id);
       rows->states.insert(rows->states.end(), snapshot_->data(),
                           snapshot_->data() + snapshot_->bytes());

@@ -10,8 +10,6 @@
 namespace mf {
 namespace {
 
-constexpr size_t kChunkBytes = 4 << 20;
-
 size_t StateBytes(const TensorSpec& tensor) {
   return RowBytes(Optimizer(tensor).planes(), static_cast<size_t>(tensor.columns));
 }
@@ -19,7 +17,7 @@ size_t StateBytes(const TensorSpec& tensor) {
 }  // namespace
 
 uint64_t RowsAtOnce(const TensorSpec& tensor) {
-  return std::max<uint64_t>(1, kChunkBytes / StateBytes(tensor));
+  return std::max<uint64_t>(1, kStatesAtOnce / StateBytes(tensor));
 }
 
 std::vector<std::byte> StatesOf(const TensorSpec& tensor, const float* values, size_t rows) {

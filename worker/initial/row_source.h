@@ -32,7 +32,9 @@ class RowSource {
   virtual const std::vector<double>& rates() const = 0;
 };
 
-/// How many rows of a tensor a source gives at once.
+/// A source gives so many bytes of states at once, or a row if that is more.
+inline constexpr size_t kStatesAtOnce = 4 << 20;
+/// How many rows of a tensor these are.
 uint64_t RowsAtOnce(const TensorSpec& tensor);
 /// The states of rows whose weights are `values` [rows][columns], for an optimizer that begins
 /// anew.

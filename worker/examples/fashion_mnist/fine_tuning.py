@@ -11,27 +11,14 @@ checks. Prints the accuracy on the 10,000 test images of Fashion-MNIST before an
 """
 
 import argparse
-import gzip
-import os
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 import memoryformer as mf
+from images import CLASSES, FOLDER, PIXELS, read
 
-FOLDER = "/usr/share/datasets/fashion-mnist"
-PIXELS, CLASSES, BATCH, WIDTH = 784, 10, 128, 256
-
-
-def read(folder: str, part: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images [n, 784] with a mean of 0 and a deviation of about 1, and their classes [n]."""
-    with gzip.open(os.path.join(folder, f"{part}-images-idx3-ubyte.gz")) as file:
-        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, PIXELS)
-    with gzip.open(os.path.join(folder, f"{part}-labels-idx1-ubyte.gz")) as file:
-        labels = np.frombuffer(file.read(), np.uint8, offset=8)
-    numbers = torch.from_numpy(images.astype(np.float32)) / 255
-    return (numbers - 0.286) / 0.353, torch.from_numpy(labels.astype(np.int64))
+BATCH, WIDTH = 128, 256
 
 
 def pretrained(images: torch.Tensor, labels: torch.Tensor, steps: int) -> torch.nn.Sequential:
