@@ -49,6 +49,8 @@ class Frame {
 
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }
+  /// `size` of its bytes, from `begin` on.
+  Frame Part(size_t begin, size_t size) const { return {owner_, data_ + begin, size}; }
   const std::shared_ptr<const void>& owner() const { return owner_; }
   /// For kernels, which load unaligned.
   template <class T>

@@ -11,18 +11,19 @@ namespace {
 constexpr double kNormEpsilon = 1e-6;  // torch.nn.utils.clip_grad_norm_
 }
 
-Result<Prepared> CombinePrepared(const std::vector<TensorSpec>& tensors,
-                                 const std::vector<std::vector<size_t>>& blocks,
+Result<Prepared> CombinePrepared(const std::vector<TensorSpec>& tensors, const RunShares& shares,
                                  const std::vector<Reply>& replies) {
   Prepared prepared;
-  // Per server: [tensor][table][own block]. Canonical order: tensor, table, block over all servers.
+  // Per server: [tensor][own table][own block]. Canonical order: tensor, table, block over all
+  // servers.
   const size_t servers = replies.size();
   std::vector<size_t> position(servers, 0);
   const TensorSpec* not_finite = nullptr;
   for (size_t server = 0; server < servers; ++server) {
     size_t due = 0;
     for (const TensorSpec& tensor : tensors) {
-      due += static_cast<size_t>(tensor.tables) * blocks[tensor.id][server];
+      const TensorShare& share = shares[tensor.id][server];
+      due += static_cast<size_t>(share.tables.size()) * share.blocks.size();
     }
     const Reply& reply = replies[server];
     if (reply.payload.size() != 1 || reply.payload[0].size() != due * sizeof(double)) {
@@ -40,7 +41,9 @@ Result<Prepared> CombinePrepared(const std::vector<TensorSpec>& tensors,
     double of_tensor = 0;
     for (int64_t k = 0; k < tensor.tables; ++k) {
       for (size_t server = 0; server < servers; ++server) {
-        for (size_t block = 0; block < blocks[tensor.id][server]; ++block) {
+        const TensorShare& share = shares[tensor.id][server];
+        if (!share.Has(k)) continue;
+        for (size_t block = 0; block < share.blocks.size(); ++block) {
           const double square =
               LoadUnaligned<double>(replies[server].payload[0].data(), position[server]++);
           of_tensor += square;

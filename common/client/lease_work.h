@@ -9,6 +9,7 @@
 
 #include "common/client/snapshot_plan.h"
 #include "common/net/messages.h"
+#include "common/run/tensor_share.h"
 #include "common/run/tensor_spec.h"
 
 namespace mf {
@@ -19,10 +20,8 @@ struct Prepared {
   std::string not_finite;  // the first tensor with a gradient that is not finite, or empty
   std::vector<SnapshotState> snapshots;  // by server
 };
-/// `blocks[tensor][server]`: how many column blocks the server owns. kFailed, naming the server, if
-/// an answer does not fit that.
-Result<Prepared> CombinePrepared(const std::vector<TensorSpec>& tensors,
-                                 const std::vector<std::vector<size_t>>& blocks,
+/// kFailed, naming the server, if an answer does not fit the server's `shares`.
+Result<Prepared> CombinePrepared(const std::vector<TensorSpec>& tensors, const RunShares& shares,
                                  const std::vector<Reply>& replies);
 
 /// How a step is to end.

@@ -266,7 +266,7 @@ Status Session::Impl::TakeRecords(const LeaseReply& lease, bool* news) {
 struct Session::Lane::Impl {
   explicit Impl(Session::Impl& owner)
       : session(owner),
-        loop(owner.run.tensors, owner.tables.blocks(), owner.client.servers(),
+        loop(owner.run.tensors, owner.tables.shares(), owner.client.servers(),
              static_cast<uint64_t>(owner.run.rules.steps)),
         action(loop.Start()) {}
 

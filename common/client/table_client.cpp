@@ -1,5 +1,6 @@
 #include "common/client/table_client.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
@@ -7,7 +8,6 @@
 #include "common/client/lease_work.h"
 #include "common/kernels/pairs.h"
 #include "common/kernels/wire.h"
-#include "common/run/column_blocks.h"
 
 namespace mf {
 namespace {
@@ -73,19 +73,10 @@ Status Pending::Wait() {
   return tables_ == nullptr ? Status::Ok() : tables_->PutTogether(destination_, *outcome);
 }
 
-TableClient::TableClient(Client& client, const RunDescription& run) : client_(client), run_(run) {
-  const int64_t shards = static_cast<int64_t>(client.servers());
-  for (const TensorSpec& tensor : run.tensors) {
-    columns_.emplace_back();
-    blocks_.emplace_back();
-    for (int64_t shard = 0; shard < shards; ++shard) {
-      const ColumnShare share =
-          ColumnShareOf(tensor.columns, run.rules.column_blocks, shard, shards);
-      columns_.back().push_back(share.columns);
-      blocks_.back().push_back(share.blocks.size());
-    }
-  }
-}
+TableClient::TableClient(Client& client, const RunDescription& run)
+    : client_(client),
+      run_(run),
+      shares_(SharesOf(run.tensors, run.rules.column_blocks, client.servers())) {}
 
 size_t TableClient::servers() const { return client_.servers(); }
 
@@ -96,8 +87,9 @@ Status TableClient::PutTogether(const Destination& destination,
   std::vector<const void*, PoolAllocator<const void*>> parts(replies.size());
   for (size_t server = 0; server < replies.size(); ++server) {
     const size_t width = static_cast<size_t>(Columns(tensor, server).size());
-    const size_t bytes = destination.rows * (dots ? destination.pairs * sizeof(int64_t)
-                                                  : width * NumberBytes(destination.wire));
+    const RowSlice rows = Rows(tensor, server, destination.row_ids, destination.rows);
+    const size_t bytes = rows.size() * (dots ? destination.pairs * sizeof(int64_t)
+                                             : width * NumberBytes(destination.wire));
     const Frames& payload = replies[server].payload;
     if (payload.size() != 1 || payload[0].size() != bytes) return WrongReply(tensor, server);
     parts[server] = payload[0].data();
@@ -109,8 +101,10 @@ Status TableClient::PutTogether(const Destination& destination,
   }
   for (size_t server = 0; server < replies.size(); ++server) {
     const ColumnRange range = Columns(tensor, server);
-    UnpackColumns(replies[server].payload[0], destination.rows, static_cast<size_t>(range.size()),
-                  destination.stride, destination.wire, destination.out + range.begin);
+    const RowSlice rows = Rows(tensor, server, destination.row_ids, destination.rows);
+    UnpackColumns(replies[server].payload[0], rows.size(), static_cast<size_t>(range.size()),
+                  destination.stride, destination.wire,
+                  destination.out + rows.begin * destination.stride + range.begin);
   }
   return Status::Ok();
 }
@@ -167,9 +161,23 @@ Pending TableClient::Backward(OpenStep at, uint32_t micro_batch, const TensorSpe
 Pending TableClient::PullRows(const ReadState& at, const TensorSpec& tensor, const Frame& rows,
                               uint64_t first, uint64_t count, float* values, size_t stride) {
   const PullRequest body{.at = at, .tensor = tensor.id, .first_row = first, .row_count = count};
-  return {client_.CallAll(ToAll(servers(), body, {rows})),
+  std::vector<Request> requests = ToAll(servers(), body, {rows});
+  if (tensor.kind == TensorKind::kKeyed) {
+    for (size_t server = 0; server < requests.size(); ++server) {
+      const RowSlice own = Rows(tensor, server, rows, count);
+      requests[server].body = PullRequest{.at = at, .tensor = tensor.id, .row_count = own.size()};
+      requests[server].payload = {
+          rows.Part(own.begin * sizeof(uint64_t), own.size() * sizeof(uint64_t))};
+    }
+  }
+  return {client_.CallAll(std::move(requests)),
           *this,
-          {.tensor = &tensor, .rows = count, .stride = stride, .wire = Wire::kF32, .out = values}};
+          {.tensor = &tensor,
+           .rows = count,
+           .row_ids = rows,
+           .stride = stride,
+           .wire = Wire::kF32,
+           .out = values}};
 }
 
 Pending TableClient::Pull(const ReadState& at, const TensorSpec& tensor, const Frame& rows,
@@ -191,13 +199,23 @@ Pending TableClient::PullRange(FinishedStep at, const TensorSpec& tensor, uint64
 Pending TableClient::PushRows(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor,
                               const Frame& rows, const Frame& hits, uint64_t count,
                               const Frame& values) {
-  std::vector<Request> requests = ToAll(
-      servers(),
-      PushRequest{.at = at, .tensor = tensor.id, .micro_batch = micro_batch, .row_count = count});
+  PushRequest body{.at = at, .tensor = tensor.id, .micro_batch = micro_batch, .row_count = count};
+  std::vector<Request> requests = ToAll(servers(), body);
+  const auto columns = static_cast<size_t>(tensor.columns);
   for (size_t server = 0; server < requests.size(); ++server) {
-    requests[server].payload = {rows, hits,
-                                PackColumns(values, count, static_cast<size_t>(tensor.columns),
-                                            Columns(tensor, server), Wire::kF32)};
+    if (tensor.kind != TensorKind::kKeyed) {
+      requests[server].payload = {
+          rows, hits, PackColumns(values, count, columns, Columns(tensor, server), Wire::kF32)};
+      continue;
+    }
+    const RowSlice own = Rows(tensor, server, rows, count);
+    const auto part = [&own](const Frame& frame, size_t bytes) {
+      return frame.size() == 0 ? frame : frame.Part(own.begin * bytes, own.size() * bytes);
+    };
+    body.row_count = own.size();
+    requests[server].body = body;
+    requests[server].payload = {part(rows, sizeof(uint64_t)), part(hits, sizeof(uint32_t)),
+                                part(values, columns * sizeof(float))};
   }
   return Pending(client_.CallAll(std::move(requests)));
 }
@@ -224,21 +242,31 @@ Pending TableClient::PushWhole(OpenStep at, uint32_t micro_batch, const TensorSp
 
 Result<std::vector<uint64_t>> TableClient::ListRows(FinishedStep at, const TensorSpec& tensor,
                                                     uint64_t first, uint64_t most) {
-  const ListRowsRequest body{.at = at, .tensor = tensor.id, .first_row = first, .row_count = most};
-  Client::Outcome outcome = client_.Call(0, {.body = body}).get();
-  if (!outcome.ok()) return outcome.status();
-  const Frames& payload = (*outcome)[0].payload;
-  if (payload.size() != 1 || payload[0].size() % sizeof(uint64_t) != 0)
-    return WrongReply(tensor, 0);
-  std::vector<uint64_t> rows(payload[0].size() / sizeof(uint64_t));
-  if (!rows.empty()) std::memcpy(rows.data(), payload[0].data(), payload[0].size());
+  std::vector<uint64_t> rows;
+  for (size_t server = 0; server < servers() && rows.size() < most; ++server) {
+    const uint64_t asked = std::min(most - rows.size(), kListedRowsMax);
+    const ListRowsRequest body{
+        .at = at, .tensor = tensor.id, .first_row = first, .row_count = asked};
+    Client::Outcome outcome = client_.Call(server, {.body = body}).get();
+    if (!outcome.ok()) return outcome.status();
+    const Frames& payload = (*outcome)[0].payload;
+    if (payload.size() != 1 || payload[0].size() % sizeof(uint64_t) != 0)
+      return WrongReply(tensor, server);
+    const size_t before = rows.size();
+    rows.resize(before + payload[0].size() / sizeof(uint64_t));
+    if (payload[0].size() > 0)
+      std::memcpy(rows.data() + before, payload[0].data(), payload[0].size());
+    // It may have more, which come before those of the next one; or it knows them all.
+    if (rows.size() - before == asked || shares_[tensor.id][server].tables.end == tensor.tables)
+      break;
+  }
   return rows;
 }
 
 Result<Prepared> TableClient::Prepare(OpenStep at) {
   Client::Outcome outcome = client_.CallAll(ToAll(servers(), PrepareRequest{at})).get();
   if (!outcome.ok()) return outcome.status();
-  return CombinePrepared(run_.tensors, blocks_, *outcome);
+  return CombinePrepared(run_.tensors, shares_, *outcome);
 }
 
 Result<bool> TableClient::Finish(OpenStep at, const StepEnd& end) {

@@ -9,8 +9,8 @@
 #include "common/base/buffer.h"
 #include "common/client/answer.h"
 #include "common/net/step.h"
-#include "common/run/column_blocks.h"
 #include "common/run/run_description.h"
+#include "common/run/tensor_share.h"
 #include "common/run/tensor_spec.h"
 
 namespace mf {
@@ -23,6 +23,7 @@ struct StepEnd;
 struct Destination {
   const TensorSpec* tensor = nullptr;
   size_t rows = 0;    // or tokens
+  Frame row_ids = {}; // of them, where each server has the columns of some rows only
   size_t stride = 0;  // floats from row to row of `out`
   size_t pairs = 0;   // dots: per token
   Wire wire = Wire::kF32;
@@ -52,8 +53,8 @@ class TableClient {
 
   size_t servers() const;
   const RunDescription& run() const { return run_; }
-  /// [tensor][server]: how many of the tensor's column blocks the server has.
-  const std::vector<std::vector<size_t>>& blocks() const { return blocks_; }
+  /// What each server has of each tensor.
+  const RunShares& shares() const { return shares_; }
 
   /// y [tokens][columns] (pushdown forward). `indices`, `weights`: pair-major, see messages.h.
   Pending Forward(const ReadState& at, const TensorSpec& tensor, size_t tokens,
@@ -70,7 +71,7 @@ class TableClient {
   /// The same with stride = columns.
   Pending Pull(const ReadState& at, const TensorSpec& tensor, const std::vector<uint64_t>& rows,
                float* values);
-  /// The same for rows [first, first + count).
+  /// The same for rows [first, first + count) of a tensor that is not keyed.
   Pending PullRange(FinishedStep at, const TensorSpec& tensor, uint64_t first, uint64_t count,
                     float* values);
   /// Contributes summed gradients f32 [rows][columns] of global rows (u64), rising, of which there
@@ -82,10 +83,10 @@ class TableClient {
   Pending Push(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor,
                const std::vector<uint64_t>& rows, const std::vector<uint32_t>& hits,
                const float* values);
-  /// The same for all rows of the tensor; `values` are copied.
+  /// The same for all rows of a tensor that is not keyed; `values` are copied.
   Pending PushWhole(OpenStep at, uint32_t micro_batch, const TensorSpec& tensor,
                     const float* values);
-  /// Updated rows >= first, rising, at most `most` (one server knows them all).
+  /// Updated rows >= first, rising, at most `most`.
   Result<std::vector<uint64_t>> ListRows(FinishedStep at, const TensorSpec& tensor, uint64_t first,
                                          uint64_t most);
 
@@ -97,7 +98,12 @@ class TableClient {
   friend class Pending;
   /// Server s's columns of a tensor.
   ColumnRange Columns(const TensorSpec& tensor, size_t server) const {
-    return columns_[tensor.id][server];
+    return shares_[tensor.id][server].columns;
+  }
+  /// Of `count` rows, those that a server has; without `row_ids` all.
+  RowSlice Rows(const TensorSpec& tensor, size_t server, const Frame& row_ids, size_t count) const {
+    if (row_ids.size() == 0) return {0, count};
+    return RowsOfShare(tensor, shares_[tensor.id][server], row_ids.data(), count);
   }
   Pending PullRows(const ReadState& at, const TensorSpec& tensor, const Frame& rows, uint64_t first,
                    uint64_t count, float* values, size_t stride);
@@ -107,8 +113,7 @@ class TableClient {
 
   Client& client_;
   const RunDescription& run_;
-  std::vector<std::vector<ColumnRange>> columns_;  // [tensor][server]
-  std::vector<std::vector<size_t>> blocks_;        // [tensor][server]
+  const RunShares shares_;
 };
 
 }  // namespace mf

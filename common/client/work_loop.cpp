@@ -104,7 +104,7 @@ WorkLoop::Action WorkLoop::Replied(Result<std::vector<Reply>> replies) {
 }
 
 WorkLoop::Action WorkLoop::Commit(const std::vector<Reply>& prepared) {
-  Result<Prepared> combined = CombinePrepared(tensors_, blocks_, prepared);
+  Result<Prepared> combined = CombinePrepared(tensors_, shares_, prepared);
   if (!combined.ok()) return Fail(combined.status());
   prepared_ = std::move(combined).value();
   end_ = DecideEnd(prepared_, work_);

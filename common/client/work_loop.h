@@ -66,10 +66,10 @@ class WorkLoop {
     bool operator==(const Lease&) const = default;
   };
 
-  /// `tensors`, `blocks`: see CombinePrepared; both outlive the loop. `last_step`: of the run.
-  WorkLoop(const std::vector<TensorSpec>& tensors, const std::vector<std::vector<size_t>>& blocks,
+  /// `tensors`, `shares`: see CombinePrepared; both outlive the loop. `last_step`: of the run.
+  WorkLoop(const std::vector<TensorSpec>& tensors, const RunShares& shares,
            size_t servers, uint64_t last_step)
-      : tensors_(tensors), blocks_(blocks), servers_(servers), last_step_(last_step) {}
+      : tensors_(tensors), shares_(shares), servers_(servers), last_step_(last_step) {}
 
   Action Start() const { return Ask{}; }
   /// The coordinator's answer. `news`: it brought records that were not known, so there may be
@@ -97,7 +97,7 @@ class WorkLoop {
   Action Fail(const Status& status);
 
   const std::vector<TensorSpec>& tensors_;
-  const std::vector<std::vector<size_t>>& blocks_;
+  const RunShares& shares_;
   const size_t servers_;
   const uint64_t last_step_;
   LeaseReply work_;

@@ -161,7 +161,9 @@ struct BackwardReply {
   bool operator==(const BackwardReply&) const = default;
 };
 
-/// At most row_count updated rows from first_row on.
+/// At most so many rows are listed in one answer.
+inline constexpr uint64_t kListedRowsMax = 1 << 22;
+/// At most row_count updated rows from first_row on, of those that the server has.
 struct ListRowsRequest {
   FinishedStep at = {};
   uint32_t tensor = 0;

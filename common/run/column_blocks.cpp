@@ -36,6 +36,7 @@ ColumnShare ColumnShareOf(int64_t columns, int64_t override_blocks, int64_t shar
   const std::vector<ColumnRange> all = ColumnBlocks(columns, override_blocks);
   const BlockRange own = ShardBlocks(static_cast<int64_t>(all.size()), shard, shards);
   ColumnShare share;
+  share.first_block = own.begin;
   share.columns = {all[static_cast<size_t>(own.begin)].begin,
                    all[static_cast<size_t>(own.end) - 1].end};
   for (int64_t block = own.begin; block < own.end; ++block) {

@@ -33,6 +33,7 @@ BlockRange ShardBlocks(int64_t blocks, int64_t shard, int64_t shards);
 struct ColumnShare {
   ColumnRange columns;              // of the tensor
   std::vector<ColumnRange> blocks;  // relative to columns.begin
+  int64_t first_block = 0;          // of the tensor
 };
 ColumnShare ColumnShareOf(int64_t columns, int64_t override_blocks, int64_t shard, int64_t shards);
 

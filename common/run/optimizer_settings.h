@@ -8,10 +8,12 @@
 namespace mf {
 
 /// X(name of the enumerator, name in options and descriptions).
-#define MF_OPTIMIZERS(X) \
-  X(Sgd, "sgd")          \
-  X(Adam, "adam")        \
-  X(Adagrad, "adagrad")
+#define MF_OPTIMIZERS(X)   \
+  X(Sgd, "sgd")            \
+  X(Adam, "adam")          \
+  X(Adagrad, "adagrad")    \
+  X(RowAdam, "row_adam")   \
+  X(RowAdagrad, "row_adagrad")
 
 #define MF_ENUMERATOR(name, text) k##name,
 #define MF_NAME(name, text) text,

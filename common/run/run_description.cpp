@@ -10,6 +10,7 @@
 #include "common/base/check.h"
 #include "common/base/digest.h"
 #include "common/run/column_blocks.h"
+#include "common/run/tensor_share.h"
 
 namespace mf {
 namespace {
@@ -83,7 +84,9 @@ bool ShapeFits(const std::vector<int64_t>& shape, int64_t numbers) {
   return numbers == 1;
 }
 
+/// Of the rows that there are from the beginning.
 double PaddedNumbers(const TensorSpec& t) {
+  if (t.kind == TensorKind::kKeyed) return 0;
   return static_cast<double>(t.total_rows()) *
          static_cast<double>(PaddedColumns(static_cast<size_t>(t.columns)));
 }
@@ -96,22 +99,28 @@ bool IsName(std::string_view name) {
 /// `tensor` has a valid name.
 Status CheckTensor(const TensorSpec& t, const RunRules& rules) {
   Ranges r("tensor " + t.name);
-  const bool memory = t.kind == TensorKind::kMemory;
-  Check(r, "tables", t.tables, 1, memory ? kTablesMax : 1);
-  Check(r, "rows", t.rows, 1, int64_t{1} << kIndexBitsMax);
+  const bool memory = t.kind == TensorKind::kMemory, keyed = t.kind == TensorKind::kKeyed;
+  if (keyed) {
+    Check(r, "tables", t.tables, kKeyRanges, kKeyRanges);
+    Check(r, "rows", t.rows, kRowsPerKeyRange, kRowsPerKeyRange);
+  } else {
+    Check(r, "tables", t.tables, 1, memory ? kTablesMax : 1);
+    Check(r, "rows", t.rows, 1, int64_t{1} << kIndexBitsMax);
+  }
   Check(r, "columns", t.columns, 1, kColumnsMax);
   MF_RETURN_IF_ERROR(r.status());  // their products can be formed
-  r.Check("size", PaddedNumbers(t), 1, kNumbersMax);
+  r.Check("size", PaddedNumbers(t), keyed ? 0 : 1, kNumbersMax);
   if (memory) {
     r.Check("rows", std::has_single_bit(static_cast<uint64_t>(t.rows)), "are no power of two");
     Check(r, "probes", t.probes, 1, std::max(1, t.index_bits()));
   } else {
-    Check(r, "size", t.rows * t.columns, 1, kDenseNumbersMax);
+    if (!keyed) Check(r, "size", t.rows * t.columns, 1, kDenseNumbersMax);
     Check(r, "probes", t.probes, 1, 1);
-    r.Check("mode", t.mode == ExchangeMode::kPull, "must be pull: nothing sums a dense tensor");
+    r.Check("mode", t.mode == ExchangeMode::kPull, "must be pull: nothing sums such a tensor");
   }
   MF_RETURN_IF_ERROR(r.status());
-  r.Check("shape", ShapeFits(t.shape, t.tables * t.rows * t.columns), "is not that of its rows");
+  r.Check("shape", ShapeFits(t.shape, keyed ? t.columns : t.tables * t.rows * t.columns),
+          "is not that of its rows");
   r.Check("init_value", t.init_value, t.init == Init::kNormal ? 0 : -1e30, 1e30);
   r.Check("optimizer.beta1", t.optimizer.beta1 >= 0 && t.optimizer.beta1 < 1, "is out of range");
   r.Check("optimizer.beta2", t.optimizer.beta2 >= 0 && t.optimizer.beta2 < 1, "is out of range");
@@ -129,11 +138,11 @@ Status CheckTensor(const TensorSpec& t, const RunRules& rules) {
 
 const TensorSpec& Narrowest(const RunDescription& run) {
   MF_CHECK(!run.tensors.empty());
-  const auto blocks = [&run](const TensorSpec& tensor) {
-    return ColumnBlockCount(tensor.columns, run.rules.column_blocks);
+  const auto most = [&run](const TensorSpec& tensor) {
+    return MostShards(tensor, run.rules.column_blocks);
   };
   return *std::min_element(run.tensors.begin(), run.tensors.end(),
-                           [&](const auto& a, const auto& b) { return blocks(a) < blocks(b); });
+                           [&](const auto& a, const auto& b) { return most(a) < most(b); });
 }
 
 }  // namespace
@@ -171,17 +180,20 @@ Status RunDescription::Check() const {
 std::string RunDescription::RunId() const { return Sha256Hex(Identity()); }
 
 int64_t MaxShards(const RunDescription& run) {
-  return ColumnBlockCount(Narrowest(run).columns, run.rules.column_blocks);
+  return MostShards(Narrowest(run), run.rules.column_blocks);
 }
 
 Status CheckShards(const RunDescription& run, int64_t shards) {
   if (shards < 1) return Status::Invalid("shards: " + std::to_string(shards) + " is below 1");
   const int64_t most = MaxShards(run);
   if (shards <= most) return Status::Ok();
+  const TensorSpec& narrowest = Narrowest(run);
+  const bool keyed = narrowest.kind == TensorKind::kKeyed;
   return Status::Invalid("shards: " + std::to_string(shards) + " servers, but tensor " +
-                         Narrowest(run).name + " has only " + std::to_string(most) +
-                         " column blocks; use at most " + std::to_string(most) +
-                         " servers or raise column_blocks");
+                         narrowest.name + " has only " + std::to_string(most) +
+                         (keyed ? " ranges of keys" : " column blocks") + "; use at most " +
+                         std::to_string(most) + " servers" +
+                         (keyed ? "" : " or raise column_blocks"));
 }
 
 }  // namespace mf

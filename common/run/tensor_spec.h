@@ -12,8 +12,15 @@
 
 namespace mf {
 
-enum class TensorKind : uint8_t { kMemory, kDense };
-inline constexpr std::array kTensorKindNames = {"memory", "dense"};
+/// Memory tensors are addressed by bucket, dense ones are read and written whole; the rows of keyed
+/// ones come to be when they are first updated, and may have any number of 64 bits.
+enum class TensorKind : uint8_t { kMemory, kDense, kKeyed };
+inline constexpr std::array kTensorKindNames = {"memory", "dense", "keyed"};
+
+/// A keyed tensor always has so many tables, each for a range of row numbers, and of so many rows:
+/// together 2^64. Servers have whole tables of it, and the sums over a table do not depend on who.
+inline constexpr int64_t kKeyRanges = 64;
+inline constexpr int64_t kRowsPerKeyRange = int64_t{1} << 58;
 
 enum class Init : uint8_t { kNormal, kConstant };
 inline constexpr std::array kInitNames = {"normal", "constant"};
@@ -27,7 +34,8 @@ enum class ExchangeMode : uint8_t { kPushdown, kPull };
 inline constexpr std::array kExchangeModeNames = {"pushdown", "pull"};
 
 /// A tensor on the servers: K tables of `rows` rows of `columns` numbers. Dense tensors (gains,
-/// biases, matrices) have K = 1. Row r of table k has the global row id k * rows + r.
+/// biases, matrices) have K = 1. Row r of table k has the global row id k * rows + r. Which row a
+/// key has in a keyed tensor: common/run/keyed_rows.h.
 struct TensorSpec {
   uint32_t id = 0;        // position in the run's list
   std::string name = {};  // as in the export
@@ -44,12 +52,15 @@ struct TensorSpec {
   RowType row_type = RowType::kF32;         // as readers see the rows
   ExchangeMode mode = ExchangeMode::kPull;  // fixed for a run
   bool on_device = false;                   // GPU workers keep a copy of the rows
-  std::vector<int64_t> shape = {};          // in the export; its product is tables * rows * columns
+  std::vector<int64_t> shape = {};  // in the export: of all its numbers, or of a keyed tensor's row
 
-  uint64_t total_rows() const {
-    return static_cast<uint64_t>(tables) * static_cast<uint64_t>(rows);
+  /// The largest global row id.
+  uint64_t last_row() const {
+    return static_cast<uint64_t>(tables) * static_cast<uint64_t>(rows) - 1;
   }
-  /// How many numbers its rows hold.
+  /// REQUIRES: not keyed, whose 2^64 do not fit.
+  uint64_t total_rows() const { return last_row() + 1; }
+  /// How many numbers its rows hold. REQUIRES: not keyed.
   uint64_t values() const { return total_rows() * static_cast<uint64_t>(columns); }
   /// log2(rows), of a memory tensor: bits of a bucket index.
   int index_bits() const { return std::bit_width(static_cast<uint64_t>(rows)) - 1; }

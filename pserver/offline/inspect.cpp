@@ -84,6 +84,10 @@ std::string SpaceTitle(uint32_t space, const std::vector<TensorSpec>& tensors) {
   return space < tensors.size() ? tensors[space].name : SpaceName(space);
 }
 
+bool IsKeyed(uint32_t space, const std::vector<TensorSpec>& tensors) {
+  return space < tensors.size() && tensors[space].kind == TensorKind::kKeyed;
+}
+
 /// Rows and bytes by tensor of one step, over the shards that were found.
 void PrintSpaces(uint64_t step, const std::vector<SnapshotSummary>& shards, std::ostream& out) {
   std::vector<TensorSpec> tensors;
@@ -92,9 +96,11 @@ void PrintSpaces(uint64_t step, const std::vector<SnapshotSummary>& shards, std:
   std::map<uint32_t, Rows> spaces;
   for (const SnapshotSummary& shard : shards) {
     for (const SpaceCount& space : shard.spaces) {
-      // Every shard has some columns of every row.
-      spaces[space.space].rows = std::max(spaces[space.space].rows, space.entries);
-      spaces[space.space].bytes += space.bytes;
+      Rows& sum = spaces[space.space];
+      // Every shard has some columns of every row, or rows of its own.
+      const bool own = IsKeyed(space.space, tensors);
+      sum.rows = own ? sum.rows + space.entries : std::max(sum.rows, space.entries);
+      sum.bytes += space.bytes;
     }
   }
   out << "\nstep " << step << ", " << shards.size() << " shards\n";
@@ -102,7 +108,9 @@ void PrintSpaces(uint64_t step, const std::vector<SnapshotSummary>& shards, std:
   std::vector<Line> lines = {{"tensor", "rows", "of", "bytes"}};
   for (const auto& [space, rows] : spaces) {
     lines.push_back({SpaceTitle(space, tensors), std::to_string(rows.rows),
-                     space < tensors.size() ? std::to_string(tensors[space].total_rows()) : "",
+                     space >= tensors.size()   ? ""
+                     : IsKeyed(space, tensors) ? "2^64"
+                                               : std::to_string(tensors[space].total_rows()),
                      Bytes(rows.bytes)});
   }
   Print(lines, out);

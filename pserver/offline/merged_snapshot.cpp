@@ -10,7 +10,7 @@
 #include "pserver/snapshot/snapshot_folders.h"
 #include "pserver/snapshot/snapshot_format.h"
 #include "pserver/snapshot/snapshot_rocksdb.h"
-#include "pserver/table/optimizer.h"
+#include "pserver/table/row_format.h"
 
 namespace mf {
 namespace {
@@ -94,9 +94,15 @@ Status MergedSnapshot::OpenSources(const Options& options) {
     }
     MF_ASSIGN_OR_RETURN(sources_[i].cursor, readers[i]->Open(step_));
   }
-  MF_ASSIGN_OR_RETURN(const SnapshotSummary summary, readers[0]->Summary(step_));
-  for (const SpaceCount& space : summary.spaces)
-    if (space.space < kFirstStepSpace) rows_ += space.entries;
+  for (const auto& reader : readers) {
+    MF_ASSIGN_OR_RETURN(const SnapshotSummary summary, reader->Summary(step_));
+    for (const SpaceCount& space : summary.spaces) {
+      if (space.space >= run_.tensors.size()) continue;
+      // Of keyed tensors each has rows of its own, of the others all have the same ones.
+      const bool own = run_.tensors[space.space].kind == TensorKind::kKeyed;
+      if (own || reader == readers[0]) rows_ += space.entries;
+    }
+  }
   return Status::Ok();
 }
 
@@ -126,10 +132,12 @@ Result<bool> MergedSnapshot::Next() {
       return Status::Failed(lowest->path + ": has records, which only shard 0 keeps; it is not " +
                             "a snapshot of this version");
   } else {
+    MF_RETURN_IF_ERROR(CheckKey(*lowest));
     for (const Source& source : sources_)
-      if (!source.At(key_)) return Disagree(*lowest, source, NameOf(key_));
+      if ((!is_row() || source.Has(key_)) && !source.At(key_))
+        return Disagree(*lowest, source, NameOf(key_));
   }
-  MF_RETURN_IF_ERROR(is_row() ? TakeRow() : TakeStep());
+  MF_RETURN_IF_ERROR(is_row() ? TakeRow(*lowest) : TakeStep());
   return true;
 }
 
@@ -147,26 +155,28 @@ Status MergedSnapshot::TakeStep() {
   return Status::Ok();
 }
 
-Status MergedSnapshot::TakeRow() {
-  if (key_.space >= run_.tensors.size() || key_.id >= run_.tensors[key_.space].total_rows())
-    return Status::Failed(sources_[0].path + ": " + NameOf(key_) +
-                          " is not of its run; the snapshot is of another version");
+Status MergedSnapshot::CheckKey(const Source& source) const {
+  if (!is_row() || (key_.space < run_.tensors.size() && source.Has(key_))) return Status::Ok();
+  return Status::Failed(source.path + ": " + NameOf(key_) +
+                        " is not of its run; the snapshot is of another version");
+}
+
+Status MergedSnapshot::TakeRow(const Source& first) {
   const TensorSpec& tensor = run_.tensors[key_.space];
-  const int planes = Optimizer(tensor).planes();
-  const auto columns = static_cast<size_t>(tensor.columns);
-  entry_.resize(RowBytes(planes, columns));
+  const RowFormat whole = RowFormat::Whole(tensor, run_.rules.column_blocks);
+  entry_.resize(whole.bytes());
   for (const Source& source : sources_) {
-    const TensorLayout& layout = source.layouts[key_.space];
-    const size_t due = RowBytes(planes, layout.width());
+    if (!source.Has(key_)) continue;
+    const RowFormat part(tensor, source.layouts[key_.space].share);
+    const size_t due = part.bytes();
     if (source.cursor->bytes() != due)
       return Status::Failed(source.path + ": " + NameOf(key_) + " has " +
                             std::to_string(source.cursor->bytes()) + " bytes instead of " +
                             std::to_string(due) + "; the snapshot is of another version");
     const std::byte* data = source.cursor->data();
-    if (&source != sources_.data() &&
-        std::memcmp(entry_.data(), data, sizeof(uint32_t)) != 0)  // updated_at
-      return Disagree(sources_[0], source, NameOf(key_));
-    PutIntoRow(data, planes, layout.columns, entry_.data(), columns);
+    if (std::memcmp(first.cursor->data(), data, sizeof(uint32_t)) != 0)  // updated_at
+      return Disagree(first, source, NameOf(key_));
+    part.PutInto(whole, data, entry_.data());
   }
   return Status::Ok();
 }

@@ -57,12 +57,17 @@ class MergedSnapshot {
     bool At(const SnapshotKey& key) const {
       return cursor->Valid() && cursor->space() == key.space && cursor->id() == key.id;
     }
+    /// Whether the row of a tensor has a part here.
+    bool Has(const SnapshotKey& key) const { return layouts[key.space].Has(key.id); }
   };
 
   MergedSnapshot() = default;
   Status OpenSources(const Options& options);
   Status TakeStep();
-  Status TakeRow();
+  /// Of `source`, which stands at it.
+  Status CheckKey(const Source& source) const;
+  /// `first`: a source that has a part of it.
+  Status TakeRow(const Source& first);
   static Status Disagree(const Source& a, const Source& b, const std::string& what);
 
   RunDescription run_;

@@ -14,7 +14,7 @@
 #include "pserver/snapshot/snapshot_format.h"
 #include "pserver/snapshot/snapshot_rocksdb.h"
 #include "pserver/table/layout.h"
-#include "pserver/table/optimizer.h"
+#include "pserver/table/row_format.h"
 
 namespace mf {
 namespace {
@@ -121,12 +121,13 @@ Status Resharder::CopyStep() {
 Status Resharder::CopyRow() {
   const SnapshotKey& key = source_->key();
   const TensorSpec& tensor = source_->run().tensors[key.space];
-  const int planes = Optimizer(tensor).planes();
+  const RowFormat whole = RowFormat::Whole(tensor, source_->run().rules.column_blocks);
   for (Target& target : targets_) {
     const TensorLayout& layout = target.layouts[key.space];
-    cut_.resize(RowBytes(planes, layout.width()));
-    CutRow(source_->data(), planes, static_cast<size_t>(tensor.columns), layout.columns,
-           cut_.data());
+    if (!layout.Has(key.id)) continue;
+    const RowFormat part(tensor, layout.share);
+    cut_.resize(part.bytes());
+    part.Cut(whole, source_->data(), cut_.data());
     MF_RETURN_IF_ERROR(target.store->Put(key.space, key.id, cut_.data(), cut_.size()));
   }
   return Status::Ok();

@@ -141,7 +141,7 @@ void SnapshotTables::PutTogether(const TensorSpec& tensor, size_t rows, float* v
   for (const auto& shard : shards_) {
     TensorShard& part = *shard->tensors[tensor.id];
     const size_t width = part.layout().width();
-    const auto begin = static_cast<size_t>(part.layout().columns.begin);
+    const auto begin = static_cast<size_t>(part.layout().share.columns.begin);
     part_.resize(std::max(part_.size(), rows * width));
     read(part, shard->history, part_.data());
     for (size_t row = 0; row < rows; ++row) {

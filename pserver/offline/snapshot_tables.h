@@ -16,6 +16,7 @@
 
 namespace mf {
 
+/// Of runs without keyed tensors.
 class SnapshotTables {
  public:
   /// `dir`: a --data folder with one run, or a run's folder, with the snapshots of all servers.

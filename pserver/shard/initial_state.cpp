@@ -24,7 +24,7 @@ InitialState::InitialState(SnapshotStore& store, ThreadPool& pool, const RunDesc
 }
 
 size_t InitialState::RowBytesOf(uint32_t tensor) const {
-  return RowBytes(Optimizer(run_.tensors[tensor]).planes(), layouts_[tensor].width());
+  return RowFormat(run_.tensors[tensor], layouts_[tensor].share).bytes();
 }
 
 Status InitialState::Take(const InitialiseRequest& request, const Frames& payload, uint64_t session,
@@ -62,6 +62,15 @@ Status InitialState::Take(const InitialiseRequest& request, const Frames& payloa
   return written;
 }
 
+namespace {
+
+/// The lowest row that may come after one.
+std::pair<uint32_t, uint64_t> After(uint32_t tensor, uint64_t row) {
+  return row == UINT64_MAX ? std::pair(tensor + 1, uint64_t{0}) : std::pair(tensor, row + 1);
+}
+
+}  // namespace
+
 Status InitialState::Write(const InitialiseRequest& request, const Frames& payload) {
   if (request.part == 0) {
     // Whatever a failed attempt, or somebody else, may have left.
@@ -85,18 +94,18 @@ Status InitialState::CheckRows(const InitialiseRequest& request, const Frames& p
   if (request.tensor >= run_.tensors.size()) return Bad("there is no such tensor");
   const TensorSpec& spec = run_.tensors[request.tensor];
   const uint64_t rows = RowsIn(payload);
-  if (rows == 0 || payload[0].size() % sizeof(uint64_t) != 0 ||
+  const bool none = rows == 0 && spec.kind != TensorKind::kKeyed;  // it may be others' turn
+  if (none || payload[0].size() % sizeof(uint64_t) != 0 ||
       payload[1].size() != rows * RowBytesOf(request.tensor)) {
     return Bad("frames of the wrong size for " + spec.name);
   }
   std::pair<uint32_t, uint64_t> lowest = next_;
   for (uint64_t i = 0; i < rows; ++i) {
     const auto row = LoadUnaligned<uint64_t>(payload[0].data(), i);
-    if (row >= spec.total_rows() || std::pair(request.tensor, row) < lowest) {
-      return Bad("rows of " + spec.name + " must rise and stay below " +
-                 std::to_string(spec.total_rows()));
+    if (!layouts_[request.tensor].Has(row) || std::pair(request.tensor, row) < lowest) {
+      return Bad("rows of " + spec.name + " must rise and be this server's");
     }
-    lowest = {request.tensor, row + 1};
+    lowest = After(request.tensor, row);
   }
   return Status::Ok();
 }
@@ -108,7 +117,7 @@ Status InitialState::Put(const InitialiseRequest& request, const Frames& payload
     const std::byte* state = payload[1].data() + i * bytes;
     last_update_ = std::max(last_update_, LoadUnaligned<uint32_t>(state, 0));
     MF_RETURN_IF_ERROR(store_.Put(request.tensor, row, state, bytes));
-    next_ = {request.tensor, row + 1};
+    next_ = After(request.tensor, row);
     ++rows_;
   }
   return Status::Ok();

@@ -10,7 +10,6 @@
 namespace mf {
 namespace {
 
-constexpr uint64_t kRowsPerReply = 1 << 22;
 constexpr uint64_t kBytesPerReply = 1ull << 30;
 
 Status Bad(const std::string& what) { return Status::Invalid(what); }
@@ -31,14 +30,19 @@ Status CheckFrames(const Frames& payload, size_t count) {
              " are due");
 }
 
-Status CheckRows(const TensorSpec& spec, std::span<const uint64_t> rows) {
-  const uint64_t total = spec.total_rows();
+Status CheckRows(const TensorLayout& layout, std::span<const uint64_t> rows) {
   for (size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i] >= total || (i > 0 && rows[i] <= rows[i - 1])) {
-      return Bad("rows of " + spec.name + " must rise and stay below " + std::to_string(total));
+    if (!layout.Has(rows[i]) || (i > 0 && rows[i] <= rows[i - 1])) {
+      return Bad("rows of " + layout.spec.name + " must rise and be this server's");
     }
   }
   return Status::Ok();
+}
+
+/// Rows that are not named: all of a push, a run of a pull.
+Status CheckUnnamed(const TensorSpec& spec) {
+  if (spec.kind != TensorKind::kKeyed) return Status::Ok();
+  return Bad("rows of the keyed tensor " + spec.name + " have to be named one by one");
 }
 
 /// f32 from a wire frame: itself, or unpacked from bf16.
@@ -172,11 +176,14 @@ Status Shard::Do(const PushRequest& push, Call& call) {
   c.rows = Buffer(ids.size());
   if (ids.size() > 0) std::memcpy(c.rows.data(), ids.data(), ids.size());
   const std::span<const uint64_t> listed = c.row_ids();
-  MF_RETURN_IF_ERROR(CheckRows(tensor->layout().spec, listed));
-  const uint64_t total = tensor->layout().spec.total_rows();
+  MF_RETURN_IF_ERROR(CheckRows(tensor->layout(), listed));
   const bool whole = listed.empty() && push.row_count != 0;  // row_count = total: all rows
-  if (whole && push.row_count != total) return Bad("row count of a whole push");
-  const uint64_t rows = whole ? total : listed.size();
+  if (whole) {
+    MF_RETURN_IF_ERROR(CheckUnnamed(tensor->layout().spec));
+    if (push.row_count != tensor->layout().spec.total_rows())
+      return Bad("row count of a whole push");
+  }
+  const uint64_t rows = whole ? push.row_count : listed.size();
   const size_t hits = payload[1].size();
   if (hits != 0 && hits != rows * sizeof(uint32_t)) return Bad("hit frame of the wrong size");
   const size_t count = rows * tensor->layout().width();
@@ -198,22 +205,22 @@ Status Shard::Do(const PullRequest& pull, Call& call) {
   TensorShard* tensor = nullptr;
   MF_RETURN_IF_ERROR(FindTensor(pull.tensor, TensorKind::kDense, &tensor));
   MF_RETURN_IF_ERROR(CheckFrames(payload, 1));
-  const uint64_t total = tensor->layout().spec.total_rows();
+  const TensorSpec& spec = tensor->layout().spec;
   const size_t width = tensor->layout().width();
   const Frame& ids = payload[0];
   const uint64_t count = ids.size() > 0 ? ids.size() / sizeof(uint64_t) : pull.row_count;
-  if (ids.size() % sizeof(uint64_t) != 0 || count > total ||
-      count * width * sizeof(float) > kBytesPerReply) {
-    return Bad("pull of " + std::to_string(count) + " rows of " + tensor->layout().spec.name);
+  if (ids.size() % sizeof(uint64_t) != 0 || count > kBytesPerReply / (width * sizeof(float))) {
+    return Bad("pull of " + std::to_string(count) + " rows of " + spec.name);
   }
   const Buffer list(count * sizeof(uint64_t));
   const std::span<uint64_t> rows(list.as<uint64_t>(), count);
   if (ids.size() > 0) {
     std::memcpy(list.data(), ids.data(), ids.size());
-    MF_RETURN_IF_ERROR(CheckRows(tensor->layout().spec, rows));
-  } else {
-    if (pull.first_row > total - count)
-      return Bad("rows beyond the end of " + tensor->layout().spec.name);
+    MF_RETURN_IF_ERROR(CheckRows(tensor->layout(), rows));
+  } else if (count > 0) {
+    MF_RETURN_IF_ERROR(CheckUnnamed(spec));
+    if (count > spec.total_rows() || pull.first_row > spec.total_rows() - count)
+      return Bad("rows beyond the end of " + spec.name);
     std::iota(rows.begin(), rows.end(), pull.first_row);
   }
   Buffer values(count * width * sizeof(float));
@@ -230,7 +237,7 @@ Status Shard::Do(const ListRowsRequest& list, Call& call) {
   MF_RETURN_IF_ERROR(FindTensor(list.tensor, TensorKind::kDense, &tensor));
   MF_RETURN_IF_ERROR(CheckFrames(payload, 0));
   const std::vector<uint64_t> rows =
-      tensor->UpdatedRows(list.first_row, std::min(list.row_count, kRowsPerReply));
+      tensor->UpdatedRows(list.first_row, std::min(list.row_count, kListedRowsMax));
   Buffer buffer(rows.size() * sizeof(uint64_t));
   if (!rows.empty()) std::memcpy(buffer.data(), rows.data(), buffer.size());
   call.reply.payload = {Frame(buffer)};

@@ -15,7 +15,7 @@ Gradients::Gradients(const TensorLayout& layout, PageArena& arena)
       index_(static_cast<uint64_t>(layout.spec.rows)),
       slots_(arena, layout.stride * sizeof(float),
              std::max<size_t>(1, kChunkBytes / (layout.stride * sizeof(float)))),
-      squares_(layout.blocks.size()) {}
+      squares_(layout.share.blocks.size()) {}
 
 void Gradients::Insert(const uint64_t* rows, size_t count) {
   sealed_ = false;
@@ -58,7 +58,7 @@ void Gradients::Seal() {
   if (sealed_) return;
   SortHits();
   std::fill(squares_.begin(), squares_.end(), SquareSum());
-  for (const Hit& hit : hits_) AddSquares(squares_.data(), gradient(hit), layout_.blocks);
+  for (const Hit& hit : hits_) AddSquares(squares_.data(), gradient(hit), layout_.share.blocks);
   sealed_ = true;  // last: memory may have ended before
 }
 
@@ -66,7 +66,7 @@ void Gradients::SortHits() {
   const std::vector<uint64_t>& rows = index_.rows();
   hits_.clear();
   for (uint32_t slot = 0; slot < rows.size(); ++slot) {
-    hits_.push_back({static_cast<uint32_t>(rows[slot]), slot});
+    hits_.push_back({rows[slot], slot});
   }
   const auto before = [](const Hit& a, const Hit& b) { return a.row < b.row; };
   // A micro-batch adds its rows in order: the first one needs no sorting.

@@ -31,7 +31,7 @@ class Gradients {
   void Seal();
   /// One hit row and where its gradient lies.
   struct Hit {
-    uint32_t row;
+    uint64_t row;
     uint32_t slot;
   };
   /// REQUIRES Seal(): the hit rows, rising; their gradients [stride], padded with zeros; squares by

@@ -16,16 +16,18 @@ class Optimizer {
   explicit Optimizer(const TensorSpec& tensor)
       : rule_(RuleOf(tensor.optimizer.kind)), settings_(tensor.optimizer) {}
 
-  /// How many floats are kept beside every weight: RowState::moments in use.
+  /// RowState::moments in use.
   int moments() const { return rule_.moments; }
-  /// Numbers of a row's state by column: weight and moments.
+  /// Whether there is one number of a moment for each column block, not for each weight.
+  bool by_block(int moment) const { return rule_.by_block[moment]; }
+  /// Weight and moments.
   int planes() const { return 1 + moments(); }
   bool exact() const { return settings_.sparse_update == SparseUpdate::kExact; }
 
   /// Brings a row last updated at count `from` to count `to` (exact only; lazy rows stay as they
   /// are).
   void CatchUp(const TensorHistory& history, uint64_t from, uint64_t to, const RowState& row,
-               size_t columns) const {
+               const RowColumns& columns) const {
     if (from != to && exact()) rule_.catch_up({settings_, history, from, to}, row, columns);
   }
   /// The factor of a row that was never updated.
@@ -34,7 +36,7 @@ class Optimizer {
   }
   /// The next applied step, at rate `lr` of the schedule, on a row that is up to date.
   void Step(const TensorHistory& history, double lr, float gradient_scale, const float* gradient,
-            const RowState& row, size_t columns) const {
+            const RowState& row, const RowColumns& columns) const {
     rule_.step({settings_, history.RateAt(lr), history.weight_decay(), history.count() + 1,
                 gradient_scale, gradient},
                row, columns);

@@ -9,45 +9,55 @@ namespace mf {
 // Snapshots are copied between machines: the bytes are those of a little-endian one.
 static_assert(std::endian::native == std::endian::little);
 
-void EncodeRow(uint32_t updated_at, const float* const* plane, int planes, size_t width,
-               std::byte* out) {
+RowFormat::RowFormat(const TensorSpec& tensor, const TensorShare& share) {
+  const Optimizer optimizer(tensor);
+  planes_ = optimizer.planes();
+  for (int p = 0; p < planes_; ++p) {
+    const bool by_block = p > 0 && optimizer.by_block(p - 1);
+    const size_t floats =
+        by_block ? share.blocks.size() : static_cast<size_t>(share.columns.size());
+    plane_[static_cast<size_t>(p)] = {
+        floats, bytes_,
+        static_cast<size_t>(by_block ? share.first_block : share.columns.begin)};
+    bytes_ += floats * sizeof(float);
+  }
+}
+
+void RowFormat::Encode(uint32_t updated_at, const float* const* plane, std::byte* out) const {
   std::memcpy(out, &updated_at, sizeof(updated_at));
-  for (int p = 0; p < planes; ++p) {
-    if (plane[p] != nullptr) std::memcpy(PlaneIn(out, p, width), plane[p], width * sizeof(float));
+  for (int p = 0; p < planes_; ++p) {
+    if (plane[p] != nullptr) std::memcpy(PlaneIn(out, p), plane[p], floats(p) * sizeof(float));
   }
 }
 
-void CutRow(const std::byte* whole, int planes, size_t columns, const ColumnRange& range,
-            std::byte* out) {
-  const auto width = static_cast<size_t>(range.size());
-  std::memcpy(out, whole, sizeof(uint32_t));
-  for (int p = 0; p < planes; ++p) {
-    std::memcpy(PlaneIn(out, p, width),
-                PlaneIn(whole, p, columns) + static_cast<size_t>(range.begin) * sizeof(float),
-                width * sizeof(float));
+void RowFormat::Cut(const RowFormat& whole, const std::byte* from, std::byte* out) const {
+  std::memcpy(out, from, sizeof(uint32_t));
+  for (int p = 0; p < planes_; ++p) {
+    const size_t first = plane_[static_cast<size_t>(p)].first;
+    std::memcpy(PlaneIn(out, p), whole.PlaneIn(from, p) + first * sizeof(float),
+                floats(p) * sizeof(float));
   }
 }
 
-void PutIntoRow(const std::byte* part, int planes, const ColumnRange& range, std::byte* whole,
-                size_t columns) {
-  const auto width = static_cast<size_t>(range.size());
-  std::memcpy(whole, part, sizeof(uint32_t));
-  for (int p = 0; p < planes; ++p) {
-    std::memcpy(PlaneIn(whole, p, columns) + static_cast<size_t>(range.begin) * sizeof(float),
-                PlaneIn(part, p, width), width * sizeof(float));
+void RowFormat::PutInto(const RowFormat& whole, const std::byte* part, std::byte* to) const {
+  std::memcpy(to, part, sizeof(uint32_t));
+  for (int p = 0; p < planes_; ++p) {
+    const size_t first = plane_[static_cast<size_t>(p)].first;
+    std::memcpy(whole.PlaneIn(to, p) + first * sizeof(float), PlaneIn(part, p),
+                floats(p) * sizeof(float));
   }
 }
 
-Status DecodeRow(const std::byte* data, size_t bytes, int planes, size_t width,
-                 uint32_t* updated_at, float* const* plane) {
-  if (bytes != RowBytes(planes, width)) {
+Status RowFormat::Decode(const std::byte* data, size_t bytes, uint32_t* updated_at,
+                         float* const* plane) const {
+  if (bytes != bytes_) {
     return Status::Failed("a row of " + std::to_string(bytes) + " bytes instead of " +
-                          std::to_string(RowBytes(planes, width)) +
+                          std::to_string(bytes_) +
                           ": not of this configuration; use the snapshots of this run");
   }
   std::memcpy(updated_at, data, sizeof(*updated_at));
-  for (int p = 0; p < planes; ++p) {
-    if (plane[p] != nullptr) std::memcpy(plane[p], PlaneIn(data, p, width), width * sizeof(float));
+  for (int p = 0; p < planes_; ++p) {
+    if (plane[p] != nullptr) std::memcpy(plane[p], PlaneIn(data, p), floats(p) * sizeof(float));
   }
   return Status::Ok();
 }

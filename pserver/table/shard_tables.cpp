@@ -7,7 +7,7 @@
 namespace mf {
 namespace {
 
-/// Of every tensor: kDirect for what fits.
+/// Of every tensor: kDirect for what fits. Keyed ones never do.
 std::vector<Table::Storage> StorageOf(const std::vector<TensorLayout>& layouts,
                                       const ShardTables::Options& options) {
   const auto bytes = [&](size_t i) {
@@ -30,7 +30,8 @@ std::vector<Table::Storage> StorageOf(const std::vector<TensorLayout>& layouts,
     left -= std::min(left, bytes(i));
   }
   for (const size_t i : by_size) {
-    if (storage[i] == Table::Storage::kDirect) continue;
+    if (storage[i] == Table::Storage::kDirect || layouts[i].spec.kind == TensorKind::kKeyed)
+      continue;
     if (bytes(i) > left) break;
     storage[i] = Table::Storage::kDirect;
     left -= bytes(i);

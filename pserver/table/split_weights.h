@@ -20,6 +20,10 @@ struct WeightRow {
   WeightRow(float* row) : f32(row) {}  // NOLINT(google-explicit-constructor): the usual case
   WeightRow(uint16_t* high_row, int16_t* low_row) : high(high_row), low(low_row) {}
   bool split() const { return high != nullptr; }
+  /// The row from a column on.
+  WeightRow From(size_t column) const {
+    return split() ? WeightRow(high + column, low + column) : WeightRow(f32 + column);
+  }
 
   float* f32 = nullptr;
   uint16_t* high = nullptr;

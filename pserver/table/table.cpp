@@ -6,7 +6,6 @@
 #include "common/base/random.h"
 #include "common/kernels/generate.h"
 #include "pserver/table/kernels/rows.h"
-#include "pserver/table/row_format.h"
 
 namespace mf {
 namespace {
@@ -51,17 +50,20 @@ Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const Chang
       k_(k),
       storage_(storage),
       optimizer_(layout.spec),
+      format_(layout.spec, layout.share),
       key_(RandomKey(seed, layout.spec.id)),
       clock_(clock) {
   const uint64_t rows = static_cast<uint64_t>(layout.spec.rows);
-  const auto plane = [&](size_t number_bytes) {
-    const size_t bytes = layout.stride * number_bytes;
+  const auto plane = [&](size_t numbers, size_t number_bytes) {
+    const size_t bytes = numbers * number_bytes;
     if (storage == Storage::kDirect) return Slots::Fixed(arena, bytes, rows);
     return Slots(arena, bytes, std::max<size_t>(1, kSparseChunkBytes / bytes));
   };
-  weights_ = plane(split() ? sizeof(uint16_t) : sizeof(float));
-  if (split()) weights_low_ = plane(sizeof(int16_t));
-  for (int i = 0; i < optimizer_.moments(); ++i) moments_[i] = plane(sizeof(float));
+  weights_ = plane(layout.stride, split() ? sizeof(uint16_t) : sizeof(float));
+  if (split()) weights_low_ = plane(layout.stride, sizeof(int16_t));
+  for (int i = 0; i < optimizer_.moments(); ++i) {
+    moments_[i] = plane(MomentFloats(layout, i), sizeof(float));
+  }
   if (storage == Storage::kDirect) {
     updated_at_.assign(rows, kNeverUpdated);
     changed_at_.assign(rows, 0);
@@ -96,9 +98,10 @@ void Table::GenerateInto(uint64_t row, uint32_t slot, std::vector<float>& tempor
 
 void Table::Generate(uint64_t row, float* out) const {
   if (layout_.spec.init == Init::kNormal) {
-    const uint64_t global_row = static_cast<uint64_t>(k_ * layout_.spec.rows) + row;
-    GenerateNormal(key_, global_row, static_cast<size_t>(layout_.columns.begin),
-                   static_cast<size_t>(layout_.columns.end), layout_.spec.init_value, 1.0, out);
+    const uint64_t global_row =
+        static_cast<uint64_t>(k_) * static_cast<uint64_t>(layout_.spec.rows) + row;
+    GenerateNormal(key_, global_row, static_cast<size_t>(layout_.share.columns.begin),
+                   static_cast<size_t>(layout_.share.columns.end), layout_.spec.init_value, 1.0, out);
     return;
   }
   std::fill_n(out, layout_.width(), static_cast<float>(layout_.spec.init_value));
@@ -152,7 +155,7 @@ const void* Table::ReadAt(uint64_t row, bool training, const TensorHistory& hist
   if (!optimizer_.exact()) return VisibleAt(slot);
   if (training) {
     BeforeWrite(slot);
-    optimizer_.CatchUp(history, at, count, StateAt(slot), layout_.stride);
+    optimizer_.CatchUp(history, at, count, StateAt(slot), Columns());
     updated_at_[slot] = static_cast<uint32_t>(count);
     return VisibleAt(slot);
   }
@@ -195,7 +198,7 @@ const void* Table::MakeCaughtUp(uint64_t row, uint32_t slot, const TensorHistory
   RowState copy;
   for (int i = 0; i < optimizer_.moments(); ++i) {
     copy.moments[i] = temporary + static_cast<size_t>(1 + i) * stride;
-    std::memcpy(copy.moments[i], stored.moments[i], stride * sizeof(float));
+    std::memcpy(copy.moments[i], stored.moments[i], MomentFloats(layout_, i) * sizeof(float));
   }
   copy.w = split() ? temporary : static_cast<float*>(out);
   if (split()) {
@@ -203,7 +206,7 @@ const void* Table::MakeCaughtUp(uint64_t row, uint32_t slot, const TensorHistory
   } else {
     std::memcpy(out, stored.w.f32, stride * sizeof(float));
   }
-  optimizer_.CatchUp(history, updated_at_[slot], history.count(), copy, stride);
+  optimizer_.CatchUp(history, updated_at_[slot], history.count(), copy, Columns());
   if (split()) RoundScaledInto(static_cast<uint16_t*>(out), copy.w, 1.0f, stride);
   return out;
 }
@@ -234,16 +237,17 @@ void Table::Update(const Gradients& gradients, size_t begin, size_t end,
   uint64_t fresh = 0;
   for (size_t i = begin; i < end; ++i) {
     const Gradients::Hit& hit = gradients.hits()[i];
-    const uint32_t slot = storage_ == Storage::kDirect ? hit.row : step_slots_[i];
+    const uint32_t slot =
+        storage_ == Storage::kDirect ? static_cast<uint32_t>(hit.row) : step_slots_[i];
     BeforeWrite(slot);
     const RowState state = StateAt(slot);
     if (updated_at_[slot] == kNeverUpdated) {
       ++fresh;
       if (untouched != 1.0) ScaleWeights(state.w, static_cast<float>(untouched), layout_.stride);
     } else {
-      optimizer_.CatchUp(history, updated_at_[slot], count, state, layout_.stride);
+      optimizer_.CatchUp(history, updated_at_[slot], count, state, Columns());
     }
-    optimizer_.Step(history, lr, gradient_scale, gradients.gradient(hit), state, layout_.stride);
+    optimizer_.Step(history, lr, gradient_scale, gradients.gradient(hit), state, Columns());
     updated_at_[slot] = static_cast<uint32_t>(count + 1);
   }
   updated_.fetch_add(fresh, std::memory_order_relaxed);
@@ -258,8 +262,8 @@ std::array<float*, 1 + kMomentsMax> Table::PlanesAt(uint32_t slot) const {
 
 void Table::EncodeSlot(uint32_t slot, std::byte* out) const {
   const auto planes = PlanesAt(slot);
-  EncodeRow(updated_at_[slot], planes.data(), optimizer_.planes(), layout_.width(), out);
-  if (split()) JoinRow(WeightsAt(slot), PlaneIn(out, 0, layout_.width()), layout_.width());
+  format_.Encode(updated_at_[slot], planes.data(), out);
+  if (split()) JoinRow(WeightsAt(slot), format_.PlaneIn(out, 0), layout_.width());
 }
 
 void Table::CopyForSnapshot(uint32_t slot) {
@@ -278,8 +282,7 @@ size_t Table::BeginCut(int64_t since) {
   if (storage_ == Storage::kSparse) {
     std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.row < b.row; });
   }
-  cut_ = std::make_unique<TableCut>(std::move(rows), changed_at_.size(),
-                                    RowBytes(optimizer_.planes(), layout_.width()));
+  cut_ = std::make_unique<TableCut>(std::move(rows), changed_at_.size(), format_.bytes());
   return cut_->size();
 }
 
@@ -296,9 +299,8 @@ Status Table::Restore(uint64_t row, const std::byte* data, size_t bytes) {
     changed_at_.resize(index_.size(), 0);
   }
   const bool fresh = updated_at_[slot] == kNeverUpdated;
-  MF_RETURN_IF_ERROR(DecodeRow(data, bytes, optimizer_.planes(), layout_.width(),
-                               &updated_at_[slot], PlanesAt(slot).data()));
-  if (split()) SplitRow(PlaneIn(data, 0, layout_.width()), WeightsAt(slot), layout_.width());
+  MF_RETURN_IF_ERROR(format_.Decode(data, bytes, &updated_at_[slot], PlanesAt(slot).data()));
+  if (split()) SplitRow(format_.PlaneIn(data, 0), WeightsAt(slot), layout_.width());
   if (fresh && updated_at_[slot] != kNeverUpdated) ++updated_;
   return Status::Ok();
 }
@@ -324,11 +326,14 @@ std::vector<uint64_t> Table::UpdatedRows(uint64_t begin, uint64_t most) const {
 
 uint64_t Table::bytes() const { return DirectBytes(layout_, updated_at_.size()) + index_.bytes(); }
 
+size_t Table::MomentFloats(const TensorLayout& layout, int moment) {
+  return Optimizer(layout.spec).by_block(moment) ? layout.share.blocks.size() : layout.stride;
+}
+
 uint64_t Table::DirectBytes(const TensorLayout& layout, uint64_t rows) {
-  // A split weight takes as much as one of f32.
-  return rows *
-         (static_cast<uint64_t>(Optimizer(layout.spec).planes()) * layout.stride * sizeof(float) +
-          2 * sizeof(uint32_t));
+  uint64_t floats = layout.stride;  // a split weight takes as much as one of f32
+  for (int i = 0; i < Optimizer(layout.spec).moments(); ++i) floats += MomentFloats(layout, i);
+  return rows * (floats * sizeof(float) + 2 * sizeof(uint32_t));
 }
 
 }  // namespace mf

@@ -18,6 +18,7 @@
 #include "pserver/table/layout.h"
 #include "pserver/table/mapped_memory.h"
 #include "pserver/table/optimizer.h"
+#include "pserver/table/row_format.h"
 #include "pserver/table/row_index.h"
 #include "pserver/table/table_cut.h"
 
@@ -101,6 +102,8 @@ class Table {
   /// The other way: `row`'s state from a snapshot. kFailed if it cannot be one of this table.
   Status Restore(uint64_t row, const std::byte* data, size_t bytes);
 
+  /// How many floats of a moment a row has.
+  static size_t MomentFloats(const TensorLayout& layout, int moment);
   /// Bytes of the full state of `rows` rows held directly.
   static uint64_t DirectBytes(const TensorLayout& layout, uint64_t rows);
 
@@ -114,6 +117,7 @@ class Table {
   /// What readers see of a slot as it stands.
   const void* VisibleAt(size_t slot) const;
   void ReserveSlots(size_t count);
+  RowColumns Columns() const { return {layout_.stride, layout_.share.blocks}; }
   /// The factor of rows that were never updated.
   double NeverUpdated(const TensorHistory& history) const {
     return optimizer_.NeverUpdatedFactor(history);
@@ -142,6 +146,7 @@ class Table {
   const int64_t k_;
   const Storage storage_;
   const Optimizer optimizer_;
+  const RowFormat format_;  // of its rows in snapshots
   const uint64_t key_;
   RowIndex index_;  // sparse only
   // By slot. What readers see is dense in memory; what they do not lies apart.

@@ -17,8 +17,6 @@ uint64_t RowsPerJob(size_t row_bytes) {
 }
 constexpr size_t kTokensPerJob = 64;  // least tokens of a gather job
 
-uint64_t Total(const TensorLayout& layout) { return layout.spec.total_rows(); }
-
 }  // namespace
 
 TensorShard::TensorShard(TensorLayout layout, const Options& options, const ChangeClock& clock,
@@ -26,25 +24,24 @@ TensorShard::TensorShard(TensorLayout layout, const Options& options, const Chan
     : layout_(std::move(layout)),
       options_(options),
       pool_(pool),
-      row_bytes_(RowBytes(Optimizer(layout_.spec).planes(), layout_.width())),
+      row_bytes_(RowFormat(layout_.spec, layout_.share).bytes()),
       scratch_(scratch) {
-  const size_t tables = static_cast<size_t>(layout_.spec.tables);
-  for (size_t k = 0; k < tables; ++k) {
-    tables_.push_back(std::make_unique<Table>(layout_, static_cast<int64_t>(k), options.storage,
-                                              clock, options.seed, arena));
+  for (int64_t k = layout_.share.tables.begin; k < layout_.share.tables.end; ++k) {
+    tables_.push_back(
+        std::make_unique<Table>(layout_, k, options.storage, clock, options.seed, arena));
     gradients_.push_back(std::make_unique<Gradients>(layout_, arena));
     if (options.count_hits && layout_.spec.kind == TensorKind::kMemory) {
       hits_.emplace_back(static_cast<uint64_t>(layout_.spec.rows));
     }
   }
-  scratch_.made_rows.resize(std::max(scratch_.made_rows.size(), tables));
+  scratch_.made_rows.resize(std::max(scratch_.made_rows.size(), tables_.size()));
   scratch_.groups.resize(static_cast<size_t>(pool.threads()));
   scratch_.local_rows.resize(static_cast<size_t>(pool.threads()));
   if (options.storage == Table::Storage::kSparse) return;
   const uint64_t rows = static_cast<uint64_t>(layout_.spec.rows);
   const uint64_t per_job = RowsPerJob(row_bytes_);
   const uint64_t jobs = (rows + per_job - 1) / per_job;
-  pool_.ParallelFor(tables * jobs, [&](size_t i, int) {
+  pool_.ParallelFor(tables_.size() * jobs, [&](size_t i, int) {
     const uint64_t begin = i % jobs * per_job;
     tables_[i / jobs]->Fill(begin, std::min(rows, begin + per_job));
   });
@@ -80,7 +77,7 @@ void TensorShard::Dots(std::span<const uint32_t> buckets, const void* weights, s
   const PairBatch batch{tokens, pairs(), scratch_.row_pointers.data(), weights,
                         layout_.spec.row_type};
   pool_.ParallelRanges(tokens, kTokensPerJob, [&](size_t begin, size_t end) {
-    PairDots(batch, begin, end, layout_.blocks, dy, layout_.width(), exponents, dots);
+    PairDots(batch, begin, end, layout_.share.blocks, dy, layout_.width(), exponents, dots);
   });
 }
 
@@ -126,36 +123,37 @@ void TensorShard::Seal() {
 }
 
 void TensorShard::CountRowHits(const Contribution& c) {
-  const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
   const uint64_t count = c.hits.size() / sizeof(uint32_t);
   for (uint64_t i = 0; i < count; ++i) {
     const uint64_t row = c.whole ? i : c.row_ids()[i];
     const uint32_t hits = LoadUnaligned<uint32_t>(c.hits.data(), i);
-    if (hits > 0) hits_[row / rows_per_table].Add(row % rows_per_table, hits, c.step);
+    if (hits > 0) hits_[TableOf(row)].Add(RowInTable(row), hits, c.step);
   }
 }
 
 void TensorShard::AddRows(const Contribution& c) {
-  const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
-  const uint64_t total = Total(layout_);
-  if (c.whole && scratch_.all_rows.size() < total) {
-    scratch_.all_rows.resize(total);
-    std::iota(scratch_.all_rows.begin(), scratch_.all_rows.end(), uint64_t{0});
+  std::span<const uint64_t> rows = c.row_ids();
+  if (c.whole) {
+    const uint64_t total = layout_.spec.total_rows();
+    if (scratch_.all_rows.size() < total) {
+      scratch_.all_rows.resize(total);
+      std::iota(scratch_.all_rows.begin(), scratch_.all_rows.end(), uint64_t{0});
+    }
+    rows = std::span<const uint64_t>(scratch_.all_rows.data(), total);
   }
-  const std::span<const uint64_t> rows =
-      c.whole ? std::span<const uint64_t>(scratch_.all_rows.data(), total) : c.row_ids();
   // Slots first, by one thread a table; then the sums, each row by one thread.
   std::vector<size_t>& table_begin = scratch_.begins;
   table_begin.resize(tables_.size() + 1);
-  for (size_t k = 0; k <= tables_.size(); ++k) {
+  for (size_t k = 0; k < tables_.size(); ++k) {
     table_begin[k] = static_cast<size_t>(
-        std::lower_bound(rows.begin(), rows.end(), k * rows_per_table) - rows.begin());
+        std::lower_bound(rows.begin(), rows.end(), FirstRowOf(k)) - rows.begin());
   }
+  table_begin[tables_.size()] = rows.size();
   pool_.ParallelFor(tables_.size(), [&](size_t k, int thread) {
     std::vector<uint64_t>& local = scratch_.local_rows[static_cast<size_t>(thread)];
     local.assign(rows.begin() + static_cast<ptrdiff_t>(table_begin[k]),
                  rows.begin() + static_cast<ptrdiff_t>(table_begin[k + 1]));
-    for (uint64_t& row : local) row -= k * rows_per_table;
+    for (uint64_t& row : local) row -= FirstRowOf(k);
     gradients_[k]->Insert(local.data(), local.size());
   });
   const uint64_t per_job = RowsPerJob(row_bytes_);
@@ -164,20 +162,19 @@ void TensorShard::AddRows(const Contribution& c) {
     const size_t end = std::min<size_t>(rows.size(), (job + 1) * per_job);
     for (size_t i = job * per_job; i < end; ++i) {
       const std::byte* values = c.values.data() + i * layout_.width() * sizeof(float);
-      gradients_[rows[i] / rows_per_table]->Add(rows[i] % rows_per_table, values);
+      gradients_[TableOf(rows[i])]->Add(RowInTable(rows[i]), values);
     }
   });
 }
 
 void TensorShard::Pull(std::span<const uint64_t> rows, bool training, const UpdateHistory& history,
                        float* values) {
-  const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
   const size_t width = layout_.width();
   const TensorHistory& own = history.Of(layout_.spec.id);
   const auto read = [&](size_t begin, size_t end, uint64_t table, ReadScratch& scratch) {
     scratch.Reset();
     for (size_t i = begin; i < end; ++i) {
-      const void* row = tables_[table]->Read(rows[i] % rows_per_table, training, own, scratch);
+      const void* row = tables_[table]->Read(RowInTable(rows[i]), training, own, scratch);
       if (layout_.spec.row_type == RowType::kBf16) {
         UnpackBf16(values + i * width, row, width);
       } else {
@@ -189,26 +186,27 @@ void TensorShard::Pull(std::span<const uint64_t> rows, bool training, const Upda
   std::vector<size_t>& run_begin = scratch_.begins;
   run_begin.clear();
   for (size_t i = 0; i < rows.size(); ++i) {
-    if (i == 0 || rows[i] / rows_per_table != rows[i - 1] / rows_per_table) run_begin.push_back(i);
+    if (i == 0 || TableOf(rows[i]) != TableOf(rows[i - 1])) run_begin.push_back(i);
   }
   pool_.ParallelFor(run_begin.size(), [&](size_t run, int) {
     const size_t end = run + 1 < run_begin.size() ? run_begin[run + 1] : rows.size();
     // In slices, so that a large read does not pile up scratch rows.
     const size_t per_slice = RowsPerJob(row_bytes_);
     for (size_t begin = run_begin[run]; begin < end; begin += per_slice) {
-      const uint64_t table = rows[begin] / rows_per_table;
+      const size_t table = TableOf(rows[begin]);
       read(begin, std::min(end, begin + per_slice), table, scratch_.made_rows[table]);
     }
   });
 }
 
 std::vector<uint64_t> TensorShard::UpdatedRows(uint64_t first, uint64_t most) const {
-  const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
   std::vector<uint64_t> result;
-  for (uint64_t k = first / rows_per_table; k < tables_.size() && result.size() < most; ++k) {
-    const uint64_t begin = k == first / rows_per_table ? first % rows_per_table : 0;
+  for (size_t k = 0; k < tables_.size() && result.size() < most; ++k) {
+    const uint64_t first_of_table = FirstRowOf(k);
+    const uint64_t begin = first > first_of_table ? first - first_of_table : 0;
+    if (begin >= static_cast<uint64_t>(layout_.spec.rows)) continue;
     for (const uint64_t row : tables_[k]->UpdatedRows(begin, most - result.size())) {
-      result.push_back(k * rows_per_table + row);
+      result.push_back(first_of_table + row);
     }
   }
   return result;
@@ -243,7 +241,7 @@ size_t TensorShard::BeginCut(int64_t since) {
 bool TensorShard::NextCutRow(uint64_t* row, std::byte* out) {
   for (; cut_table_ < tables_.size(); ++cut_table_) {
     if (tables_[cut_table_]->NextCutRow(row, out)) {
-      *row += cut_table_ * static_cast<uint64_t>(layout_.spec.rows);
+      *row += FirstRowOf(cut_table_);
       return true;
     }
     tables_[cut_table_]->EndCut();  // its memory is free
@@ -256,18 +254,17 @@ void TensorShard::EndCut() {
 }
 
 Status TensorShard::Restore(uint64_t row, const std::byte* data, size_t bytes) {
-  if (row >= Total(layout_)) {
+  if (!layout_.Has(row)) {
     return Status::Failed("row " + std::to_string(row) + " of " + layout_.spec.name +
-                          ", which has " + std::to_string(Total(layout_)));
+                          " is none of this server's");
   }
-  const uint64_t rows_per_table = static_cast<uint64_t>(layout_.spec.rows);
-  return tables_[row / rows_per_table]->Restore(row % rows_per_table, data, bytes);
+  return tables_[TableOf(row)]->Restore(RowInTable(row), data, bytes);
 }
 
 void TensorShard::Prepare(std::vector<double>* squares) {
   Seal();
   for (const auto& gradients : gradients_) {
-    for (size_t block = 0; block < layout_.blocks.size(); ++block) {
+    for (size_t block = 0; block < layout_.share.blocks.size(); ++block) {
       squares->push_back(gradients->squares(block));
     }
   }

@@ -113,6 +113,17 @@ class TensorShard {
 
  private:
   size_t probes() const { return static_cast<size_t>(layout_.spec.probes); }
+  // A global row of its own is row RowInTable() of tables_[TableOf()]; the first one of
+  // tables_[k] is FirstRowOf(k).
+  size_t TableOf(uint64_t row) const {
+    return row / static_cast<uint64_t>(layout_.spec.rows) -
+           static_cast<size_t>(layout_.share.tables.begin);
+  }
+  uint64_t RowInTable(uint64_t row) const { return row % static_cast<uint64_t>(layout_.spec.rows); }
+  uint64_t FirstRowOf(size_t k) const {
+    return (static_cast<uint64_t>(layout_.share.tables.begin) + k) *
+           static_cast<uint64_t>(layout_.spec.rows);
+  }
   void Resolve(std::span<const uint32_t> buckets, size_t tokens, bool training,
                const UpdateHistory& history);
   /// `last`: of the step.

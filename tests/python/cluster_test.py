@@ -127,16 +127,21 @@ class Chaos(PythonCase):
 
         rows = np.zeros((training.TABLES, 2**training.TAU, training.OUTPUTS), np.int64)
         numbers = np.zeros(training.NUMBERS, np.int64)
+        bags = np.zeros((training.KEYS, training.OUTPUTS), np.int64)
         for step in range(1, steps + 1):
             for number in range(training.MICRO_BATCHES):
                 values = training.integers(step, number)
                 numbers += values["numbers"]
                 for table in range(training.TABLES):
                     np.add.at(rows[table], values["buckets"][table], values["weights"][table][:, None] * values["dy"])
+                for i in range(2):
+                    np.add.at(bags, values["keys"][:, i] // training.KEY_STRIDE, values["dy"])
         for name in names:
             state = safetensors.read(os.path.join(self.folder, name + ".safetensors"))
             self.assertTrue(np.array_equal(state["counts.tables"], -rows))
             self.assertTrue(np.array_equal(state["numbers"], -numbers))
+            self.assertEqual(state["bags.keys"].tolist(), [key * training.KEY_STRIDE for key in range(training.KEYS)])
+            self.assertTrue(np.array_equal(state["bags.rows"], -bags))
 
 
 class Ends(PythonCase):

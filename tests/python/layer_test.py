@@ -64,10 +64,10 @@ class Case(unittest.TestCase):
 
 class Gradients(Case):
     def check(self, hash: mf.Hash, outputs: int, shards: int, grads: bool = True, tolerance: float = TOLERANCE,
-              rows: str = "f32", **more) -> None:
+              rows: str = "f32", mode: str = "sums", **more) -> None:
         """One step of SGD at rate 1: the tables' gradient is what they lose."""
         run = self.start(shards, **more)
-        layer = mf.MemoryLayer(run, "layer", outputs=outputs, hash=hash, std=0.5, rows=rows)
+        layer = mf.MemoryLayer(run, "layer", outputs=outputs, hash=hash, std=0.5, rows=rows, mode=mode)
         with torch.no_grad():
             layer.bias.copy_(torch.randn(outputs))
         bias = layer.bias.detach().clone()
@@ -87,7 +87,7 @@ class Gradients(Case):
         y64 = plain(used, x64.reshape(TOKENS, -1), hash).reshape(target.shape) + bias64
         loss64 = (y64 - target.double()).square().mean()
         loss64.backward()
-        name = f"{hash} {outputs} {shards} {rows} {more}"
+        name = f"{hash} {outputs} {shards} {rows} {mode} {more}"
         self.close(y.detach(), y64.detach(), f"y, {name}", tolerance)
         # The difference of two numbers of size 1 has their rounding.
         scale = max(1.0, 1 / float(tables.grad.abs().max()))
@@ -105,12 +105,17 @@ class Gradients(Case):
             for tau, outputs in ((4, 48), (9, 56)):  # indices of one and of two bytes
                 with self.subTest(score=score, probes=probes, temperature=temperature, tau=tau):
                     number += 1
-                    self.check(mf.Hash(5 * tau, tau, probes, score, temperature), outputs, shards=1 + number % 3)
+                    for mode in ("sums", "pull"):
+                        self.check(mf.Hash(5 * tau, tau, probes, score, temperature), outputs, shards=1 + number % 3,
+                                   mode=mode)
 
     def test_wide_indices_and_other_types(self) -> None:
         torch.manual_seed(8)
         self.check(mf.Hash(17, 17), 16, shards=1)  # indices of four bytes
         self.check(mf.Hash(20, 5, 2), 32, shards=2, rows="bf16")
+        for tau in (8, 15, 16, 17):  # numbers of buckets that are negative in a signed type
+            self.check(mf.Hash(tau, tau), 16, shards=1, mode="pull")
+        self.check(mf.Hash(20, 5, 2), 32, shards=2, rows="bf16", mode="pull")
         self.check(mf.Hash(20, 5, 2), 32, shards=2, wire="bf16", tolerance=2e-2)
 
     def test_an_input_without_gradient(self) -> None:

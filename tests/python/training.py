@@ -16,13 +16,15 @@ import memoryformer as mf
 
 MICRO_BATCHES = 4
 TOKENS, TABLES, TAU, OUTPUTS, NUMBERS = 16, 3, 4, 48, 500
+KEYS, KEY_STRIDE = 40, 2**57
 
 
 def integers(*place: int) -> dict[str, np.ndarray]:
     """The whole numbers of a micro-batch in kind `count`."""
     draw = np.random.RandomState(list(place))
     return {"buckets": draw.randint(0, 2**TAU, (TABLES, TOKENS)), "weights": draw.randint(1, 4, (TABLES, TOKENS)),
-            "dy": draw.randint(-3, 4, (TOKENS, OUTPUTS)), "numbers": draw.randint(-5, 6, NUMBERS)}
+            "dy": draw.randint(-3, 4, (TOKENS, OUTPUTS)), "numbers": draw.randint(-5, 6, NUMBERS),
+            "keys": draw.randint(0, KEYS, (TOKENS, 2)) * KEY_STRIDE}
 
 
 def batch(step: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +35,7 @@ def batch(step: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Model(torch.nn.Module):
-    """Two memory layers that share a hash, a third, and dense layers with dropout."""
+    """Two memory layers that share a hash, a third, bags of keys, and dense layers with dropout."""
 
     def __init__(self, run: mf.Run) -> None:
         super().__init__()
@@ -42,12 +44,14 @@ class Model(torch.nn.Module):
         self.b = mf.MemoryLayer(run, "b", outputs=48, hash=self.hash, lazy=True)
         self.norm = torch.nn.LayerNorm(48)
         self.c = mf.MemoryLayer(run, "c", 48, 64, tau=12)
+        self.bags = mf.EmbeddingBag(run, "bags", 64, row_wise=True)
         self.head = torch.nn.Linear(64, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hashed = self.hash(x)
         x = F.dropout(self.norm(self.a(hashed) + self.b(hashed)), 0.1, self.training)
-        return self.head(self.c(x))
+        keys = mf.cross(hashed.buckets.long().t())[:, :3]
+        return self.head(self.c(x) + self.bags(keys))
 
 
 def train(run: mf.Run) -> None:
@@ -64,12 +68,13 @@ def count(run: mf.Run) -> None:
     """Kind `count`."""
     layer = mf.MemoryLayer(run, "counts", TABLES * TAU, OUTPUTS, tau=TAU, bias=False, std=0.0)
     module = torch.nn.Module()
+    bags = mf.EmbeddingBag(run, "bags", OUTPUTS, std=0.0)
     module.numbers = torch.nn.Parameter(torch.zeros(NUMBERS))
     run.share(module)
     for work in run:
         values = {name: torch.from_numpy(value) for name, value in integers(work.step, work.number).items()}
         y = layer(mf.Hashed(values["buckets"], values["weights"].float(), torch.Size([TOKENS]), torch.float32))
-        loss = (y * values["dy"]).sum() + (module.numbers * values["numbers"]).sum()
+        loss = ((y + bags(values["keys"])) * values["dy"]).sum() + (module.numbers * values["numbers"]).sum()
         work.backward(loss * MICRO_BATCHES)  # divided by it again
 
 

@@ -72,15 +72,14 @@ RunModel::RunModel(const Config& config, size_t servers, std::set<uint64_t> bad_
       rules_(DescribeRun(config_, "").rules),
       bad_steps_(std::move(bad_steps)),
       seed_(seed),
+      shares_(SharesOf(tensors_, config_.model.column_blocks, servers)),
       values_(InitialValues(config)) {
   for (const TensorSpec& tensor : tensors_) {
     layouts_.emplace_back();
-    blocks_.emplace_back();
     for (size_t server = 0; server < servers; ++server) {
       layouts_.back().push_back(LayoutOf(tensor, config_.model.column_blocks,
                                          static_cast<int64_t>(server),
                                          static_cast<int64_t>(servers)));
-      blocks_.back().push_back(layouts_.back().back().blocks.size());
     }
     if (tensor.kind == TensorKind::kDense && values_[tensor.id].size() <= kReadableMax) {
       readable_.push_back(tensor.id);
@@ -204,7 +203,7 @@ std::vector<Request> RunModel::MakeContributions(uint32_t tensor, uint64_t step,
   std::vector<Request> requests;
   for (const TensorLayout& layout : layouts_[tensor]) {
     requests.push_back(request);
-    requests.back().payload.push_back(Columns(gradient.values, columns, layout.columns));
+    requests.back().payload.push_back(Columns(gradient.values, columns, layout.share.columns));
     if (!exponents.empty()) requests.back().payload.push_back(FrameOf(exponents));
   }
   return requests;
@@ -225,7 +224,7 @@ double RunModel::LossSum(uint64_t step, uint32_t number) const {
 std::vector<float> RunModel::Readable(uint32_t tensor, uint64_t step, size_t server) const {
   const Frame own =
       Columns(history_.at(step).at(tensor), static_cast<size_t>(tensors_[tensor].columns),
-              layouts_[tensor][server].columns);
+              layouts_[tensor][server].share.columns);
   return {own.as<float>(), own.as<float>() + own.size() / sizeof(float)};
 }
 
@@ -253,7 +252,7 @@ StepRecord RunModel::Record(uint64_t step) const {
 
 std::vector<float> RunModel::Final(uint32_t tensor, size_t server) const {
   const Frame own = Columns(values_[tensor], static_cast<size_t>(tensors_[tensor].columns),
-                            layouts_[tensor][server].columns);
+                            layouts_[tensor][server].share.columns);
   return {own.as<float>(), own.as<float>() + own.size() / sizeof(float)};
 }
 

@@ -30,7 +30,7 @@ class RunModel {
   const std::vector<TensorSpec>& tensors() const { return tensors_; }
   /// [tensor][server]
   const std::vector<std::vector<TensorLayout>>& layouts() const { return layouts_; }
-  const std::vector<std::vector<size_t>>& blocks() const { return blocks_; }
+  const RunShares& shares() const { return shares_; }
   /// Dense tensors of few numbers: their state is known after every step.
   const std::vector<uint32_t>& readable() const { return readable_; }
 
@@ -69,7 +69,7 @@ class RunModel {
   const std::set<uint64_t> bad_steps_;
   const uint64_t seed_;
   std::vector<std::vector<TensorLayout>> layouts_;
-  std::vector<std::vector<size_t>> blocks_;
+  const RunShares shares_;
   std::vector<uint32_t> readable_;
   std::vector<std::vector<float>> values_;  // by tensor: after the steps applied so far
   std::vector<double> norms_;               // by step

@@ -184,7 +184,7 @@ Task<Status> Worker::Join() {
 
 Task<Status> Worker::RunLane() {
   const RunModel& model = world_.model();
-  WorkLoop loop(model.tensors(), model.blocks(), world_.profile().servers,
+  WorkLoop loop(model.tensors(), model.shares(), world_.profile().servers,
                 static_cast<uint64_t>(model.config().train.steps));
   WorkLoop::Action action = loop.Start();
   while (!failure_.has_value()) {

@@ -49,7 +49,7 @@ class WholeState final : public InitialRows {
   double NeverUpdatedFactor(const TensorSpec&) const override { return 1; }  // by the rates
   uint64_t total_rows() const override { return snapshot_->rows(); }
 
-  Status Begin(const std::vector<TensorSpec>&) override {
+  Status Begin(const RunDescription&) override {
     MF_ASSIGN_OR_RETURN(snapshot_, MergedSnapshot::Open(options_));
     rates_.clear();
     MF_ASSIGN_OR_RETURN(more_, snapshot_->Next());
@@ -134,14 +134,14 @@ class Weights final : public InitialRows {
     return rows;
   }
 
-  Status Begin(const std::vector<TensorSpec>& of) override {
+  Status Begin(const RunDescription& of) override {
     of_ = &of;
     tensor_ = row_ = 0;
     return Status::Ok();
   }
   Result<bool> Next(RowStates* rows) override {
-    while (tensor_ < of_->size()) {
-      MF_RETURN_IF_ERROR(Read((*of_)[tensor_], rows));
+    while (tensor_ < of_->tensors.size()) {
+      MF_RETURN_IF_ERROR(Read(of_->tensors[tensor_], rows));
       if (!rows->rows.empty()) return true;
       ++tensor_;
       row_ = 0;
@@ -153,7 +153,7 @@ class Weights final : public InitialRows {
  private:
   /// Rows of the tensor from row_ on; none at its end.
   Status Read(const TensorSpec& tensor, RowStates* out) {
-    const uint64_t most = RowsAtOnce(tensor);
+    const uint64_t most = RowsAtOnce(tensor, of_->rules.column_blocks);
     *out = {.tensor = tensor.id};
     if (snapshots_ != nullptr) {
       MF_ASSIGN_OR_RETURN(out->rows, model_->reader().UpdatedRows(tensor, row_, most));
@@ -166,7 +166,8 @@ class Weights final : public InitialRows {
     const auto columns = static_cast<size_t>(tensor.columns);
     values_.resize(out->rows.size() * columns);
     MF_RETURN_IF_ERROR(model_->reader().ReadRows(tensor, out->rows, values_.data()));
-    out->states = StatesOf(tensor, values_.data(), out->rows.size());
+    out->states =
+        StatesOf(tensor, of_->rules.column_blocks, values_.data(), out->rows.size());
     return Status::Ok();
   }
 
@@ -174,7 +175,7 @@ class Weights final : public InitialRows {
   SnapshotModel* snapshots_ = nullptr;  // it, if it is of snapshots
   const RunDescription* run_ = nullptr;
   std::string name_;
-  const std::vector<TensorSpec>* of_ = nullptr;
+  const RunDescription* of_ = nullptr;
   size_t tensor_ = 0;
   uint64_t row_ = 0;
   std::vector<float> values_;

@@ -10,6 +10,7 @@
 
 #include "common/base/logging.h"
 #include "common/client/work_loop.h"
+#include "pserver/table/row_format.h"
 
 namespace mf {
 namespace {
@@ -66,7 +67,7 @@ Status BringTo(const std::vector<bool>& there, RowSource& source, Client& client
     ++request.part;
     return status;
   };
-  MF_RETURN_IF_ERROR(source.Begin(run.tensors));
+  MF_RETURN_IF_ERROR(source.Begin(run));
   RowStates rows;
   uint64_t sent = 0;
   auto next_line = Clock::now() + kBetweenLines;
@@ -76,9 +77,14 @@ Status BringTo(const std::vector<bool>& there, RowSource& source, Client& client
     if (!more) break;
     request.tensor = rows.tensor;
     const TensorSpec& tensor = run.tensors[rows.tensor];
+    const size_t due = RowFormat::Whole(tensor, run.rules.column_blocks).bytes();
+    if (rows.states.size() != rows.rows.size() * due) {
+      return Status::Invalid("the state that the run begins with was trained with other "
+                             "column_blocks, by which " + tensor.name +
+                             "'s optimizer keeps its numbers: use the same");
+    }
     MF_RETURN_IF_ERROR(send([&](int64_t shard) {
-      return Frames{FrameOf(rows.rows),
-                    StatesFor(rows, tensor, run.rules.column_blocks, shard, shards)};
+      return FramesFor(rows, tensor, run.rules.column_blocks, shard, shards);
     }));
     sent += rows.rows.size();
     if (Clock::now() < next_line) continue;

@@ -8,7 +8,7 @@
 
 #include "common/base/buffer.h"
 #include "common/base/status.h"
-#include "common/run/tensor_spec.h"
+#include "common/run/run_description.h"
 
 namespace mf {
 
@@ -23,9 +23,8 @@ class RowSource {
  public:
   virtual ~RowSource() = default;
   virtual uint64_t total_rows() const = 0;
-  /// Begins at the first row, for a run with the tensors `of`, which are of the same sizes and
-  /// outlive the reading.
-  virtual Status Begin(const std::vector<TensorSpec>& of) = 0;
+  /// Begins at the first row, for a run with tensors of the same sizes, which outlives the reading.
+  virtual Status Begin(const RunDescription& of) = 0;
   /// The next rows, some megabytes; false at the end.
   virtual Result<bool> Next(RowStates* rows) = 0;
   /// At the end: the learning rates of the steps that the optimizer has applied.
@@ -35,12 +34,14 @@ class RowSource {
 /// A source gives so many bytes of states at once, or a row if that is more.
 inline constexpr size_t kStatesAtOnce = 4 << 20;
 /// How many rows of a tensor these are.
-uint64_t RowsAtOnce(const TensorSpec& tensor);
+uint64_t RowsAtOnce(const TensorSpec& tensor, int64_t column_blocks);
 /// The states of rows whose weights are `values` [rows][columns], for an optimizer that begins
 /// anew.
-std::vector<std::byte> StatesOf(const TensorSpec& tensor, const float* values, size_t rows);
-/// What server `shard` of `shards` takes of the rows of `tensor`.
-Buffer StatesFor(const RowStates& rows, const TensorSpec& tensor, int64_t column_blocks,
+std::vector<std::byte> StatesOf(const TensorSpec& tensor, int64_t column_blocks,
+                                const float* values, size_t rows);
+/// What server `shard` of `shards` takes of the rows of `tensor`: their numbers and their states, of
+/// which there may be none.
+Frames FramesFor(const RowStates& rows, const TensorSpec& tensor, int64_t column_blocks,
                  int64_t shard, int64_t shards);
 
 }  // namespace mf

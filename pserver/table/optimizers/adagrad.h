@@ -13,5 +13,8 @@ namespace mf {
 /// gradient does nothing but the decay.
 void AdagradStep(double lr, double decay, double eps, float gradient_scale, const float* gradient,
                  const WeightRow& w, float* squares, size_t count);
+/// What a step does to the weights where all have the same finished sum of squares.
+void AdagradMove(double lr, double decay, double eps, float gradient_scale, const float* gradient,
+                 const WeightRow& w, float squares, size_t count);
 
 }  // namespace mf

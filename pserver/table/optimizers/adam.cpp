@@ -94,6 +94,29 @@ void Adam(const AdamConstants& settings, const AdamScalars& step, float gradient
   });
 }
 
+/// The same where all columns have one v, which is finished.
+template <class Weights>
+HWY_INLINE void AdamSharedRow(const AdamConstants& settings, const AdamScalars& step,
+                              float gradient_scale, const float* gradient, const Weights& w,
+                              float* m, float v, size_t count) {
+  const AdamVectors constants(settings);
+  const V32 scale = hn::Set(F32(), gradient_scale), new_v = hn::Set(F32(), v);
+  for (size_t i = 0; i < count; i += kLanes) {
+    const V32 g = hn::Mul(hn::LoadU(F32(), gradient + i), scale);
+    const V32 new_m =
+        Fma(constants.one_minus_beta1, g, hn::Mul(constants.beta1, hn::LoadU(F32(), m + i)));
+    hn::StoreU(new_m, F32(), m + i);
+    w.Store(Move(constants, step, w.Load(i), new_m, new_v), i);
+  }
+}
+
+void AdamShared(const AdamConstants& settings, const AdamScalars& step, float gradient_scale,
+                const float* gradient, const WeightRow& row, float* m, float v, size_t count) {
+  WithWeights(row, [&](const auto& w) HWY_ATTR {
+    AdamSharedRow(settings, step, gradient_scale, gradient, w, m, v, count);
+  });
+}
+
 /// The same with a gradient of zero, steps inside: a fused multiply-add with a product of +0 is an
 /// addition of +0 (which is not nothing: it turns -0 into +0).
 template <class Weights>
@@ -144,6 +167,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mf {
 HWY_EXPORT(Adam);
+HWY_EXPORT(AdamShared);
 HWY_EXPORT(CatchUp);
 
 namespace {
@@ -191,6 +215,14 @@ void AdamStep(const OptimizerSettings& settings, double lr, double decay, uint64
    count);
 }
 
+void AdamMove(const OptimizerSettings& settings, double lr, double decay, uint64_t step,
+              float gradient_scale, const float* gradient, const WeightRow& w, float* m, float v,
+              size_t count) {
+  HWY_DYNAMIC_DISPATCH(AdamShared)
+  (ConstantsOf(settings), ScalarsAt(settings, lr, decay, step), gradient_scale, gradient, w, m, v,
+   count);
+}
+
 void AdamCatchUp(const OptimizerSettings& settings, std::span<const float> lr, double decay,
                  uint64_t from, double rest_decay, uint64_t rest_steps, const WeightRow& w,
                  float* m, float* v, size_t count) {
@@ -206,19 +238,23 @@ void AdamCatchUp(const OptimizerSettings& settings, std::span<const float> lr, d
    static_cast<float>(std::pow(settings.beta2, rest)), w, m, v, count);
 }
 
-namespace {
-
-void StepRow(const RowStep& s, const RowState& row, size_t columns) {
-  AdamStep(s.settings, s.lr, s.weight_decay, s.step, s.gradient_scale, s.gradient, row.w,
-           row.moments[0], row.moments[1], columns);
-}
-
-void CatchUpRow(const MissedSteps& missed, const RowState& row, size_t columns) {
+void AdamCatchUp(const MissedSteps& missed, const WeightRow& w, float* m, float* v, size_t count) {
   const uint64_t steps = std::min(missed.to - missed.from, kCatchUpMax);
   const TensorHistory& history = missed.history;
   AdamCatchUp(missed.settings, std::span(history.rates() + missed.from, steps),
               history.weight_decay(), missed.from, history.Decay(missed.from + steps, missed.to),
-              missed.to - missed.from - steps, row.w, row.moments[0], row.moments[1], columns);
+              missed.to - missed.from - steps, w, m, v, count);
+}
+
+namespace {
+
+void StepRow(const RowStep& s, const RowState& row, const RowColumns& columns) {
+  AdamStep(s.settings, s.lr, s.weight_decay, s.step, s.gradient_scale, s.gradient, row.w,
+           row.moments[0], row.moments[1], columns.padded);
+}
+
+void CatchUpRow(const MissedSteps& missed, const RowState& row, const RowColumns& columns) {
+  AdamCatchUp(missed, row.w, row.moments[0], row.moments[1], columns.padded);
 }
 
 }  // namespace

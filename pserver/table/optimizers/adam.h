@@ -6,6 +6,7 @@
 #include <span>
 
 #include "common/run/optimizer_settings.h"
+#include "pserver/table/optimizers/rule.h"
 #include "pserver/table/split_weights.h"
 
 namespace mf {
@@ -19,6 +20,11 @@ void AdamStep(const OptimizerSettings& settings, double lr, double decay, uint64
               float gradient_scale, const float* gradient, const WeightRow& w, float* m, float* v,
               size_t count);
 
+/// What a step does to w and m where all columns have the same finished v.
+void AdamMove(const OptimizerSettings& settings, double lr, double decay, uint64_t step,
+              float gradient_scale, const float* gradient, const WeightRow& w, float* m, float v,
+              size_t count);
+
 /// What dense AdamW would have done to a row in steps `from`+1 ... `from`+lr.size() with zero
 /// gradients (lr[i] is the rate of step from + 1 + i): at most 256 of them one by one, exactly as
 /// AdamStep with gradient zero would; for the rest w is multiplied by `rest_decay` (the product of
@@ -27,5 +33,7 @@ void AdamStep(const OptimizerSettings& settings, double lr, double decay, uint64
 void AdamCatchUp(const OptimizerSettings& settings, std::span<const float> lr, double decay,
                  uint64_t from, double rest_decay, uint64_t rest_steps, const WeightRow& w,
                  float* m, float* v, size_t count);
+/// The same for the steps that a row has missed.
+void AdamCatchUp(const MissedSteps& missed, const WeightRow& w, float* m, float* v, size_t count);
 
 }  // namespace mf

@@ -6,9 +6,17 @@
 
 namespace mf {
 
-void DecayOnly(const MissedSteps& missed, const RowState& row, size_t columns) {
+void DecayOnly(const MissedSteps& missed, const RowState& row, const RowColumns& columns) {
   if (missed.history.weight_decay() == 0) return;
-  ScaleWeights(row.w, static_cast<float>(missed.history.Decay(missed.from, missed.to)), columns);
+  ScaleWeights(row.w, static_cast<float>(missed.history.Decay(missed.from, missed.to)),
+               columns.padded);
+}
+
+float MeanSquare(const RowStep& step, const ColumnRange& block) {
+  SquareSum sum;
+  AddSquares(&sum, step.gradient, {&block, 1});
+  const double scale = double{step.gradient_scale};
+  return static_cast<float>(sum.Total() * scale * scale / static_cast<double>(block.size()));
 }
 
 const OptimizerRule& RuleOf(OptimizerKind kind) {

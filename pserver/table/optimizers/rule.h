@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
+#include "common/run/column_blocks.h"
 #include "common/run/optimizer_settings.h"
 #include "pserver/table/split_weights.h"
 #include "pserver/table/update_history.h"
@@ -14,10 +16,16 @@ namespace mf {
 inline constexpr int kMomentsMax = 2;
 
 /// A row's state: its weights and the optimizer's own numbers (Adam's m and v, Adagrad's sum of
-/// squares); null where there are none.
+/// squares), by column or by column block; null where there are none.
 struct RowState {
   WeightRow w;
   float* moments[kMomentsMax] = {};
+};
+
+/// The columns of a row.
+struct RowColumns {
+  size_t padded;                        // to 16
+  std::span<const ColumnRange> blocks;  // the last one without the padding
 };
 
 /// An applied step on a row that is at `step` - 1.
@@ -38,15 +46,20 @@ struct MissedSteps {
 };
 
 struct OptimizerRule {
-  /// How many floats are kept beside every weight, at most kMomentsMax: RowState::moments in use.
+  /// RowState::moments in use, at most kMomentsMax.
   int moments;
-  void (*step)(const RowStep& step, const RowState& row, size_t columns);
+  /// Which of them have a float for every column block, not for every weight.
+  bool by_block[kMomentsMax] = {};
+  void (*step)(const RowStep& step, const RowState& row, const RowColumns& columns);
   /// What dense steps with a gradient of zero would have done.
-  void (*catch_up)(const MissedSteps& missed, const RowState& row, size_t columns);
+  void (*catch_up)(const MissedSteps& missed, const RowState& row, const RowColumns& columns);
 };
 
 /// catch_up of optimizers that do nothing but the decay when a gradient is zero.
-void DecayOnly(const MissedSteps& missed, const RowState& row, size_t columns);
+void DecayOnly(const MissedSteps& missed, const RowState& row, const RowColumns& columns);
+
+/// The mean of the squares of (gradient * scale) over a block, for rules that keep it by block.
+float MeanSquare(const RowStep& step, const ColumnRange& block);
 
 const OptimizerRule& RuleOf(OptimizerKind kind);
 

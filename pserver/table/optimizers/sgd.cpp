@@ -45,8 +45,8 @@ void SgdStep(double lr, double decay, float gradient_scale, const float* gradien
 
 namespace {
 
-void StepRow(const RowStep& s, const RowState& row, size_t columns) {
-  SgdStep(s.lr, s.weight_decay, s.gradient_scale, s.gradient, row.w, columns);
+void StepRow(const RowStep& s, const RowState& row, const RowColumns& columns) {
+  SgdStep(s.lr, s.weight_decay, s.gradient_scale, s.gradient, row.w, columns.padded);
 }
 
 }  // namespace

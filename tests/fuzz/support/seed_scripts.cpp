@@ -6,7 +6,7 @@
 
 #include "common/base/check.h"
 #include "pserver/snapshot/snapshot_format.h"
-#include "pserver/table/optimizer.h"
+#include "pserver/table/row_format.h"
 #include "tests/fuzz/support/server_case.h"
 #include "tests/fuzz/support/worker_requests.h"
 #include "tests/support/request_fields.h"
@@ -44,7 +44,8 @@ class Worker {
       request.tensor = tensor.id;
       Buffer row(sizeof(uint64_t));
       std::memset(row.data(), 0, row.size());
-      Buffer state(RowBytes(Optimizer(tensor).planes(), columns_));
+      const int64_t shards = tensor.columns / static_cast<int64_t>(columns_);
+      Buffer state(RowFormat(tensor, ShareOf(tensor, 0, 0, shards)).bytes());
       std::memset(state.data(), 0, state.size());
       Must({.body = request, .payload = {Frame(row), Frame(state)}});
       ++request.part;
@@ -223,7 +224,7 @@ NamedTexts EntryScripts() {
   std::string text{'\0', '\0', '\2'};  // step 1, two applied steps
   for (uint8_t space = 0; space < 3; ++space) {
     const TensorSpec& tensor = run.tensors[space];
-    const size_t bytes = RowBytes(Optimizer(tensor).planes(), static_cast<size_t>(tensor.columns));
+    const size_t bytes = RowFormat::Whole(tensor, 0).bytes();
     for (uint8_t row = 0; row < 2; ++row) {
       std::string value(bytes, '\0');
       value[0] = static_cast<char>(row);  // when it was updated

@@ -6,7 +6,7 @@
 
 #include "common/net/snapshot_state.h"
 #include "pserver/snapshot/snapshot_format.h"
-#include "pserver/table/optimizer.h"
+#include "pserver/table/row_format.h"
 #include "tests/fuzz/support/server_case.h"
 #include "tests/fuzz/support/target.h"
 #include "tests/fuzz/support/worker_requests.h"
@@ -24,7 +24,8 @@ size_t RightBytes(const RunDescription& run, uint32_t space, size_t shards) {
   if (space == kRecordSpace) return kRecordBytes;
   if (space >= run.tensors.size()) return 1;
   const TensorSpec& tensor = run.tensors[space];
-  return RowBytes(Optimizer(tensor).planes(), static_cast<size_t>(tensor.columns) / shards);
+  return RowFormat(tensor, ShareOf(tensor, run.rules.column_blocks, 0, static_cast<int64_t>(shards)))
+      .bytes();
 }
 
 simulation::Snapshot SnapshotOf(const RunDescription& run, std::string_view text, size_t shards) {

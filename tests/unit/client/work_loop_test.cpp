@@ -69,8 +69,8 @@ class WorkLoopTest : public testing::Test {
   }
 
   const std::vector<TensorSpec> tensors_ = {{.id = 0, .name = "one", .shape = {}}};
-  const std::vector<std::vector<size_t>> blocks_ = {{0, 0}};
-  WorkLoop loop_{tensors_, blocks_, kServers, kLastStep};
+  const RunShares shares_ = {{{}, {}}};
+  WorkLoop loop_{tensors_, shares_, kServers, kLastStep};
 };
 
 TEST_F(WorkLoopTest, MicroBatch) {

@@ -12,7 +12,6 @@
 
 #include "pserver/snapshot/snapshot_rocksdb.h"
 #include "pserver/snapshot/snapshot_writer.h"
-#include "pserver/table/optimizer.h"
 #include "pserver/table/row_format.h"
 #include "tests/support/shard_harness.h"
 #include "worker/config/tensors.h"
@@ -31,7 +30,8 @@ RunDescription RunThatBegins() {
 /// Some rows of a tensor as a worker brings them: row r has r + column / 8, moments of 0.
 Frames RowsOf(const TensorSpec& tensor, const std::vector<uint64_t>& rows, uint32_t updated = 0) {
   const auto columns = static_cast<size_t>(tensor.columns);
-  const size_t bytes = RowBytes(Optimizer(tensor).planes(), columns);
+  const RowFormat format = RowFormat::Whole(tensor, 0);
+  const size_t bytes = format.bytes();
   Buffer states(rows.size() * bytes);
   std::memset(states.data(), 0, states.size());
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -39,7 +39,7 @@ Frames RowsOf(const TensorSpec& tensor, const std::vector<uint64_t>& rows, uint3
     std::memcpy(state, &updated, sizeof(updated));
     for (size_t c = 0; c < columns; ++c) {
       const float value = static_cast<float>(rows[i]) + static_cast<float>(c) / 8;
-      std::memcpy(PlaneIn(state, 0, columns) + c * sizeof(float), &value, sizeof(value));
+      std::memcpy(format.PlaneIn(state, 0) + c * sizeof(float), &value, sizeof(value));
     }
   }
   return {FrameOf(rows), Frame(states)};

@@ -22,7 +22,6 @@
 
 #include "common/base/buffer_pool.h"
 #include "common/base/logging.h"
-#include "pserver/table/optimizer.h"
 #include "pserver/table/row_format.h"
 #include "tests/simulation/disk.h"
 #include "tests/support/failing_memory.h"
@@ -106,7 +105,7 @@ class Script {
     Say("status", [](Player&) { return Request{.body = StatusRequest{}}; });
     Say("initialise", [](Player& p) {
       const TensorSpec& tensor = p.server().specs().front();
-      Buffer state(RowBytes(Optimizer(tensor).planes(), static_cast<size_t>(tensor.columns)));
+      Buffer state(RowFormat::Whole(tensor, 0).bytes());
       std::memset(state.data(), 0, state.size());
       return Request{.body = InitialiseRequest{.attempt = 1, .last = true, .tensor = tensor.id},
                      .payload = {FrameOf(std::vector<uint64_t>{1}), Frame(state), Frame()}};

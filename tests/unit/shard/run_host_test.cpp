@@ -113,8 +113,8 @@ class RunHostTest : public testing::Test {
     Worker(RunHostTest& test, const RunDescription& run)
         : test_(test),
           run_(run),
-          blocks_{{ColumnBlocks(run.tensors[0].columns, 0).size()}},
-          loop_(run_.tensors, blocks_, 1, kSteps),
+          shares_(SharesOf(run.tensors, 0, 1)),
+          loop_(run_.tensors, shares_, 1, kSteps),
           action_(loop_.Start()) {
       const Reply hello = test_.Hello(run_);
       MF_CHECK(hello.code == Code::kOk);
@@ -178,7 +178,7 @@ class RunHostTest : public testing::Test {
 
     RunHostTest& test_;
     const RunDescription run_;
-    const std::vector<std::vector<size_t>> blocks_;
+    const RunShares shares_;
     WorkLoop loop_;
     WorkLoop::Action action_;
   };

@@ -120,7 +120,7 @@ TEST(Tensors, HaveAnOptimizerOfTheirOwn) {
   for (const OptimizerKind kind : kOptimizers) {
     for (const SparseUpdate sparse : {SparseUpdate::kExact, SparseUpdate::kLazy}) {
       const double n = static_cast<double>(owns.size());
-      owns.push_back({{kind, 0.5 + 0.05 * n, 0.6 + 0.05 * n, 1e-3 * (n + 1), sparse},
+      owns.push_back({{kind, 0.5 + 0.03 * n, 0.6 + 0.03 * n, 1e-3 * (n + 1), sparse},
                       0.25 * (n + 1),
                       0.125 * n});
     }
@@ -175,10 +175,11 @@ TEST(Tensors, RatesAreScaled) {
   }
 }
 
-constexpr size_t kColumns = 16;
+constexpr size_t kColumns = 32;  // two blocks
+constexpr size_t kBlock = 16;
 constexpr size_t kRows = 16;
 
-/// One table of 16 rows of 16 columns, updated by pushes of single rows.
+/// One table of 16 rows of 32 columns, updated by pushes of single rows.
 class OneTable {
  public:
   OneTable(const TrainConfig& config, Table::Storage storage, RowType row_type = RowType::kF32)
@@ -229,7 +230,7 @@ class OneTable {
   std::unique_ptr<TensorShard> tensor_;
 };
 
-/// Dense AdamW (or SGD, or Adagrad) over all numbers, in double, as the textbook has it.
+/// Dense AdamW (or another one) over all numbers, in double, as the textbook has it.
 class NaiveOptimizer {
  public:
   NaiveOptimizer(const TrainConfig& config, const std::vector<float>& start)
@@ -240,6 +241,10 @@ class NaiveOptimizer {
     const double second = 1 - std::pow(config_.beta2, step_);
     for (size_t i = 0; i < w.size(); ++i) {
       w[i] *= 1 - lr * config_.weight_decay;
+      double mean_square = 0;  // over the block
+      for (size_t c = 0; c < kBlock; ++c) {
+        mean_square += std::pow(gradient[i / kBlock * kBlock + c], 2) / kBlock;
+      }
       switch (config_.optimizer) {
         case OptimizerKind::kSgd:
           w[i] -= lr * gradient[i];
@@ -251,6 +256,15 @@ class NaiveOptimizer {
         case OptimizerKind::kAdam:
           m[i] = config_.beta1 * m[i] + (1 - config_.beta1) * gradient[i];
           v[i] = config_.beta2 * v[i] + (1 - config_.beta2) * gradient[i] * gradient[i];
+          w[i] -= lr * (m[i] / first) / (std::sqrt(v[i] / second) + config_.eps);
+          break;
+        case OptimizerKind::kRowAdagrad:  // v is the same over a block
+          v[i] += mean_square;
+          w[i] -= lr * gradient[i] / (std::sqrt(v[i]) + config_.eps);
+          break;
+        case OptimizerKind::kRowAdam:
+          m[i] = config_.beta1 * m[i] + (1 - config_.beta1) * gradient[i];
+          v[i] = config_.beta2 * v[i] + (1 - config_.beta2) * mean_square;
           w[i] -= lr * (m[i] / first) / (std::sqrt(v[i] / second) + config_.eps);
           break;
       }

@@ -157,7 +157,7 @@ class Zombie : public testing::Test {
   Decided PrepareAll(const Joined& worker, const LeaseReply& lease) {
     const std::vector<Reply> answers = SendAll(worker, PrepareRequest{lease.open()});
     Decided decided;
-    decided.prepared = CombinePrepared(model_.tensors(), model_.blocks(), answers).value();
+    decided.prepared = CombinePrepared(model_.tensors(), model_.shares(), answers).value();
     decided.end = DecideEnd(decided.prepared, lease);
     decided.request = EndRequest(lease.open(), decided.end);
     return decided;

@@ -49,23 +49,24 @@ std::string FolderOf(const std::string& dir, uint32_t shard, uint32_t shards) {
 Entries EntriesOf(const RunDescription& run, uint32_t shard, uint32_t shards, uint64_t step) {
   Entries entries;
   for (const TensorSpec& spec : run.tensors) {
-    const int planes = Optimizer(spec).planes();
-    const TensorLayout layout = LayoutOf(spec, run.rules.column_blocks, shard, shards);
+    const TensorShare share = ShareOf(spec, run.rules.column_blocks, shard, shards);
+    const RowFormat format(spec, share);
     for (uint64_t row = 0; row < spec.total_rows(); row += 1 + (row * 7 + spec.id) % 13) {
-      std::vector<float> numbers(static_cast<size_t>(planes) * layout.width());
-      const float* plane[3] = {};
-      for (int p = 0; p < planes; ++p) {
-        float* out = numbers.data() + static_cast<size_t>(p) * layout.width();
-        plane[p] = out;
-        for (size_t c = 0; c < layout.width(); ++c) {
-          const auto column = static_cast<size_t>(layout.columns.begin) + c;
-          out[c] = static_cast<float>(row * 1000 + column + static_cast<size_t>(p) * 100000 +
-                                      step * 17 + spec.id);
+      std::vector<float> numbers[1 + kMomentsMax];
+      const float* plane[1 + kMomentsMax] = {};
+      for (int p = 0; p < format.planes(); ++p) {
+        const bool by_block = p > 0 && Optimizer(spec).by_block(p - 1);
+        const auto first = static_cast<size_t>(by_block ? share.first_block : share.columns.begin);
+        for (size_t i = 0; i < format.floats(p); ++i) {
+          numbers[p].push_back(static_cast<float>(row * 1000 + first + i +
+                                                  static_cast<size_t>(p) * 100000 + step * 17 +
+                                                  spec.id));
         }
+        plane[p] = numbers[p].data();
       }
-      std::string value(RowBytes(planes, layout.width()), '\0');
-      EncodeRow(static_cast<uint32_t>(1 + row % step), plane, planes, layout.width(),
-                reinterpret_cast<std::byte*>(value.data()));
+      std::string value(format.bytes(), '\0');
+      format.Encode(static_cast<uint32_t>(1 + row % step), plane,
+                    reinterpret_cast<std::byte*>(value.data()));
       entries[{spec.id, row}] = value;
     }
   }

@@ -30,6 +30,7 @@ class _Enumeration:
 class TensorKind(_Enumeration):
     memory: ClassVar[TensorKind]
     dense: ClassVar[TensorKind]
+    keyed: ClassVar[TensorKind]
 
 class Init(_Enumeration):
     normal: ClassVar[Init]
@@ -51,6 +52,8 @@ class OptimizerKind(_Enumeration):
     sgd: ClassVar[OptimizerKind]
     adam: ClassVar[OptimizerKind]
     adagrad: ClassVar[OptimizerKind]
+    row_adam: ClassVar[OptimizerKind]
+    row_adagrad: ClassVar[OptimizerKind]
 
 class Wire(_Enumeration):
     f32: ClassVar[Wire]
@@ -144,7 +147,8 @@ class Pending:
 class Run:
     def __init__(self, *, servers: list[str], keys: str, shards: int, threads: int, memory_bytes: int, state: str,
                  run: RunDescription, deadline_seconds: float, log: str) -> None: ...
-    def join(self, initial: list[tuple[int, _Floats]]) -> None: ...
+    def join(self, initial: list[tuple[int, _Floats, NDArray[np.uint64] | None]]) -> None:
+        """`initial`: tensor, values of all its rows or of the rows named, which rise."""
     def ask_again(self) -> None: ...
     def next(self) -> tuple[str, int, int, int]:
         """(kind, epoch, step, micro-batch); kind: "micro_batch", "evaluation", "finished" or "stopped"."""
@@ -163,10 +167,17 @@ class Run:
     def pull(self, at: _State, tensor: int, rows: NDArray[np.uint64], values: _Floats, /) -> Pending: ...
     def pull_range(self, epoch: int, step: int, tensor: int, first: int, count: int, values: _Floats,
                    /) -> Pending: ...
+    def list_rows(self, epoch: int, step: int, tensor: int, first: int, rows: NDArray[np.uint64], /) -> int:
+        """Updated rows from `first` on, as many as there is room for; how many there were."""
     def push(self, epoch: int, step: int, micro_batch: int, tensor: int, rows: NDArray[np.uint64],
              hits: NDArray[np.uint32] | None, values: _Floats, /) -> Pending: ...
     def push_whole(self, epoch: int, step: int, micro_batch: int, tensor: int, values: _Floats, /) -> Pending: ...
 
+KEY_RANGES: int
+ROWS_PER_KEY_RANGE: int
+
+def rows_of_keys(keys: NDArray[np.uint64], rows: NDArray[np.uint64], /) -> None: ...
+def keys_of_rows(rows: NDArray[np.uint64], keys: NDArray[np.uint64], /) -> None: ...
 def hash_rows(tables: int, bits: int, probes: int, score: str, temperature: float, threads: int, z: object,
               indices: object, weights: object, /) -> None: ...
 def hash_backward_rows(tables: int, bits: int, probes: int, score: str, temperature: float, threads: int, z: object,

@@ -17,19 +17,15 @@ import torch.nn.functional as F
 from . import _native
 from .checks import layer_name, one_of, real, whole
 from .errors import InvalidError
-from .table import index_type
+from .opaque import opaque
+from .row_table import RowTable
+from .sum_table import SumTable, index_type
+from .table import TableRules
 
 if TYPE_CHECKING:
     from .run import Run
-    from .table import Table
 
 _SCORES = ("scaled", "softmax")
-
-
-def _opaque(function: Any) -> Any:
-    """torch.compile calls it as it is."""
-    dynamo = getattr(torch, "_dynamo", None)
-    return function if dynamo is None else dynamo.disable(function)
 
 
 class Hashed:
@@ -153,7 +149,7 @@ class _HashHere(torch.autograd.Function):
         return dz, None
 
 
-@_opaque
+@opaque
 def _hash_here(z: torch.Tensor, hash: Hash) -> tuple[torch.Tensor, torch.Tensor]:
     buckets, weights = _HashHere.apply(z, hash)
     return buckets, weights
@@ -177,20 +173,17 @@ class _Sums(torch.autograd.Function):
 class Lookup:
     """A look-up that is under way: `wait()` gives the layer's output."""
 
-    def __init__(self, layer: "MemoryLayer", hashed: Hashed) -> None:
+    def __init__(self, layer: "MemoryLayer", table: SumTable, hashed: Hashed) -> None:
         self._layer = layer
         self._hashed = hashed
-        self._table = layer.table
+        self._table = table
         weights = hashed.weights.detach().cpu().contiguous()
         self._arrays = (self._table.indices(hashed.buckets), weights.numpy())
         self._request = self._table.start(*self._arrays, hashed.tokens)
 
     def wait(self) -> torch.Tensor:
         """[..., outputs], on the input's device and of its type."""
-        y = _Sums.apply(self._hashed.weights, self._layer.anchor, self)
-        if self._layer.bias is not None:
-            y = y + self._layer.bias
-        return y.reshape(*self._hashed.leading, self._layer.outputs).to(self._hashed.dtype)
+        return self._layer.finished(_Sums.apply(self._hashed.weights, self._layer.anchor, self), self._hashed)
 
     def sums(self) -> torch.Tensor:
         """[T, outputs], when they are there."""
@@ -204,6 +197,30 @@ class Lookup:
         return None if dweights is None else torch.from_numpy(dweights).to(dy.device)
 
 
+class PulledLookup:
+    """The same where this process sums the rows (mode "pull")."""
+
+    def __init__(self, layer: "MemoryLayer", table: RowTable, hashed: Hashed) -> None:
+        self._layer = layer
+        self._hashed = hashed
+        buckets = hashed.buckets.cpu().numpy()
+        bits = layer.hash.tau
+        # Rows from half a type's range on are negative in it.
+        buckets = buckets.astype(np.int64) & ((1 << bits) - 1)
+        first = (np.arange(len(buckets)) // layer.hash.probes << bits)[:, None]
+        self._rows = table.start(np.ascontiguousarray((buckets + first).T.astype(np.uint64)))
+
+    def wait(self) -> torch.Tensor:
+        """[..., outputs], on the input's device and of its type."""
+        hashed = self._hashed
+        values = self._rows.wait().to(hashed.weights.device)
+        positions = self._rows.positions.to(hashed.weights.device)
+        with torch.autocast(hashed.weights.device.type, enabled=False):
+            y = (F.embedding_bag(positions, values, mode="sum", per_sample_weights=hashed.weights.t().contiguous())
+                 if hashed.tokens else values.new_zeros((0, values.shape[1])))
+        return self._layer.finished(y, hashed)
+
+
 class MemoryLayer(torch.nn.Module):
     """[..., inputs] to [..., outputs] through K = inputs / tau tables on the servers, where `torch.nn.Linear` stood.
 
@@ -215,16 +232,18 @@ class MemoryLayer(torch.nn.Module):
     weight_decay, lr_scale: None: the run's; its learning rate as a multiple of the run's.
     lazy: rows that a step did not hit stay as they are; else they have what the dense optimizer would give them.
     rows: "f32" or "bf16", as readers see the rows.
+    mode: "sums": servers sum the rows that tokens address. "pull": they send the rows, each once, which are summed
+        here: cheaper where many tokens meet few rows.
     InvalidError for sizes that do not fit, a name that is taken, or a run that has begun.
 
-    A layer may be used once in a micro-batch (and as often as you like without gradients): its gradient is one
-    contribution. Outside of training (torch.no_grad()) reads leave no trace on the servers.
+    With "sums" a layer may be used once in a micro-batch (and as often as you like without gradients): its gradient
+    is one contribution. With "pull" any number of times. Outside of training (torch.no_grad()) reads leave no trace on the servers.
     """
 
     def __init__(self, run: "Run", name: str, inputs: int | None = None, outputs: int = 0, *, tau: int = 8,
                  probes: int = 1, score: str = "scaled", temperature: float = 1.0, hash: Hash | None = None,
                  bias: bool = True, std: float | None = None, weight_decay: float | None = None,
-                 lr_scale: float = 1.0, lazy: bool = False, rows: str = "f32") -> None:
+                 lr_scale: float = 1.0, lazy: bool = False, rows: str = "f32", mode: str = "sums") -> None:
         super().__init__()
         name, outputs = layer_name(name), whole("outputs", outputs, 1)
         if hash is None:
@@ -237,19 +256,29 @@ class MemoryLayer(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros(outputs)) if bias else None
         # Something that needs a gradient, so that the rows get theirs where the input needs none.
         self.anchor = torch.zeros((), requires_grad=True)
-        self.table: Table = run.new_table(
-            self, name + ".tables", tables=hash.tables, bits=hash.tau, probes=hash.probes, columns=outputs,
-            std=math.sqrt(2 / (5 * hash.inputs)) if std is None else std, weight_decay=weight_decay,
-            lr_scale=lr_scale, lazy=lazy, rows=rows, about=hash.settings())
+        std = math.sqrt(2 / (5 * hash.inputs)) if std is None else std
+        self.table: SumTable | RowTable = run.new_tables(
+            self, name + ".tables", tables=hash.tables, bits=hash.tau, probes=hash.probes,
+            sums=one_of("mode", mode, ("sums", "pull")) == "sums",
+            rules=TableRules(outputs, std, weight_decay, lr_scale, lazy, rows), about=hash.settings())
 
     def forward(self, x: "torch.Tensor | Hashed") -> torch.Tensor:
         """[..., outputs] for x [..., inputs], or for what the layer's hash made of it."""
         return self.start(x).wait()
 
-    @_opaque
-    def start(self, x: "torch.Tensor | Hashed") -> Lookup:
+    @opaque
+    def start(self, x: "torch.Tensor | Hashed") -> "Lookup | PulledLookup":
         """Asks the servers and returns at once: several look-ups can be under way before the first `wait()`."""
-        return Lookup(self, x if isinstance(x, Hashed) else self.hash(x))
+        hashed = x if isinstance(x, Hashed) else self.hash(x)
+        if isinstance(self.table, RowTable):
+            return PulledLookup(self, self.table, hashed)
+        return Lookup(self, self.table, hashed)
+
+    def finished(self, y: torch.Tensor, hashed: Hashed) -> torch.Tensor:
+        """The output that sums [T, outputs] make."""
+        if self.bias is not None:
+            y = y + self.bias
+        return y.reshape(*hashed.leading, self.outputs).to(hashed.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.name!r}, outputs={self.outputs}, bias={self.bias is not None}"

@@ -14,6 +14,10 @@ from .checks import whole
 from .errors import InvalidError
 
 
+_ROW_WISE = {_native.OptimizerKind.adam: _native.OptimizerKind.row_adam,
+             _native.OptimizerKind.adagrad: _native.OptimizerKind.row_adagrad}
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """Linear warm-up over `warmup` steps to `peak`, then a cosine to `end` at step `steps`, where it stays."""
@@ -61,11 +65,16 @@ class Optimizer:
         """Of the learning rate."""
         return self.lr if isinstance(self.lr, Schedule) else constant(self.lr)
 
-    def native(self, lazy: bool = False) -> _native.OptimizerSettings:
-        """As servers know it. `lazy`: nothing happens to rows in steps that did not hit them."""
+    def native(self, lazy: bool = False, row_wise: bool = False) -> _native.OptimizerSettings:
+        """As servers know it. `lazy`: nothing happens to rows in steps that did not hit them. `row_wise`: one number
+        for the squares of many columns."""
         settings = _native.OptimizerSettings()
         settings.sparse_update = _native.SparseUpdate.lazy if lazy else _native.SparseUpdate.exact
         self._fill(settings)
+        if row_wise:
+            if settings.kind not in _ROW_WISE:
+                raise InvalidError(f"row_wise: {type(self).__name__} keeps no squares; use AdamW or Adagrad")
+            settings.kind = _ROW_WISE[settings.kind]
         return settings
 
     def _fill(self, settings: _native.OptimizerSettings) -> None:

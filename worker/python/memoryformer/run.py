@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from typing import Any, Callable, Iterator, Mapping, Sequence, TypeVar
+from typing import Any, Callable, Iterator, Mapping, Sequence, Tuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +20,22 @@ from . import _native, safetensors
 from .checks import one_of, real, whole
 from .data_digest import digest_of
 from .errors import Error, InvalidError, OtherRunError, SupersededError
+from .keyed_table import KeyedTable
 from .optimizers import Optimizer, checked
 from .progress import Progress
 from .seeds import seed_all
 from .shared_parameters import Rules, SharedParameters
+from .row_table import RowTable
 from .signals import close_at_exit, ends_by_signal
-from .table import Table
+from .sum_table import SumTable
+from .table import GivenRows, Table, TableRules, check_shape
 from .work import Work
 
 _T = TypeVar("_T")
 _EVALUATION = -1  # in the place of a micro-batch's number, where generators are seeded
 _LEAVE_SECONDS = 600.0  # for the last snapshot
-_READ_BYTES = 64 << 20  # of a table at once
+_Initial = Tuple[int, "NDArray[np.float32]", "NDArray[np.uint64] | None"]  # tensor, values, their rows if not all
+_TableType = TypeVar("_TableType", bound=Table)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +112,7 @@ class Run:
         self._parameters = SharedParameters()
         self._layers: list[torch.nn.Module] = []
         self._layer_abouts: dict[str, Mapping[str, Any]] = {}
-        self._initial_tables: dict[str, NDArray[np.float32]] = {}
+        self._initial_tables: dict[int, GivenRows] = {}
         self._state: tuple[int, int] | None = None  # finished (epoch, step) that the parameters are of
         self._at: tuple[int, int, bool] | None = None  # what layers read; open: a micro-batch's step
         self._finished: tuple[int, int] | None = None
@@ -138,28 +142,38 @@ class Run:
 
     # What is trained.
 
-    def new_table(self, layer: torch.nn.Module, name: str, *, tables: int, bits: int, probes: int, columns: int,
-                  std: float, weight_decay: float | None, lr_scale: float, lazy: bool, rows: str,
-                  about: Mapping[str, Any]) -> Table:
-        """For layers: tables that the servers are to hold."""
+    def new_tables(self, layer: torch.nn.Module, name: str, *, tables: int, bits: int, probes: int, sums: bool,
+                   rules: TableRules, about: Mapping[str, Any]) -> SumTable | RowTable:
+        """For memory layers: `tables` tables of 2 ** `bits` rows, which servers sum, or this process if not `sums`."""
+        spec = self._new_spec(name, rules)
+        spec.kind = _native.TensorKind.memory
+        spec.tables, spec.rows, spec.probes = tables, 1 << bits, probes
+        spec.shape = [tables, 1 << bits, spec.columns]
+        spec.mode = _native.ExchangeMode.sums if sums else _native.ExchangeMode.pull
+        return self._added(layer, SumTable(self, spec, bits) if sums else RowTable(self, spec), about)
+
+    def new_keyed_table(self, layer: torch.nn.Module, name: str, rules: TableRules,
+                        about: Mapping[str, Any]) -> KeyedTable:
+        """For embeddings: a table with a row for every key that is trained."""
+        spec = self._new_spec(name, rules)
+        spec.kind, spec.mode = _native.TensorKind.keyed, _native.ExchangeMode.pull
+        spec.tables, spec.rows = _native.KEY_RANGES, _native.ROWS_PER_KEY_RANGE
+        spec.shape = [spec.columns]
+        return self._added(layer, KeyedTable(self, spec), about)
+
+    def _new_spec(self, name: str, rules: TableRules) -> _native.TensorSpec:
         self._still_open(f"layer {name}")
         if name in self._layer_abouts:
             raise InvalidError(f"{name}: there is a layer of this name already")
-        one_of(f"{name}: rows", rows, ("f32", "bf16"))
         spec = _native.TensorSpec()
-        spec.id, spec.name, spec.kind = len(self.tables), name, _native.TensorKind.memory
-        spec.tables, spec.rows, spec.columns, spec.probes = tables, 1 << bits, columns, probes
-        spec.shape = [tables, 1 << bits, columns]
-        spec.init, spec.init_value = _native.Init.normal, std
-        spec.optimizer = self.optimizer.native(lazy)
-        spec.weight_decay = self.optimizer.weight_decay if weight_decay is None else weight_decay
-        spec.rate_scale = lr_scale
-        spec.row_type = _native.RowType.bf16 if rows == "bf16" else _native.RowType.f32
-        spec.mode = _native.ExchangeMode.sums
-        table = Table(self, spec, bits)
+        spec.id, spec.name = len(self.tables), name
+        rules.fill(spec, self.optimizer)
+        return spec
+
+    def _added(self, layer: torch.nn.Module, table: _TableType, about: Mapping[str, Any]) -> _TableType:
         self.tables.append(table)
         self._layers.append(layer)
-        self._layer_abouts[name] = about
+        self._layer_abouts[table.spec.name] = about
         return table
 
     def share(self, module: torch.nn.Module, prefix: str = "", rules: Rules | None = None) -> None:
@@ -183,14 +197,13 @@ class Run:
         with torch.no_grad():
             for name, parameter in self._parameters.names().items():
                 if name in tensors:
-                    _check_shape(path, name, tensors[name].shape, tuple(parameter.shape))
+                    check_shape(path, name, tensors[name], tuple(parameter.shape))
                     parameter.copy_(torch.from_numpy(np.array(tensors[name])))
                     found += 1
         for table in self.tables:
-            name = table.spec.name
-            if name in tensors:
-                _check_shape(path, name, tensors[name].shape, tuple(table.spec.shape))
-                self._initial_tables[name] = np.ascontiguousarray(tensors[name], np.float32)
+            values = table.given(path, tensors)
+            if values is not None:
+                self._initial_tables[table.spec.id] = values
                 found += 1
         if found == 0:
             raise InvalidError(f"{path}: has nothing of this run, but {', '.join(list(tensors)[:5])}")
@@ -415,21 +428,15 @@ class Run:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Parameters and tables by name, after the run's last step or, in an evaluation, of the state that is
-        evaluated. A table is [K, 2 ** tau, outputs]."""
+        evaluated. The tables of a memory layer are [K, 2 ** tau, outputs]; of an embedding NAME.keys is int64 [N], rising
+        as unsigned numbers, and NAME.rows float32 [N, width], of all rows that were trained."""
         return self._read(self._state_at)
 
     def _state_at(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
         self._pull(epoch, step)
         state = self._parameters.values()
         for table in self.tables:
-            spec = table.spec
-            rows = spec.tables * spec.rows
-            values = np.empty((rows, spec.columns), np.float32)
-            at_once = max(1, _READ_BYTES // (4 * spec.columns))
-            for first in range(0, rows, at_once):
-                part = values[first : first + at_once]
-                self.native.pull_range(epoch, step, spec.id, first, len(part), part).wait()
-            state[spec.name] = torch.from_numpy(values.reshape(spec.shape))
+            state.update(table.state(epoch, step))
         return state
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -504,7 +511,7 @@ class Run:
                                      "devices": ", ".join(devices)}
         return json.dumps(about, sort_keys=True)
 
-    def _describe(self) -> tuple[_native.RunDescription, list[tuple[int, NDArray[np.float32]]]]:
+    def _describe(self) -> tuple[_native.RunDescription, list[_Initial]]:
         """The run's description and what it begins with."""
         self._parameters.collect(self.optimizer)
         if not self._parameters.modules:
@@ -523,15 +530,15 @@ class Run:
             raise InvalidError("the run has nothing to train: no layers, and no module was shared")
         description.about = self._about()
         description.data = self._data
-        initial = self._parameters.initial()
-        for table in self.tables:
-            if table.spec.name in self._initial_tables:
-                initial.append((table.spec.id, self._initial_tables[table.spec.name]))
+        initial: list[_Initial] = [(tensor, values, None) for tensor, values in self._parameters.initial()]
+        initial += [(tensor, given.values, given.rows) for tensor, given in self._initial_tables.items()]
         if initial:
             digest = hashlib.sha256()
-            for tensor, values in initial:
+            for tensor, values, rows in initial:
                 digest.update(f"{tensor} {values.shape}".encode())
                 digest.update(values.data)
+                if rows is not None:
+                    digest.update(rows.data)
             description.initial = f"values of digest {digest.hexdigest()}"
         return description, initial
 
@@ -568,11 +575,6 @@ class Run:
                 callback(record)
             if self._progress is not None:
                 self._progress.show(record)
-
-
-def _check_shape(path: object, name: str, there: tuple[int, ...], here: tuple[int, ...]) -> None:
-    if tuple(there) != here:
-        raise InvalidError(f"{path}: {name} has shape {tuple(there)} there and {here} here")
 
 
 def _number(value: Any) -> float:

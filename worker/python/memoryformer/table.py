@@ -1,53 +1,64 @@
-"""Tables of a memory layer, as the layer uses them."""
+"""What all tables on the servers have in common."""
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 import torch
 
 from . import _native
+from .checks import one_of, real, whole
 from .errors import Error, InvalidError
+from .optimizers import Optimizer
 
 if TYPE_CHECKING:
     from .run import Run
     from .work import Work
 
-_INDEX_TYPES = ((8, torch.uint8), (16, torch.int16), (32, torch.int32))  # by bits; signed ones hold the same bytes
+READ_BYTES = 64 << 20  # of a table at once
 
 
-def index_type(bits: int) -> torch.dtype:
-    """Of bucket numbers of so many bits, as they go over the wire."""
-    return next(kind for most, kind in _INDEX_TYPES if bits <= most)
+@dataclasses.dataclass(frozen=True)
+class TableRules:
+    """How rows begin and are updated; see `MemoryLayer` and `Embedding`."""
+
+    columns: int
+    std: float
+    weight_decay: float | None
+    lr_scale: float
+    lazy: bool
+    rows: str
+    row_wise: bool = False
+
+    def fill(self, spec: _native.TensorSpec, optimizer: Optimizer) -> None:
+        """Says so to the servers."""
+        one_of(f"{spec.name}: rows", self.rows, ("f32", "bf16"))
+        spec.columns = whole("width", self.columns, 1, 1 << 20)
+        spec.init, spec.init_value = _native.Init.normal, real("std", self.std, 0)
+        spec.optimizer = optimizer.native(self.lazy, self.row_wise)
+        spec.weight_decay = optimizer.weight_decay if self.weight_decay is None else self.weight_decay
+        spec.rate_scale = self.lr_scale
+        spec.row_type = _native.RowType.bf16 if self.rows == "bf16" else _native.RowType.f32
 
 
-class Request:
-    """Sums that servers are asked for."""
+@dataclasses.dataclass(frozen=True)
+class GivenRows:
+    """Values with which a table begins: of all rows, or of those named, which rise."""
 
-    def __init__(self, out: NDArray[np.float32], parts: list[_native.Pending], guarded: Callable[..., Any]) -> None:
-        self._out = out
-        self._parts = parts
-        self._guarded = guarded
-
-    def values(self) -> NDArray[np.float32]:
-        """float32 [T, columns]; zeros if the micro-batch is nobody's any more."""
-        for part in self._parts:
-            self._guarded(part.wait)
-        self._parts = []
-        return self._out
+    values: NDArray[np.float32]
+    rows: NDArray[np.uint64] | None = None
 
 
 class Table:
-    """`tables` tables of 2 ** `bits` rows of `columns` numbers. Made by Run.new_table."""
+    """A layer's rows, which are one tensor of the servers. Made by Run.new_tables and Run.new_keyed_table."""
 
-    def __init__(self, run: "Run", spec: _native.TensorSpec, bits: int) -> None:
+    def __init__(self, run: "Run", spec: _native.TensorSpec) -> None:
         self._weak_run = weakref.ref(run)  # a run that nobody has any more ends, whatever becomes of its layers
         self.spec = spec
-        self._type = index_type(bits)
-        self._contributed: object = None  # token of the micro-batch in which it last was
 
     @property
     def _run(self) -> "Run":
@@ -57,64 +68,49 @@ class Table:
                         "invalid")
         return run
 
-    def indices(self, buckets: torch.Tensor) -> NDArray[Any]:
-        """Integers [pairs, T] in the type that goes over the wire."""
-        return buckets.to(self._type).cpu().contiguous().numpy()
+    # In a micro-batch.
 
-    def start(self, indices: NDArray[Any], weights: NDArray[np.float32], tokens: int) -> Request:
-        """Asks for the sums [T, columns]. A read of training if gradients are wanted."""
-        run, spec = self._run, self.spec
-        if len(indices) != spec.tables * spec.probes:
-            raise InvalidError(f"{spec.name}: was given {len(indices)} rows a token, and reads "
-                               f"{spec.tables * spec.probes}: the hash of another layer?")
-        out = np.zeros((tokens, spec.columns), np.float32)
-        at, training = run.read_state(torch.is_grad_enabled())
-        if training and tokens > run.tokens:
-            raise InvalidError(f"{spec.name}: {tokens} tokens in one micro-batch; mf.Run(tokens=...) allows "
-                               f"{run.tokens}")
-        parts = []
-        for begin in range(0, tokens, run.tokens):
-            end = min(begin + run.tokens, tokens)
-            cut = (np.ascontiguousarray(indices[:, begin:end]), np.ascontiguousarray(weights[:, begin:end]))
-            part = run.guarded(lambda: run.native.forward(at, spec.id, end - begin, *cut, out[begin:end]))
-            parts += [] if part is None else [part]
-        return Request(out, parts, run.guarded)
+    def sent(self, work: "Work") -> bool:
+        """Whether servers have a gradient of it for the micro-batch already."""
+        raise NotImplementedError
 
-    def contribute(self, indices: NDArray[Any], weights: NDArray[np.float32], tokens: int,
-                   gradient: NDArray[np.float32], dweights: NDArray[np.float32] | None) -> None:
-        """Contributes gradient [T, columns] to the rows; fills dweights [pairs, T] with dL/dw. Once in a
-        micro-batch."""
-        run, spec = self._run, self.spec
-        work = run.work
-        if work is None:
-            raise Error(f"{spec.name}: a gradient outside of a micro-batch of its run; call work.backward() there",
-                        "invalid")
-        if self.contributed_to(work):
-            raise Error(f"{spec.name}: a second gradient in micro-batch {work.number} of step {work.step}; a layer is "
-                        "used once in it: give each place a layer of its own, or put both inputs into one call",
-                        "invalid")
-        self._contributed = work.token
-        if tokens == 0:
-            work.push_nothing(self)
-            return
-        place = (work.epoch, work.step, work.number)
-        request = run.guarded(
-            lambda: run.native.backward(*place, spec.id, tokens, indices, weights, gradient, dweights))
-        if dweights is None:
-            work.wait_later(request)
-            return
-        if request is not None:
-            run.guarded(request.wait)
-        if not work.valid:
-            dweights[:] = 0
+    def forget(self) -> None:
+        """Lets go of what the micro-batch has read."""
+
+    def finish(self, work: "Work") -> None:
+        """Sends what the micro-batch's contribution still lacks: every table has one, if an empty one."""
+        raise NotImplementedError
+
+    # As a whole.
+
+    def state(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
+        """Its tensors in a finished state, by name."""
+        native, spec = self._run.native, self.spec
+        rows = spec.tables * spec.rows
+        values = np.empty((rows, spec.columns), np.float32)
+        at_once = max(1, READ_BYTES // (4 * spec.columns))
+        for first in range(0, rows, at_once):
+            part = values[first : first + at_once]
+            native.pull_range(epoch, step, spec.id, first, len(part), part).wait()
+        return {spec.name: torch.from_numpy(values.reshape(spec.shape))}
+
+    def given(self, path: object, tensors: Mapping[str, NDArray[Any]]) -> GivenRows | None:
+        """What a file's tensors have of it. InvalidError for other shapes."""
+        name = self.spec.name
+        if name not in tensors:
+            return None
+        check_shape(path, name, tensors[name], tuple(self.spec.shape))
+        return GivenRows(np.ascontiguousarray(tensors[name], np.float32))
 
     def __deepcopy__(self, _: object) -> "Table":
-        return self  # a copied layer reads the same tables
+        return self  # a copied layer reads the same table
 
     def __reduce__(self) -> Any:
-        raise InvalidError(f"{self.spec.name}: a memory layer's tables are on the servers and cannot be pickled; "
+        raise InvalidError(f"{self.spec.name}: a layer's tables are on the servers and cannot be pickled; "
                            "run.save(path) writes the whole model")
 
-    def contributed_to(self, work: "Work") -> bool:
-        """Whether the micro-batch has its gradient."""
-        return self._contributed is work.token
+
+def check_shape(path: object, name: str, there: NDArray[Any], here: tuple[int, ...]) -> None:
+    """InvalidError unless the file's tensor has the shape."""
+    if tuple(there.shape) != here:
+        raise InvalidError(f"{path}: {name} has shape {tuple(there.shape)} there and {here} here")

@@ -52,9 +52,11 @@ class Work:
         have sent cannot be taken back. (A step with a gradient that is not finite is dropped by the servers.)"""
         self._check_open()
         for table in self._run.tables:
-            if table.contributed_to(self):
+            if table.sent(self):
                 raise Error(f"work.skip(): {table.spec.name} has its gradient already; decide before backward",
                             "invalid")
+        for table in self._run.tables:
+            table.forget()
         for parameter in self._run.parameters():
             parameter.grad = None
         self.finish(0.0)
@@ -66,8 +68,7 @@ class Work:
         run = self._run
         run.check_unchanged()
         for table in run.tables:
-            if not table.contributed_to(self):
-                self.push_nothing(table)
+            table.finish(self)
         pushes = run.guarded(lambda: run.push_parameters(self))
         for request in self._pending + (pushes or []):
             run.guarded(request.wait)

@@ -42,15 +42,14 @@ Array ViewOf(const py::object& object, const char* what, int flags) {
 }  // namespace
 
 Array ArrayOf(const py::object& object, size_t bytes, const char* what, bool writable) {
-  const int flags = PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0);
-  Array view = ViewOf(object, what, flags);
+  Array view = ArrayOf(object, what, writable);
   if (static_cast<size_t>(view->len) == bytes) return view;
   throw py::value_error(std::string(what) + ": has " + std::to_string(view->len) + " bytes where " +
                         std::to_string(bytes) + " are needed");
 }
 
-Array ArrayOf(const py::object& object, const char* what) {
-  return ViewOf(object, what, PyBUF_C_CONTIGUOUS);
+Array ArrayOf(const py::object& object, const char* what, bool writable) {
+  return ViewOf(object, what, PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0));
 }
 
 Frame FrameOf(const Array& array) { return {array, array->buf, static_cast<size_t>(array->len)}; }

@@ -20,7 +20,7 @@ using Array = std::shared_ptr<Py_buffer>;
 Array ArrayOf(const pybind11::object& object, size_t bytes, const char* what,
               bool writable = false);
 /// The same for any size.
-Array ArrayOf(const pybind11::object& object, const char* what);
+Array ArrayOf(const pybind11::object& object, const char* what, bool writable = false);
 Frame FrameOf(const Array& array);
 template <class T>
 T* DataOf(const Array& array) {

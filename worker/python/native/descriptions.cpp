@@ -12,7 +12,8 @@ namespace py = pybind11;
 void AddTensors(py::module_& module) {
   py::enum_<TensorKind>(module, "TensorKind")
       .value("memory", TensorKind::kMemory)
-      .value("dense", TensorKind::kDense);
+      .value("dense", TensorKind::kDense)
+      .value("keyed", TensorKind::kKeyed);
   py::enum_<Init>(module, "Init").value("normal", Init::kNormal).value("constant", Init::kConstant);
   py::enum_<RowType>(module, "RowType").value("f32", RowType::kF32).value("bf16", RowType::kBf16);
   py::enum_<ExchangeMode>(module, "ExchangeMode")
@@ -24,7 +25,9 @@ void AddTensors(py::module_& module) {
   py::enum_<OptimizerKind>(module, "OptimizerKind")
       .value("sgd", OptimizerKind::kSgd)
       .value("adam", OptimizerKind::kAdam)
-      .value("adagrad", OptimizerKind::kAdagrad);
+      .value("adagrad", OptimizerKind::kAdagrad)
+      .value("row_adam", OptimizerKind::kRowAdam)
+      .value("row_adagrad", OptimizerKind::kRowAdagrad);
   py::class_<OptimizerSettings>(module, "OptimizerSettings")
       .def(py::init<>())
       .def_readwrite("kind", &OptimizerSettings::kind)
@@ -82,6 +85,8 @@ void AddRules(py::module_& module) {
 }  // namespace
 
 void AddDescriptions(py::module_& module) {
+  module.attr("KEY_RANGES") = kKeyRanges;
+  module.attr("ROWS_PER_KEY_RANGE") = kRowsPerKeyRange;
   AddTensors(module);
   AddRules(module);
   py::class_<RunDescription>(module, "RunDescription")

@@ -4,5 +4,6 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "What the package memoryformer stands on; its own classes are the interface.";
   mf::AddDescriptions(module);
   mf::AddHash(module);
+  mf::AddKeys(module);
   mf::AddRun(module);
 }

@@ -7,6 +7,7 @@ namespace mf {
 
 void AddDescriptions(pybind11::module_& module);
 void AddHash(pybind11::module_& module);
+void AddKeys(pybind11::module_& module);
 void AddRun(pybind11::module_& module);
 
 }  // namespace mf

@@ -14,21 +14,21 @@ namespace {
 
 constexpr double kStoppingDeadlineSeconds = 5;
 
-/// Whole tensors, one after the other.
-class WholeTensors final : public RowSource {
+/// Rows of tensors, one tensor after the other.
+class GivenRows final : public RowSource {
  public:
-  explicit WholeTensors(std::vector<InitialTensor> tensors) : tensors_(std::move(tensors)) {
+  explicit GivenRows(std::vector<InitialTensor> tensors) : tensors_(std::move(tensors)) {
+    std::erase_if(tensors_, [](const InitialTensor& tensor) { return tensor.count == 0; });
     std::sort(tensors_.begin(), tensors_.end(),
               [](const auto& a, const auto& b) { return a.tensor < b.tensor; });
   }
 
   uint64_t total_rows() const override {
-    return std::accumulate(tensors_.begin(), tensors_.end(), uint64_t{0},
-                           [this](uint64_t sum, const InitialTensor& tensor) {
-                             return sum + (*of_)[tensor.tensor].total_rows();
-                           });
+    return std::accumulate(
+        tensors_.begin(), tensors_.end(), uint64_t{0},
+        [](uint64_t sum, const InitialTensor& tensor) { return sum + tensor.count; });
   }
-  Status Begin(const std::vector<TensorSpec>& of) override {
+  Status Begin(const RunDescription& of) override {
     of_ = &of;
     position_ = row_ = 0;
     return Status::Ok();
@@ -36,15 +36,20 @@ class WholeTensors final : public RowSource {
   Result<bool> Next(RowStates* rows) override {
     if (position_ == tensors_.size()) return false;
     const InitialTensor& tensor = tensors_[position_];
-    const TensorSpec& spec = (*of_)[tensor.tensor];
-    const uint64_t count = std::min(RowsAtOnce(spec), spec.total_rows() - row_);
+    const TensorSpec& spec = of_->tensors[tensor.tensor];
+    const int64_t blocks = of_->rules.column_blocks;
+    const uint64_t count = std::min(RowsAtOnce(spec, blocks), tensor.count - row_);
     *rows = {.tensor = tensor.tensor};
-    rows->rows.resize(count);
-    std::iota(rows->rows.begin(), rows->rows.end(), row_);
+    if (tensor.rows != nullptr) {
+      rows->rows.assign(tensor.rows + row_, tensor.rows + row_ + count);
+    } else {
+      rows->rows.resize(count);
+      std::iota(rows->rows.begin(), rows->rows.end(), row_);
+    }
     rows->states =
-        StatesOf(spec, tensor.values + row_ * static_cast<uint64_t>(spec.columns), count);
+        StatesOf(spec, blocks, tensor.values + row_ * static_cast<uint64_t>(spec.columns), count);
     row_ += count;
-    if (row_ == spec.total_rows()) {
+    if (row_ == tensor.count) {
       ++position_;
       row_ = 0;
     }
@@ -54,7 +59,7 @@ class WholeTensors final : public RowSource {
 
  private:
   std::vector<InitialTensor> tensors_;
-  const std::vector<TensorSpec>* of_ = nullptr;
+  const RunDescription* of_ = nullptr;
   size_t position_ = 0;
   uint64_t row_ = 0;
   const std::vector<double> no_rates_ = {};
@@ -109,7 +114,7 @@ PythonRun::~PythonRun() {
 Status PythonRun::Join(const std::vector<InitialTensor>& tensors) {
   MF_RETURN_IF_ERROR(session_->Join());
   if (run().initial.empty()) return Status::Ok();
-  WholeTensors source(tensors);
+  GivenRows source(tensors);
   return BringRows(
       source, *client_, run(),
       {.join = [this] { return session_->Join(); }, .stopped = [this] { return stopped_.load(); }});

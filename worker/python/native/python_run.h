@@ -26,10 +26,13 @@
 
 namespace mf {
 
-/// The values f32 [rows][columns] with which a whole tensor begins; they outlive their use.
+/// The values f32 [rows][columns] with which rows of a tensor begin: all rows, or of a keyed tensor
+/// those of `rows`, which rise. They outlive their use.
 struct InitialTensor {
   uint32_t tensor = 0;
   const float* values = nullptr;
+  uint64_t count = 0;              // of the rows
+  const uint64_t* rows = nullptr;  // none: 0, 1, ...
 };
 
 class PythonRun {

@@ -2,6 +2,7 @@
 // for which Python has a handler that raises (Ctrl-C).
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <future>
@@ -191,13 +192,38 @@ PendingRequest PushWhole(PythonRun& run, uint64_t epoch, uint64_t step, uint32_t
   return {run, std::move(pending), {}};
 }
 
-void Join(PythonRun& run, const std::vector<std::pair<uint32_t, py::object>>& tensors) {
+/// Updated rows from `first` on, as many as `rows` has room for; how many there were.
+size_t ListRows(PythonRun& run, uint64_t epoch, uint64_t step, uint32_t tensor, uint64_t first,
+                const py::object& rows) {
+  const TensorSpec& spec = SpecOf(run, tensor);
+  const Array out = ArrayOf(rows, "rows", true);
+  const uint64_t most = static_cast<uint64_t>(out->len) / sizeof(uint64_t);
+  const std::vector<uint64_t> listed = ValueOf(Wait(run, [&] {
+    return run.tables().ListRows(FinishedStep{epoch, step}, spec, first, most);
+  }));
+  std::copy(listed.begin(), listed.end(), DataOf<uint64_t>(out));
+  return listed.size();
+}
+
+/// (tensor, values, and of keyed ones their rows) with which the run begins.
+using Initial = std::tuple<uint32_t, py::object, std::optional<py::object>>;
+
+void Join(PythonRun& run, const std::vector<Initial>& tensors) {
   std::vector<Array> arrays;
   std::vector<InitialTensor> initial;
-  for (const auto& [tensor, values] : tensors) {
+  for (const auto& [tensor, values, rows] : tensors) {
     const TensorSpec& spec = SpecOf(run, tensor);
-    arrays.push_back(ArrayOf(values, Bytes(spec, spec.total_rows()), "initial values"));
-    initial.push_back({tensor, DataOf<const float>(arrays.back())});
+    InitialTensor given{.tensor = tensor};
+    if (rows.has_value()) {
+      arrays.push_back(ArrayOf(*rows, "rows"));
+      given.count = static_cast<uint64_t>(arrays.back()->len) / sizeof(uint64_t);
+      given.rows = DataOf<const uint64_t>(arrays.back());
+    } else {
+      given.count = spec.total_rows();
+    }
+    arrays.push_back(ArrayOf(values, Bytes(spec, given.count), "initial values"));
+    given.values = DataOf<const float>(arrays.back());
+    initial.push_back(given);
   }
   Throw(Wait(run, [&] { return run.Join(initial); }));
 }
@@ -315,6 +341,7 @@ void AddRun(py::module_& module) {
       .def("backward", &Backward, py::keep_alive<0, 1>())
       .def("pull", &Pull, py::keep_alive<0, 1>())
       .def("pull_range", &PullRange, py::keep_alive<0, 1>())
+      .def("list_rows", &ListRows)
       .def("push", &Push, py::keep_alive<0, 1>())
       .def("push_whole", &PushWhole, py::keep_alive<0, 1>());
 }

@@ -1,0 +1,109 @@
+"""Tables whose rows are pulled: this process sums them, and pushes their gradients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+
+from . import _native
+from .errors import InvalidError
+from .table import Table
+
+if TYPE_CHECKING:
+    from .run import Run
+    from .work import Work
+
+
+class Rows:
+    """Rows that servers were asked for. `positions`, int64 in the shape of what was asked: where each of them is among
+    the distinct ones."""
+
+    def __init__(self, table: "RowTable", rows: NDArray[np.uint64], hits: NDArray[np.int64],
+                 positions: NDArray[np.int64], values: NDArray[np.float32], pending: _native.Pending | None,
+                 trained: bool, guarded: Callable[..., Any]) -> None:
+        self.rows = rows
+        self.hits = hits
+        self.positions = torch.from_numpy(positions)
+        self._table = table
+        self._values = values
+        self._pending = pending
+        self._trained = trained
+        self._guarded = guarded
+        self._leaf: torch.Tensor | None = None
+
+    def wait(self) -> torch.Tensor:
+        """float32 [distinct rows, columns] on the CPU; of a training read their gradients go to the servers."""
+        if self._leaf is None:
+            if self._pending is not None:
+                self._guarded(self._pending.wait)
+                self._pending = None
+            self._leaf = torch.from_numpy(self._values)
+            if self._trained:
+                self._leaf.requires_grad_()
+        return self._leaf
+
+    def gradient(self) -> NDArray[np.float32] | None:
+        """As far as it was computed."""
+        gradient = None if self._leaf is None else self._leaf.grad
+        return None if gradient is None else gradient.contiguous().numpy()
+
+
+class RowTable(Table):
+    """Rows by their global numbers."""
+
+    def __init__(self, run: "Run", spec: _native.TensorSpec) -> None:
+        super().__init__(run, spec)
+        self._pulled: list[Rows] = []  # in the micro-batch
+        self._token: object = None     # of it
+
+    def start(self, rows: NDArray[np.uint64]) -> Rows:
+        """Asks for rows, of which some may be the same."""
+        run, spec = self._run, self.spec
+        distinct, positions, hits = np.unique(rows, return_inverse=True, return_counts=True)
+        values = np.zeros((len(distinct), spec.columns), np.float32)
+        at, training = run.read_state(torch.is_grad_enabled())
+        if len(distinct) * spec.columns > 1 << 28:
+            raise InvalidError(f"{spec.name}: {len(distinct)} rows in one look-up are more than 1 GiB; look up less at "
+                               "once")
+        pending = None
+        if len(distinct) > 0:
+            pending = run.guarded(lambda: run.native.pull(at, spec.id, distinct, values))
+        pulled = Rows(self, distinct, hits, positions.reshape(rows.shape), values, pending, training, run.guarded)
+        if training and run.work is not None:
+            if self._token is not run.work.token:
+                self._token, self._pulled = run.work.token, []
+            self._pulled.append(pulled)
+        return pulled
+
+    def sent(self, work: "Work") -> bool:
+        return False  # until finish()
+
+    def forget(self) -> None:
+        self._token, self._pulled = None, []
+
+    def finish(self, work: "Work") -> None:
+        """The gradients of all look-ups of the micro-batch as one contribution, added in the order of the look-ups."""
+        parts = []
+        if self._token is work.token:
+            parts = [(pulled, gradient) for pulled in self._pulled if (gradient := pulled.gradient()) is not None]
+        self.forget()
+        if not parts:
+            work.push_nothing(self)
+            return
+        if len(parts) == 1:
+            rows, hits, gradient = parts[0][0].rows, parts[0][0].hits, parts[0][1]
+        else:
+            rows = np.unique(np.concatenate([pulled.rows for pulled, _ in parts]))
+            hits = np.zeros(len(rows), np.int64)
+            gradient = np.zeros((len(rows), self.spec.columns), np.float32)
+            for pulled, part in parts:
+                at = np.searchsorted(rows, pulled.rows)
+                hits[at] += pulled.hits
+                gradient[at] += part
+        run, spec = self._run, self.spec
+        counts = np.minimum(hits, np.iinfo(np.uint32).max).astype(np.uint32)
+        work.wait_later(run.guarded(
+            lambda: run.native.push(work.epoch, work.step, work.number, spec.id, rows, counts, gradient)))
