@@ -18,8 +18,8 @@ set(MF_PUBLIC_HEADERS
   common/base/buffer.h common/base/buffer_pool.h common/base/check.h common/base/status.h
   common/client/answer.h common/client/session.h common/client/table_client.h
   common/net/step.h
-  common/run/column_blocks.h common/run/optimizer_settings.h common/run/run_description.h
-  common/run/tensor_spec.h)
+  common/run/column_blocks.h common/run/keyed_rows.h common/run/optimizer_settings.h
+  common/run/run_description.h common/run/tensor_share.h common/run/tensor_spec.h)
 foreach(header ${MF_PUBLIC_HEADERS})
   get_filename_component(folder ${header} DIRECTORY)
   install(FILES ${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/memoryformer/${folder})

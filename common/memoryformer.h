@@ -10,4 +10,5 @@
 #include "common/base/status.h"          // IWYU pragma: export
 #include "common/client/session.h"       // IWYU pragma: export
 #include "common/client/table_client.h"  // IWYU pragma: export
+#include "common/run/keyed_rows.h"       // IWYU pragma: export
 #include "common/run/run_description.h"  // IWYU pragma: export

@@ -33,7 +33,7 @@ MF_TEST_PACKAGES=(
   libgtest-dev libboost-context-dev
   sentencepiece  # its programs, beside which ids are compared
   python3 "${MF_PYTHON_PACKAGES[@]}"
-  dataset-fashion-mnist  # the example worker/examples/fashion_mnist
+  dataset-fashion-mnist r-cran-lme4  # the data of worker/examples: fashion_mnist, recommender
   mount util-linux  # a small disk for the test of a full one
   clang-format shellcheck
   clang-19 clang-tidy-19
@@ -52,4 +52,8 @@ MF_PICTURE_PACKAGES=(python3-matplotlib)
 # Left out where a distribution does not have them: without torch the tests against PyTorch and those of the Python
 # package are skipped, which is built all the same, for a torch from elsewhere; Clang is for .ci/run, and libFuzzer
 # for tests/fuzz/run.sh; the command `docker` is in a package of its own in Debian 13, and in docker.io before.
-MF_OPTIONAL_PACKAGES=(python3-torch dataset-fashion-mnist clang-19 clang-tidy-19 libclang-rt-19-dev llvm-19 docker-cli)
+MF_OPTIONAL_PACKAGES=(
+  python3-torch dataset-fashion-mnist r-cran-lme4
+  clang-19 clang-tidy-19 libclang-rt-19-dev llvm-19
+  docker-cli
+)

@@ -22,10 +22,10 @@ struct StepEnd;
 /// Where the replies to a call go: rows of floats, or the sum of dots that go with `exponents`.
 struct Destination {
   const TensorSpec* tensor = nullptr;
-  size_t rows = 0;    // or tokens
-  Frame row_ids = {}; // of them, where each server has the columns of some rows only
-  size_t stride = 0;  // floats from row to row of `out`
-  size_t pairs = 0;   // dots: per token
+  size_t rows = 0;     // or tokens
+  Frame row_ids = {};  // of them, where each server has the columns of some rows only
+  size_t stride = 0;   // floats from row to row of `out`
+  size_t pairs = 0;    // dots: per token
   Wire wire = Wire::kF32;
   Frame exponents = {};  // i8 per token; empty: rows
   float* out = nullptr;

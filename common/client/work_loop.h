@@ -67,8 +67,8 @@ class WorkLoop {
   };
 
   /// `tensors`, `shares`: see CombinePrepared; both outlive the loop. `last_step`: of the run.
-  WorkLoop(const std::vector<TensorSpec>& tensors, const RunShares& shares,
-           size_t servers, uint64_t last_step)
+  WorkLoop(const std::vector<TensorSpec>& tensors, const RunShares& shares, size_t servers,
+           uint64_t last_step)
       : tensors_(tensors), shares_(shares), servers_(servers), last_step_(last_step) {}
 
   Action Start() const { return Ask{}; }

@@ -30,6 +30,7 @@ enum class Metric {
   kConnectionsRefused,
   kRepliesUnsent,
   kTableRows,
+  kKeyedRows,
   kTableBytes,
   kBucketHits,
   kBucketCoverage,
@@ -50,7 +51,7 @@ enum class Metric {
   kDataSize,
   kDataBusy,
 };
-inline constexpr int kMetricCount = 35;
+inline constexpr int kMetricCount = 36;
 
 enum class Direction { kSent, kReceived };
 

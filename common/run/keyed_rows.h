@@ -1,6 +1,6 @@
 // The row that a key has in a keyed tensor. The function is a bijection of 64 bits, so that no two
-// keys meet, and mixes well, so that any set of keys is spread evenly over the tables: the finaliser
-// of MurmurHash3, whose constants are Appleby's (fmix64).
+// keys meet, and mixes well, so that any set of keys is spread evenly over the tables: the
+// finaliser of MurmurHash3, whose constants are Appleby's (fmix64).
 #pragma once
 
 #include <cstdint>

@@ -8,11 +8,11 @@
 namespace mf {
 
 /// X(name of the enumerator, name in options and descriptions).
-#define MF_OPTIMIZERS(X)   \
-  X(Sgd, "sgd")            \
-  X(Adam, "adam")          \
-  X(Adagrad, "adagrad")    \
-  X(RowAdam, "row_adam")   \
+#define MF_OPTIMIZERS(X) \
+  X(Sgd, "sgd")          \
+  X(Adam, "adam")        \
+  X(Adagrad, "adagrad")  \
+  X(RowAdam, "row_adam") \
   X(RowAdagrad, "row_adagrad")
 
 #define MF_ENUMERATOR(name, text) k##name,

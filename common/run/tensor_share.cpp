@@ -29,7 +29,8 @@ TensorShare ShareOf(const TensorSpec& tensor, int64_t column_blocks, int64_t sha
                     int64_t shards) {
   if (tensor.kind == TensorKind::kKeyed) {
     const BlockRange tables = ShardBlocks(tensor.tables, shard, shards);
-    return {{tables.begin, tables.end}, {0, tensor.columns},
+    return {{tables.begin, tables.end},
+            {0, tensor.columns},
             ColumnBlocks(tensor.columns, column_blocks)};
   }
   ColumnShare share = ColumnShareOf(tensor.columns, column_blocks, shard, shards);

@@ -66,8 +66,10 @@ struct TensorSpec {
   int index_bits() const { return std::bit_width(static_cast<uint64_t>(rows)) - 1; }
   /// Bytes of one bucket index on the wire: 1, 2 or 4.
   int index_bytes() const { return index_bits() <= 8 ? 1 : index_bits() <= 16 ? 2 : 4; }
-  /// A memory layer's name for people: the tensor's without its last part.
-  std::string layer() const { return name.substr(0, name.rfind('.')); }
+  /// A memory layer's name for people: the tensor's without its last part. Others' is their own.
+  std::string layer() const {
+    return kind == TensorKind::kMemory ? name.substr(0, name.rfind('.')) : name;
+  }
   bool operator==(const TensorSpec&) const = default;
 };
 

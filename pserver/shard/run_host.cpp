@@ -11,10 +11,10 @@ namespace {
 
 /// What is told of a run: not of the next one, whose layers may be others.
 constexpr Metric kMetricsOfARun[] = {
-    Metric::kStep,          Metric::kTableRows,        Metric::kTableBytes,
-    Metric::kBucketHits,    Metric::kBucketCoverage,   Metric::kBucketEntropy,
-    Metric::kBucketTop1,    Metric::kBucketDead,       Metric::kBucketBinHits,
-    Metric::kSnapshotBytes, Metric::kSnapshotLastStep, Metric::kSnapshotAge};
+    Metric::kStep,       Metric::kTableRows,      Metric::kKeyedRows,     Metric::kTableBytes,
+    Metric::kBucketHits, Metric::kBucketCoverage, Metric::kBucketEntropy, Metric::kBucketTop1,
+    Metric::kBucketDead, Metric::kBucketBinHits,  Metric::kSnapshotBytes, Metric::kSnapshotLastStep,
+    Metric::kSnapshotAge};
 
 }  // namespace
 

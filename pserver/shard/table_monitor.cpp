@@ -67,7 +67,9 @@ void TableMonitor::SampleTensor(const TensorShard& tensor) {
     return;
   }
   const std::string layer = spec.layer();
-  metrics_->Set(Metric::kTableRows, static_cast<double>(tensor.updated_count()), {layer});
+  const bool keyed = spec.kind == TensorKind::kKeyed;
+  metrics_->Set(keyed ? Metric::kKeyedRows : Metric::kTableRows,
+                static_cast<double>(tensor.updated_count()), {layer});
   metrics_->Set(Metric::kTableBytes, static_cast<double>(tensor.bytes()), {layer});
 }
 

@@ -53,8 +53,8 @@ class PageArena {
   size_t left_ MF_GUARDED_BY(mutex_) = 0;
 };
 
-/// Slots of `slot_bytes` each (a multiple of 32, or of 4 if they need not be aligned), numbered from 0, in chunks that never move. One
-/// writer at a time.
+/// Slots of `slot_bytes` each (a multiple of 32, or of 4 if they need not be aligned), numbered
+/// from 0, in chunks that never move. One writer at a time.
 class Slots {
  public:
   Slots() = default;

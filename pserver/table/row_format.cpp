@@ -17,8 +17,7 @@ RowFormat::RowFormat(const TensorSpec& tensor, const TensorShare& share) {
     const size_t floats =
         by_block ? share.blocks.size() : static_cast<size_t>(share.columns.size());
     plane_[static_cast<size_t>(p)] = {
-        floats, bytes_,
-        static_cast<size_t>(by_block ? share.first_block : share.columns.begin)};
+        floats, bytes_, static_cast<size_t>(by_block ? share.first_block : share.columns.begin)};
     bytes_ += floats * sizeof(float);
   }
 }

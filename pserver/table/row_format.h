@@ -1,7 +1,7 @@
 // A row of a server's table as bytes, for snapshots; numbers are little-endian: u32 updated_at,
-// then its planes of float32, one after the other: w (of bf16 tables the f32 behind), and for Adam m
-// and v, for Adagrad its sum of squares. A plane has a number for each of the server's own columns,
-// unpadded, or for each of its own column blocks (Optimizer::by_block).
+// then its planes of float32, one after the other: w (of bf16 tables the f32 behind), and for Adam
+// m and v, for Adagrad its sum of squares. A plane has a number for each of the server's own
+// columns, unpadded, or for each of its own column blocks (Optimizer::by_block).
 #pragma once
 
 #include <array>

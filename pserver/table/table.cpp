@@ -101,7 +101,8 @@ void Table::Generate(uint64_t row, float* out) const {
     const uint64_t global_row =
         static_cast<uint64_t>(k_) * static_cast<uint64_t>(layout_.spec.rows) + row;
     GenerateNormal(key_, global_row, static_cast<size_t>(layout_.share.columns.begin),
-                   static_cast<size_t>(layout_.share.columns.end), layout_.spec.init_value, 1.0, out);
+                   static_cast<size_t>(layout_.share.columns.end), layout_.spec.init_value, 1.0,
+                   out);
     return;
   }
   std::fill_n(out, layout_.width(), static_cast<float>(layout_.spec.init_value));

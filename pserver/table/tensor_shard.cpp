@@ -145,8 +145,8 @@ void TensorShard::AddRows(const Contribution& c) {
   std::vector<size_t>& table_begin = scratch_.begins;
   table_begin.resize(tables_.size() + 1);
   for (size_t k = 0; k < tables_.size(); ++k) {
-    table_begin[k] = static_cast<size_t>(
-        std::lower_bound(rows.begin(), rows.end(), FirstRowOf(k)) - rows.begin());
+    table_begin[k] = static_cast<size_t>(std::lower_bound(rows.begin(), rows.end(), FirstRowOf(k)) -
+                                         rows.begin());
   }
   table_begin[tables_.size()] = rows.size();
   pool_.ParallelFor(tables_.size(), [&](size_t k, int thread) {

@@ -1,7 +1,8 @@
 # Benchmarks: built with the tests, run by hand (they say little on a busy machine): bench/run.sh.
 set(MF_BENCH ${CMAKE_CURRENT_SOURCE_DIR}/bench)
 add_library(mf_bench STATIC ${MF_BENCH}/support/machine.cpp ${MF_BENCH}/support/layer.cpp
-  ${MF_BENCH}/support/report.cpp ${MF_BENCH}/support/child.cpp ${MF_BENCH}/support/flags.cpp)
+  ${MF_BENCH}/support/report.cpp ${MF_BENCH}/support/child.cpp ${MF_BENCH}/support/flags.cpp
+  ${MF_BENCH}/support/served.cpp)
 target_link_libraries(mf_bench PUBLIC mf_common PRIVATE PkgConfig::HWY nlohmann_json::nlohmann_json)
 target_precompile_headers(mf_bench REUSE_FROM mf_library_headers)
 add_library(mf_bench_served STATIC ${MF_BENCH}/support/served_layer.cpp)
@@ -24,6 +25,10 @@ add_executable(snapshot_bench ${MF_BENCH}/snapshot_bench.cpp)
 target_link_libraries(snapshot_bench PRIVATE mf_bench mf_pserver)
 add_executable(status_bench ${MF_BENCH}/status_bench.cpp)
 target_link_libraries(status_bench PRIVATE mf_bench mf_common)
+add_executable(keyed_bench ${MF_BENCH}/keyed/keyed_bench.cpp)
+target_link_libraries(keyed_bench PRIVATE mf_bench mf_common)
+add_executable(layer_step_bench ${MF_BENCH}/python/layer_step_bench.cpp)
+target_link_libraries(layer_step_bench PRIVATE mf_bench mf_hash mf_common)
 add_executable(flood_peer ${MF_BENCH}/flood_peer.cpp)
 target_link_libraries(flood_peer PRIVATE mf_worker)
 # That the scripts run; they assert no time.

@@ -8,8 +8,9 @@
 #   tests/bench/run.sh --training       2 servers and 2 workers, beside dense layers and PyTorch: 3 minutes
 #   tests/bench/run.sh --overlap        a step beside its compute and its exchange, at the link rate where those are equal: 2 minutes
 #   tests/bench/run.sh --scaling        bytes and steps with 1 to 4 servers, links of 1 Gbit/s, beside docs/SCALING.md: 3 minutes
+#   tests/bench/run.sh --keyed          100 million keys on one server, and look-ups beside maps here: 5 minutes, 16 GB of memory
 #   tests/bench/run.sh --snapshots      what snapshots and recovery cost, beside the disk: 2 minutes, 6 GB of disk
-# --json goes with all but --snapshots.
+# --json goes with all but --snapshots and --keyed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -22,6 +23,10 @@ while [ $# -gt 0 ]; do
     --snapshots)
       what=snapshots
       targets=(snapshot_bench worker pserver)
+      ;;
+    --keyed)
+      what=keyed
+      targets=(keyed_bench pserver)
       ;;
     --training | --overlap | --scaling)
       what=${1#--}
@@ -40,7 +45,7 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     -h | --help)
-      sed -n '2,12s/^# *//p' "$0"
+      sed -n '2,13s/^# *//p' "$0"
       exit 0
       ;;
     *)
@@ -64,6 +69,11 @@ echo "$(nproc) cores, $(awk '{print $1}' /proc/loadavg) of them busy before the 
 bin=build/release/bin
 script() { /usr/bin/python3 -B "tests/bench/$1" $bin/worker $bin/pserver "${@:2}"; }
 case "$what" in
+  keyed)
+    $bin/keyed_bench $bin/pserver
+    /usr/bin/python3 -B tests/bench/keyed/embedding_lookups.py
+    exit
+    ;;
   snapshots)
     $bin/snapshot_bench
     script recovery_bench.py

@@ -21,7 +21,7 @@ sys.path.insert(0, sys.argv.pop(1))
 
 import memoryformer as mf
 from memoryformer import InvalidError
-from memoryformer.keys import keys_of, rows_of
+from memoryformer.keyed_rows import keys_of, rows_of
 
 TOLERANCE = 1e-5  # of the largest number
 WIDTH = 48

@@ -3,6 +3,7 @@ Usage: examples_test.py FOLDER_OF_PACKAGE PATH_OF_PSERVER"""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import unittest
@@ -21,6 +22,7 @@ ClusterCase.PSERVER = sys.argv.pop(2)
 PACKAGE = os.path.abspath(sys.argv.pop(1))
 EXAMPLES = os.path.join(HERE, "..", "..", "worker", "examples")
 IMAGES = "/usr/share/datasets/fashion-mnist"
+RATINGS = "/usr/lib/R/site-library/lme4"
 
 
 class Examples(ClusterCase):
@@ -59,6 +61,20 @@ class Examples(ClusterCase):
             said = self.run_example("fashion_mnist/image_classifier", "--model", model, "--steps", "60")
             accuracy = float(re.search(rf"{model}, seed 1: accuracy ([\d.]+)%", said)[1])
             self.assertGreater(accuracy, 65, said)  # a tenth by chance
+
+    @unittest.skipUnless(shutil.which("Rscript") and os.path.isdir(RATINGS),
+                         f"no {RATINGS} (apt-get install r-cran-lme4)")
+    def test_recommender(self) -> None:
+        ratings = os.path.join(self.folder, "ratings.csv")
+        subprocess.run(["Rscript", os.path.join(EXAMPLES, "recommender", "ratings.R"), ratings], check=True,
+                       stdout=subprocess.DEVNULL)
+        with open(ratings, encoding="utf-8") as file:
+            self.assertEqual(sum(1 for _ in file), 1 + 73421)
+        said = self.run_example("recommender/recommender", "--ratings", ratings, "--steps", "60")
+        errors = [float(error) for error in re.findall(r"keyed: root mean squared error ([\d.]+)", said)]
+        self.assertEqual(len(errors), 2, said)
+        self.assertEqual(errors[0], errors[1], "both read the same model")
+        self.assertLess(errors[0], 1.25, said)  # 1.33 is the spread of the ratings
 
 
 if __name__ == "__main__":

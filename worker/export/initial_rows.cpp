@@ -166,8 +166,7 @@ class Weights final : public InitialRows {
     const auto columns = static_cast<size_t>(tensor.columns);
     values_.resize(out->rows.size() * columns);
     MF_RETURN_IF_ERROR(model_->reader().ReadRows(tensor, out->rows, values_.data()));
-    out->states =
-        StatesOf(tensor, of_->rules.column_blocks, values_.data(), out->rows.size());
+    out->states = StatesOf(tensor, of_->rules.column_blocks, values_.data(), out->rows.size());
     return Status::Ok();
   }
 

@@ -10,7 +10,6 @@
 
 #include "common/base/logging.h"
 #include "common/client/work_loop.h"
-#include "pserver/table/row_format.h"
 
 namespace mf {
 namespace {
@@ -77,11 +76,11 @@ Status BringTo(const std::vector<bool>& there, RowSource& source, Client& client
     if (!more) break;
     request.tensor = rows.tensor;
     const TensorSpec& tensor = run.tensors[rows.tensor];
-    const size_t due = RowFormat::Whole(tensor, run.rules.column_blocks).bytes();
-    if (rows.states.size() != rows.rows.size() * due) {
-      return Status::Invalid("the state that the run begins with was trained with other "
-                             "column_blocks, by which " + tensor.name +
-                             "'s optimizer keeps its numbers: use the same");
+    if (!StatesFit(rows, tensor, run.rules.column_blocks)) {
+      return Status::Invalid(
+          "the state that the run begins with was trained with other "
+          "column_blocks, by which " +
+          tensor.name + "'s optimizer keeps its numbers: use the same");
     }
     MF_RETURN_IF_ERROR(send([&](int64_t shard) {
       return FramesFor(rows, tensor, run.rules.column_blocks, shard, shards);

@@ -24,14 +24,17 @@ std::vector<std::byte> StatesOf(const TensorSpec& tensor, int64_t column_blocks,
   return states;
 }
 
+bool StatesFit(const RowStates& rows, const TensorSpec& tensor, int64_t column_blocks) {
+  return rows.states.size() == rows.rows.size() * RowFormat::Whole(tensor, column_blocks).bytes();
+}
+
 Frames FramesFor(const RowStates& rows, const TensorSpec& tensor, int64_t column_blocks,
                  int64_t shard, int64_t shards) {
   const TensorShare share = ShareOf(tensor, column_blocks, shard, shards);
   const RowSlice own = RowsOfShare(tensor, share, rows.rows.data(), rows.rows.size());
   const RowFormat whole = RowFormat::Whole(tensor, column_blocks), part(tensor, share);
   Buffer numbers(own.size() * sizeof(uint64_t)), states(own.size() * part.bytes());
-  if (own.size() > 0)
-    std::memcpy(numbers.data(), rows.rows.data() + own.begin, numbers.size());
+  if (own.size() > 0) std::memcpy(numbers.data(), rows.rows.data() + own.begin, numbers.size());
   for (size_t i = 0; i < own.size(); ++i) {
     part.Cut(whole, rows.states.data() + (own.begin + i) * whole.bytes(),
              states.data() + i * part.bytes());

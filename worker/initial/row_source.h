@@ -39,8 +39,10 @@ uint64_t RowsAtOnce(const TensorSpec& tensor, int64_t column_blocks);
 /// anew.
 std::vector<std::byte> StatesOf(const TensorSpec& tensor, int64_t column_blocks,
                                 const float* values, size_t rows);
-/// What server `shard` of `shards` takes of the rows of `tensor`: their numbers and their states, of
-/// which there may be none.
+/// Whether they are states of rows that are cut into `column_blocks`.
+bool StatesFit(const RowStates& rows, const TensorSpec& tensor, int64_t column_blocks);
+/// What server `shard` of `shards` takes of the rows of `tensor`: their numbers and their states,
+/// of which there may be none.
 Frames FramesFor(const RowStates& rows, const TensorSpec& tensor, int64_t column_blocks,
                  int64_t shard, int64_t shards);
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A step of a PyTorch model with a memory layer on servers, beside the same model with the tables in its own memory
-(nn.EmbeddingBag) and with nn.Linear in their place. Prints one table: milliseconds a step, the median of some, and
-the ratio to the first line.
+(nn.EmbeddingBag) and with nn.Linear in their place; then of the layer alone, from Python and from C++. Prints one
+table: milliseconds a step, the median of some, and the ratio to the first line of its part.
   layer_bench.py [--package FOLDER] [--pserver PATH] [--width N] [--tau N] [--tokens N] [--steps N] [--threads N]"""
 
 import argparse
@@ -19,6 +19,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What a step on servers costs.")
     parser.add_argument("--package", default=os.path.join(build, "python"))
     parser.add_argument("--pserver", default=os.path.join(build, "bin", "pserver"))
+    parser.add_argument("--cpp", default=os.path.join(build, "bin", "layer_step_bench"))
     parser.add_argument("--width", type=int, default=512, help="inputs and outputs of the layer")
     parser.add_argument("--tau", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=2048, help="of a micro-batch")
@@ -90,6 +91,30 @@ def on_servers(servers: str) -> list[float]:
     return seconds
 
 
+def alone(servers: str) -> list[float]:
+    """The layer by itself, and the same input again and again: what layer_step_bench does, too."""
+    run = mf.Run(servers, steps=OPTIONS.steps, optimizer=mf.AdamW(lr=1e-3, weight_decay=0.0), progress=False,
+                 snapshot_minutes=0, reproducible=False)
+    layer = mf.MemoryLayer(run, "layer", OPTIONS.width, OPTIONS.width, tau=OPTIONS.tau, bias=False, lazy=True)
+    run.share(layer)
+    x, seconds, end = batch(), [], None
+    for work in run:
+        x.grad = None
+        work.backward(layer(x).square().mean())
+        now = time.perf_counter()
+        if end is not None:
+            seconds.append(now - end)
+        end = now
+    return seconds
+
+
+def in_cpp(servers: str) -> list[float]:
+    command = [OPTIONS.cpp, servers, "--width", OPTIONS.width, "--tau", OPTIONS.tau, "--tokens", OPTIONS.tokens,
+               "--steps", OPTIONS.steps]
+    lines = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [float(line) / 1000 for line in lines.split()]
+
+
 def with_servers(measure: Callable[[str], list[float]]) -> list[float]:
     with tempfile.TemporaryDirectory() as state:
         processes, addresses = [], []
@@ -110,11 +135,18 @@ def with_servers(measure: Callable[[str], list[float]]) -> list[float]:
 
 def main() -> None:
     torch.set_num_threads(OPTIONS.threads)
-    lines = [("memory layer on 2 servers", with_servers(on_servers)), ("nn.EmbeddingBag here", local(LocalTables())),
-             ("nn.Linear", local(torch.nn.Linear(OPTIONS.width, OPTIONS.width)))]
-    first = statistics.median(lines[0][1])
     print(f"{OPTIONS.tokens} tokens, {OPTIONS.width} to {OPTIONS.width}, tau = {OPTIONS.tau}")
     print(f"{'':28} {'ms a step':>10} {'ratio':>7} {'tokens/s':>10}")
+    show([("memory layer on 2 servers", with_servers(on_servers)), ("nn.EmbeddingBag here", local(LocalTables())),
+          ("nn.Linear", local(torch.nn.Linear(OPTIONS.width, OPTIONS.width)))])
+    # In turns, as the machine is not always as fast.
+    turns = [(with_servers(in_cpp), with_servers(alone)) for _ in range(3)]
+    show([("the layer alone, from C++", [second for cpp, _ in turns for second in cpp]),
+          ("the layer alone, from Python", [second for _, python in turns for second in python])])
+
+
+def show(lines: list[tuple[str, list[float]]]) -> None:
+    first = statistics.median(lines[0][1])
     for name, seconds in lines:
         median = statistics.median(seconds)
         print(f"{name:28} {1000 * median:10.2f} {median / first:7.2f} {OPTIONS.tokens / median:10.0f}")

@@ -42,9 +42,9 @@ class Worker {
     InitialiseRequest request{.attempt = 5};
     for (const TensorSpec& tensor : server_.run().tensors) {
       request.tensor = tensor.id;
-      Buffer row(sizeof(uint64_t));
-      std::memset(row.data(), 0, row.size());
-      const int64_t shards = tensor.columns / static_cast<int64_t>(columns_);
+      Buffer row(sizeof(uint64_t));  // row 0, or the last one of a keyed tensor
+      std::memset(row.data(), tensor.kind == TensorKind::kKeyed ? 0xFF : 0, row.size());
+      const int64_t shards = server_.run().tensors[0].columns / static_cast<int64_t>(columns_);
       Buffer state(RowFormat(tensor, ShareOf(tensor, 0, 0, shards)).bytes());
       std::memset(state.data(), 0, state.size());
       Must({.body = request, .payload = {Frame(row), Frame(state)}});
@@ -86,7 +86,7 @@ class Worker {
   }
   void Contribute(OpenStep at, uint32_t micro_batch) {
     for (const TensorSpec& tensor : server_.run().tensors) {
-      if (tensor.kind == TensorKind::kDense) {
+      if (tensor.kind != TensorKind::kMemory) {
         Must(PullOf(tensor, at));
         Must(PushOf(tensor, at, micro_batch, columns_, /*all=*/micro_batch == 0));
       } else {
@@ -222,7 +222,7 @@ NamedTexts EntryScripts() {
   const RunDescription run = TinyRun(0);
   const std::string rate(kRateBytes, '\0'), record(kRecordBytes, '\0');
   std::string text{'\0', '\0', '\2'};  // step 1, two applied steps
-  for (uint8_t space = 0; space < 3; ++space) {
+  for (uint8_t space = 0; space < 4; ++space) {
     const TensorSpec& tensor = run.tensors[space];
     const size_t bytes = RowFormat::Whole(tensor, 0).bytes();
     for (uint8_t row = 0; row < 2; ++row) {

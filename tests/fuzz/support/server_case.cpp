@@ -53,6 +53,15 @@ RunDescription TinyRun(uint8_t setting) {
   dense.optimizer.kind = OptimizerKind::kSgd;
   dense.shape = {3, kColumns};
   run.tensors.push_back(dense);
+  TensorSpec keyed{.name = "fourth", .kind = TensorKind::kKeyed};
+  keyed.tables = kKeyRanges;
+  keyed.rows = kRowsPerKeyRange;
+  keyed.columns = 16;
+  keyed.init = Init::kNormal;
+  keyed.init_value = 0.02;
+  keyed.optimizer.kind = OptimizerKind::kRowAdam;
+  keyed.shape = {16};
+  run.tensors.push_back(keyed);
   for (uint32_t i = 0; i < run.tensors.size(); ++i) run.tensors[i].id = i;
   MF_CHECK(run.Check().ok());
   return run;
@@ -104,6 +113,7 @@ bool ServerCase::IsLarge(const RequestBody& body) {
   double numbers = 0;
   int64_t tables = 0;
   for (const TensorSpec& tensor : run->tensors) {
+    if (tensor.kind == TensorKind::kKeyed) continue;
     numbers += static_cast<double>(tensor.total_rows()) * static_cast<double>(tensor.columns + 16);
     tables += tensor.tables;
   }

@@ -10,6 +10,9 @@
 namespace mf::fuzz {
 namespace {
 
+// Of the second of two servers, and of the only one.
+const std::vector<uint64_t> kKeyedRows = {(uint64_t{1} << 63) + 5, ~uint64_t{0}};
+
 std::vector<float> Numbers(size_t count) {
   std::vector<float> numbers(count);
   for (size_t i = 0; i < count; ++i) numbers[i] = static_cast<float>(i % 7) / 4 - 0.75f;
@@ -59,6 +62,12 @@ Request BackwardOf(const RunDescription& run, const TensorSpec& tensor, OpenStep
 
 Request PushOf(const TensorSpec& tensor, OpenStep at, uint32_t micro_batch, size_t columns,
                bool all) {
+  if (tensor.kind == TensorKind::kKeyed) {
+    return {
+        .body = PushRequest{.at = at, .tensor = tensor.id, .micro_batch = micro_batch},
+        .payload = {BufferOf(kKeyedRows), Frame(),
+                    BufferOf(Numbers(kKeyedRows.size() * static_cast<size_t>(tensor.columns)))}};
+  }
   const uint64_t rows = all ? tensor.total_rows() : 1;
   const std::vector<uint64_t> listed(all ? 0 : 1, 0);
   return {.body = PushRequest{.at = at,
@@ -69,6 +78,9 @@ Request PushOf(const TensorSpec& tensor, OpenStep at, uint32_t micro_batch, size
 }
 
 Request PullOf(const TensorSpec& tensor, ReadState at) {
+  if (tensor.kind == TensorKind::kKeyed) {
+    return {.body = PullRequest{.at = at, .tensor = tensor.id}, .payload = {BufferOf(kKeyedRows)}};
+  }
   return {.body = PullRequest{.at = at, .tensor = tensor.id, .row_count = tensor.total_rows()},
           .payload = {Frame()}};
 }

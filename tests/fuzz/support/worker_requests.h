@@ -13,7 +13,7 @@ namespace mf::fuzz {
 Request ForwardOf(const RunDescription& run, const TensorSpec& tensor, ReadState at);
 Request BackwardOf(const RunDescription& run, const TensorSpec& tensor, OpenStep at,
                    uint32_t micro_batch, size_t columns);
-/// Of all rows, or of the first one alone.
+/// Of all rows, or of the first one alone; of a keyed tensor two rows of the last ranges.
 Request PushOf(const TensorSpec& tensor, OpenStep at, uint32_t micro_batch, size_t columns,
                bool all);
 Request PullOf(const TensorSpec& tensor, ReadState at);

@@ -24,7 +24,8 @@ size_t RightBytes(const RunDescription& run, uint32_t space, size_t shards) {
   if (space == kRecordSpace) return kRecordBytes;
   if (space >= run.tensors.size()) return 1;
   const TensorSpec& tensor = run.tensors[space];
-  return RowFormat(tensor, ShareOf(tensor, run.rules.column_blocks, 0, static_cast<int64_t>(shards)))
+  return RowFormat(tensor,
+                   ShareOf(tensor, run.rules.column_blocks, 0, static_cast<int64_t>(shards)))
       .bytes();
 }
 

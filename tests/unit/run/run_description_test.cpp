@@ -43,7 +43,7 @@ TensorSpec RandomTensor(Random& random, uint32_t id) {
   TensorSpec t;
   t.id = id;
   t.name = "t" + std::to_string(id) + ".x";
-  t.kind = random.Of<TensorKind>(2);
+  t.kind = random.Of<TensorKind>(kTensorKindNames.size());
   t.rows = t.kind == TensorKind::kMemory ? int64_t{1} << random.In(0, 20) : random.In(1, 5000);
   t.columns = random.In(1, 1000);
   if (t.kind == TensorKind::kMemory) {
@@ -61,6 +61,11 @@ TensorSpec RandomTensor(Random& random, uint32_t id) {
   t.on_device = random.Of<int>(2) == 1;
   t.shape = {t.tables, t.rows, t.columns};
   if (random.Of<int>(2) == 1) t.shape = {1, t.tables * t.rows, 1, t.columns};
+  if (t.kind == TensorKind::kKeyed) {
+    t.tables = kKeyRanges;
+    t.rows = kRowsPerKeyRange;
+    t.shape = {t.columns};
+  }
   return t;
 }
 

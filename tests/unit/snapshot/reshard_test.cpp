@@ -58,9 +58,8 @@ Entries EntriesOf(const RunDescription& run, uint32_t shard, uint32_t shards, ui
         const bool by_block = p > 0 && Optimizer(spec).by_block(p - 1);
         const auto first = static_cast<size_t>(by_block ? share.first_block : share.columns.begin);
         for (size_t i = 0; i < format.floats(p); ++i) {
-          numbers[p].push_back(static_cast<float>(row * 1000 + first + i +
-                                                  static_cast<size_t>(p) * 100000 + step * 17 +
-                                                  spec.id));
+          numbers[p].push_back(static_cast<float>(
+              row * 1000 + first + i + static_cast<size_t>(p) * 100000 + step * 17 + spec.id));
         }
         plane[p] = numbers[p].data();
       }

@@ -7,7 +7,7 @@ what is known of the course are keys of tables on parameter servers, which begin
 
 Any number of these processes work on the same run. The other models are plain PyTorch in this process: `plain` is the
 same model over tables of a fixed size, `factors` a matrix factorisation, `bias` the means of students and lecturers.
-Prints the root of the mean squared error on a tenth of the ratings, ratings/s, and the bytes of a row.
+Prints the root of the mean squared error on a tenth of the ratings that nothing was trained on, and ratings/s.
 """
 
 import argparse
@@ -35,9 +35,10 @@ def read(path: str, crosses=CROSSES) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Recommender(torch.nn.Module):
-    """`embed(name, keys)` makes the table of a feature; `bag(name, keys)` that of the crosses."""
+    """Around any tables, those of the servers or torch's: of students, of lecturers, and bags of crosses."""
 
-    def __init__(self, students, lecturers, crosses, mean: float) -> None:
+    def __init__(self, students: torch.nn.Module, lecturers: torch.nn.Module, crosses: torch.nn.Module,
+                 mean: float) -> None:
         super().__init__()
         self.students, self.lecturers, self.crosses, self.mean = students, lecturers, crosses, mean
         self.layers = torch.nn.Sequential(torch.nn.Linear(4 * WIDTH, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
@@ -72,8 +73,9 @@ def plain_table(size: int, width: int, bag: bool = False) -> torch.nn.Module:
 
 def train_plain(model: torch.nn.Module, batch, steps: int, lr: float) -> None:
     """As the servers do it: Adam over the rows that a step hits, a cosine of rates."""
-    tables = [module.weight for module in model.modules() if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag))]
-    dense = [parameter for parameter in model.parameters() if not any(parameter is table for table in tables)]
+    kinds = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+    tables = [module.weight for module in model.modules() if isinstance(module, kinds)]
+    dense = [parameter for parameter in model.parameters() if all(parameter is not table for table in tables)]
     optimizers = [torch.optim.SparseAdam(tables, lr=lr)] + ([torch.optim.Adam(dense, lr=lr)] if dense else [])
     for step in range(1, steps + 1):
         rate = lr * (0.01 + 0.99 * (1 + np.cos(np.pi * (step - 1) / steps)) / 2)

@@ -3,12 +3,12 @@
 from ._native import StepRecord
 from .embedding_bag import Embedding, EmbeddingBag
 from .errors import Error, InvalidError, OtherRunError
-from .keys import cross, key, keys
+from .keyed_rows import cross, key, keys
 from .memory_layer import Hash, Hashed, Lookup, MemoryLayer
 from .optimizers import SGD, Adagrad, AdamW, Optimizer, Schedule, constant, cosine
 from .run import Embedded, Run, embedded
 from .work import Work
 
-__all__ = ["SGD", "Adagrad", "AdamW", "Embedded", "Embedding", "EmbeddingBag", "Error", "Hash", "Hashed", "InvalidError",
-           "Lookup", "MemoryLayer", "Optimizer", "OtherRunError", "Run", "Schedule", "StepRecord", "Work", "constant",
-           "cosine", "cross", "embedded", "key", "keys"]
+__all__ = ["SGD", "Adagrad", "AdamW", "Embedded", "Embedding", "EmbeddingBag", "Error", "Hash", "Hashed",
+           "InvalidError", "Lookup", "MemoryLayer", "Optimizer", "OtherRunError", "Run", "Schedule", "StepRecord",
+           "Work", "constant", "cosine", "cross", "embedded", "key", "keys"]

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import keys as keys_module
 from .checks import layer_name, one_of, whole
 from .errors import InvalidError
+from .keyed_rows import rows_of
 from .opaque import opaque
 from .table import TableRules
 
@@ -66,7 +66,7 @@ class Embedding(_KeyedLayer):
     @opaque
     def start(self, keys: Any) -> "EmbeddingLookup":
         """Asks the servers and returns at once: several look-ups can be under way before the first `wait()`."""
-        return EmbeddingLookup(self.table.start(keys_module.rows_of(keys)), _device_of(keys))
+        return EmbeddingLookup(self.table.start(rows_of(keys)), _device_of(keys))
 
 
 class EmbeddingLookup:
@@ -108,7 +108,7 @@ class EmbeddingBag(_KeyedLayer):
     @opaque
     def start(self, keys: Any, offsets: Any = None, per_sample_weights: torch.Tensor | None = None) -> "BagLookup":
         """Asks the servers and returns at once."""
-        rows = keys_module.rows_of(keys)
+        rows = rows_of(keys)
         if offsets is None and rows.ndim != 2 or offsets is not None and rows.ndim != 1:
             raise InvalidError(f"EmbeddingBag {self.name}: keys of shape {rows.shape}: give [bags, N], or [N] with "
                                "offsets")

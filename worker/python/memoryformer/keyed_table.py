@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 import torch
 
 from .errors import InvalidError
-from .keys import keys_of, rows_of
+from .keyed_rows import keys_of, rows_of
 from .row_table import RowTable
 from .table import READ_BYTES, GivenRows, check_shape
 
@@ -17,7 +17,7 @@ _LISTED = 1 << 22  # rows that servers list at once
 
 
 class KeyedTable(RowTable):
-    """Rows by key: key k has the row mix(k), see `keys.cross`."""
+    """Rows by key: key k has the row mix(k), see common/run/keyed_rows.h."""
 
     def state(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
         native, spec = self._run.native, self.spec

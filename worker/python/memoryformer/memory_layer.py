@@ -237,13 +237,15 @@ class MemoryLayer(torch.nn.Module):
     InvalidError for sizes that do not fit, a name that is taken, or a run that has begun.
 
     With "sums" a layer may be used once in a micro-batch (and as often as you like without gradients): its gradient
-    is one contribution. With "pull" any number of times. Outside of training (torch.no_grad()) reads leave no trace on the servers.
+    is one contribution. With "pull" any number of times. Outside of training (torch.no_grad()) reads leave no trace
+    on the servers.
     """
 
     def __init__(self, run: "Run", name: str, inputs: int | None = None, outputs: int = 0, *, tau: int = 8,
                  probes: int = 1, score: str = "scaled", temperature: float = 1.0, hash: Hash | None = None,
                  bias: bool = True, std: float | None = None, weight_decay: float | None = None,
-                 lr_scale: float = 1.0, lazy: bool = False, rows: str = "f32", mode: str = "sums") -> None:
+                 lr_scale: float = 1.0, lazy: bool = False, rows: str = "f32",
+                 mode: str = "sums") -> None:
         super().__init__()
         name, outputs = layer_name(name), whole("outputs", outputs, 1)
         if hash is None:

@@ -12,4 +12,5 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def opaque(function: _F) -> _F:
     """torch.compile calls it as it is."""
     dynamo = getattr(torch, "_dynamo", None)
-    return function if dynamo is None else dynamo.disable(function)
+    same: _F = function if dynamo is None else dynamo.disable(function)
+    return same

@@ -47,8 +47,10 @@ class Rows:
 
     def gradient(self) -> NDArray[np.float32] | None:
         """As far as it was computed."""
-        gradient = None if self._leaf is None else self._leaf.grad
-        return None if gradient is None else gradient.contiguous().numpy()
+        if self._leaf is None or self._leaf.grad is None:
+            return None
+        values: NDArray[np.float32] = self._leaf.grad.contiguous().numpy()
+        return values
 
 
 class RowTable(Table):
@@ -86,9 +88,11 @@ class RowTable(Table):
 
     def finish(self, work: "Work") -> None:
         """The gradients of all look-ups of the micro-batch as one contribution, added in the order of the look-ups."""
-        parts = []
-        if self._token is work.token:
-            parts = [(pulled, gradient) for pulled in self._pulled if (gradient := pulled.gradient()) is not None]
+        parts: list[tuple[Rows, NDArray[np.float32]]] = []
+        for pulled in self._pulled if self._token is work.token else []:
+            part = pulled.gradient()
+            if part is not None:
+                parts.append((pulled, part))
         self.forget()
         if not parts:
             work.push_nothing(self)

@@ -150,7 +150,9 @@ class Run:
         spec.tables, spec.rows, spec.probes = tables, 1 << bits, probes
         spec.shape = [tables, 1 << bits, spec.columns]
         spec.mode = _native.ExchangeMode.sums if sums else _native.ExchangeMode.pull
-        return self._added(layer, SumTable(self, spec, bits) if sums else RowTable(self, spec), about)
+        if sums:
+            return self._added(layer, SumTable(self, spec, bits), about)
+        return self._added(layer, RowTable(self, spec), about)
 
     def new_keyed_table(self, layer: torch.nn.Module, name: str, rules: TableRules,
                         about: Mapping[str, Any]) -> KeyedTable:
@@ -428,8 +430,8 @@ class Run:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Parameters and tables by name, after the run's last step or, in an evaluation, of the state that is
-        evaluated. The tables of a memory layer are [K, 2 ** tau, outputs]; of an embedding NAME.keys is int64 [N], rising
-        as unsigned numbers, and NAME.rows float32 [N, width], of all rows that were trained."""
+        evaluated. The tables of a memory layer are [K, 2 ** tau, outputs]. Of an embedding, NAME.keys is int64 [N],
+        rising as unsigned numbers, and NAME.rows float32 [N, width]: of all rows that were trained."""
         return self._read(self._state_at)
 
     def _state_at(self, epoch: int, step: int) -> dict[str, torch.Tensor]:

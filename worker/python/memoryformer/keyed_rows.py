@@ -16,8 +16,8 @@ from .errors import InvalidError
 def key(value: int | str | bytes) -> int:
     """The key of one thing, as a signed number of 64 bits.
 
-    An integer from -2 ** 63 to 2 ** 64 - 1 is its own key (modulo 2 ** 64). A text's is the first 8 bytes, little-endian,
-    of BLAKE2b with a digest of 8 bytes over its UTF-8: of a billion texts two have the same key with a chance of 3%.
+    An integer from -2 ** 63 to 2 ** 64 - 1 is its own key (modulo 2 ** 64). A text's is BLAKE2b with a digest of 8
+    bytes over its UTF-8, little-endian: of a billion texts two have the same key with a chance of 3%.
     """
     if isinstance(value, (str, bytes)):
         data = value.encode() if isinstance(value, str) else value
@@ -63,7 +63,8 @@ def as_bits(values: Any) -> NDArray[np.uint64]:
     if isinstance(values, torch.Tensor):
         if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
             raise InvalidError(f"keys: a tensor of {values.dtype}; keys are integers, mf.keys() makes them of texts")
-        return values.detach().cpu().contiguous().to(torch.int64).numpy().view(np.uint64)
+        bits: NDArray[np.uint64] = values.detach().cpu().contiguous().to(torch.int64).numpy().view(np.uint64)
+        return bits
     array = np.asarray(values)
     if array.dtype.kind not in "iu":
         array = keys(values).numpy()
