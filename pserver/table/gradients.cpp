@@ -5,7 +5,13 @@
 
 namespace mf {
 namespace {
-constexpr size_t kChunkBytes = 64 << 10;
+constexpr size_t kChunkBytes = 64 << 10, kKeyedChunkBytes = 4 << 10;  // as tables' (table.cpp)
+
+size_t SlotsPerChunk(const TensorLayout& layout) {
+  const bool keyed = layout.spec.kind == TensorKind::kKeyed;
+  return std::max<size_t>(
+      1, (keyed ? kKeyedChunkBytes : kChunkBytes) / (layout.stride * sizeof(float)));
+}
 // A scan of all rows costs about 0.5 ns a row, sorting 30 ns a hit row.
 constexpr size_t kScanRatio = 64;
 }  // namespace
@@ -13,8 +19,7 @@ constexpr size_t kScanRatio = 64;
 Gradients::Gradients(const TensorLayout& layout, PageArena& arena)
     : layout_(layout),
       index_(static_cast<uint64_t>(layout.spec.rows)),
-      slots_(arena, layout.stride * sizeof(float),
-             std::max<size_t>(1, kChunkBytes / (layout.stride * sizeof(float)))),
+      slots_(arena, layout.stride * sizeof(float), SlotsPerChunk(layout)),
       squares_(layout.share.blocks.size()) {}
 
 void Gradients::Insert(const uint64_t* rows, size_t count) {

@@ -10,10 +10,12 @@
 namespace mf {
 namespace {
 constexpr size_t kScratchChunkBytes = 4 << 20;
-constexpr size_t kScratchChunksKept = 8;        // 32 MiB a table
-constexpr size_t kSparseChunkBytes = 64 << 10;  // a plane: little is touched in vain
-constexpr uint32_t kRowsPerPause = 256;         // rows of a kilobyte: some tenths of a millisecond
-constexpr size_t kPrefetchAhead = 16;           // rows looked up ahead in a hash index
+constexpr size_t kScratchChunksKept = 8;  // 32 MiB a table
+// A plane of a sparse table grows by so much: little is touched in vain. Keyed tensors have 64
+// tables, whatever they hold.
+constexpr size_t kSparseChunkBytes = 64 << 10, kKeyedChunkBytes = 4 << 10;
+constexpr uint32_t kRowsPerPause = 256;  // rows of a kilobyte: some tenths of a millisecond
+constexpr size_t kPrefetchAhead = 16;    // rows looked up ahead in a hash index
 }  // namespace
 
 void ReadScratch::Reset() {
@@ -57,7 +59,9 @@ Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const Chang
   const auto plane = [&](size_t numbers, size_t number_bytes) {
     const size_t bytes = numbers * number_bytes;
     if (storage == Storage::kDirect) return Slots::Fixed(arena, bytes, rows);
-    return Slots(arena, bytes, std::max<size_t>(1, kSparseChunkBytes / bytes));
+    const bool keyed = layout.spec.kind == TensorKind::kKeyed;
+    const size_t chunk = keyed ? kKeyedChunkBytes : kSparseChunkBytes;
+    return Slots(arena, bytes, std::max<size_t>(1, chunk / bytes));
   };
   weights_ = plane(layout.stride, split() ? sizeof(uint16_t) : sizeof(float));
   if (split()) weights_low_ = plane(layout.stride, sizeof(int16_t));

@@ -142,12 +142,72 @@ class Gradients(Case):
         layer = mf.EmbeddingBag(run, "items", WIDTH)
         run.share(layer)
         for work in run:
-            empty = torch.zeros(0, dtype=torch.int64)
-            y = layer(empty, torch.tensor([0, 0, 0]))
+            empty, weights = torch.zeros(0, dtype=torch.int64), torch.zeros(0, requires_grad=True)
+            y = layer(empty, torch.tensor([0, 0, 0]), weights)
             self.assertEqual(y.tolist(), [[0.0] * WIDTH] * 3)
             self.assertEqual(layer(empty, torch.tensor([], dtype=torch.int64)).shape, (0, WIDTH))
-            work.skip()
+            self.assertEqual(layer([[], []]).shape, (2, WIDTH))
+            work.backward(y.sum())
+        self.assertEqual(weights.grad.shape, (0,))
         self.assertEqual(run.state_dict()["items.keys"].shape, (0,))
+
+    def test_padding(self) -> None:
+        torch.manual_seed(5)
+        keys = torch.tensor([[3, 4, 0, 0], [0, 0, 0, 0], [5, 0, 3, 9]])
+        at = torch.tensor([[1, 2, 0, 0], [0, 0, 0, 0], [3, 0, 1, 4]])  # in the rows of 0, 3, 4, 5 and 9
+        for mode, weighted in (("sum", True), ("mean", False)):
+            for offsets in (None, torch.tensor([0, 4, 8])):
+                with self.subTest(mode=mode, offsets=offsets):
+                    run = self.start(2)
+                    layer = mf.EmbeddingBag(run, "items", WIDTH, mode=mode, std=0.5, padding_key=0)
+                    run.share(layer)
+                    weights = torch.rand(3, 4) if weighted else None
+                    flat = (lambda values: values) if offsets is None else lambda values: values.reshape(-1)
+                    for work in run:
+                        before = self.rows_before(run, work, layer, torch.tensor([0, 3, 4, 5, 9]))
+                        y = layer(flat(keys), offsets, None if weights is None else flat(weights))
+                        work.backward(y.sum())
+                    theirs = F.embedding_bag(at, before, mode=mode, per_sample_weights=weights, padding_idx=0)
+                    self.close(y.detach(), theirs, "y")
+                    self.assertEqual(sorted(run.state_dict()["items.keys"].tolist()), [3, 4, 5, 9])
+
+    def test_the_last_offset(self) -> None:
+        run = self.start()
+        layer = mf.EmbeddingBag(run, "items", WIDTH, include_last_offset=True)
+        run.share(layer)
+        for work in run:
+            keys = torch.arange(5)
+            whole = layer(keys, [0, 2, 2, 5])
+            self.assertTrue(torch.equal(whole[0], layer(keys[:2], [0, 2])[0]))
+            self.assertEqual(whole.shape, (3, WIDTH))
+            with self.assertRaisesRegex(InvalidError, "rise from 0 to 5"):
+                layer(keys, [0, 2, 4])
+            work.backward(whole.sum())
+
+    def test_a_look_up_is_of_its_micro_batch(self) -> None:
+        def kinds(run: mf.Run):
+            yield mf.Embedding(run, "rows", WIDTH), [7]
+            yield mf.EmbeddingBag(run, "bags", WIDTH), [[7]]
+            yield mf.MemoryLayer(run, "sums", 16, WIDTH, bias=False), torch.ones(1, 16)
+            yield mf.MemoryLayer(run, "pulled", 16, WIDTH, bias=False, mode="pull"), torch.ones(1, 16)
+
+        for number in range(4):
+            run = self.start(steps=2)
+            layer, x = list(kinds(run))[number]
+            run.share(layer)
+            with self.subTest(layer=layer):
+                for work in run:
+                    if work.step == 1:
+                        kept, early = layer(x).sum(), layer.start(x)
+                        if number != 2:  # a gradient of sums is one contribution
+                            kept.backward(retain_graph=True)
+                        work.finish(0.0)
+                        continue
+                    with self.assertRaisesRegex(mf.Error, "of an earlier micro-batch"):
+                        early.wait()
+                    with self.assertRaisesRegex(mf.Error, "of an earlier micro-batch"):
+                        kept.backward()
+                    work.skip()
 
     def test_reads_leave_no_trace(self) -> None:
         states = []
@@ -280,9 +340,24 @@ class Keys(unittest.TestCase):
         digest = hashlib.blake2b("a text".encode(), digest_size=8).digest()
         self.assertEqual(mf.key("a text"), int.from_bytes(digest, "little", signed=True))
         self.assertEqual(mf.keys(["a", 3, b"a"]).tolist(), [mf.key("a"), 3, mf.key("a")])
-        for wrong in (2**64, -(2**63) - 1, 1.5, None):
+        for wrong in (2**64, -(2**63) - 1, 1.5, None, True, np.bool_(True), torch.tensor(True), torch.tensor(5.0)):
             with self.assertRaises(InvalidError):
                 mf.key(wrong)
+        with self.assertRaisesRegex(InvalidError, "is one text"):
+            mf.keys("alice")
+
+    def test_as_people_give_them(self) -> None:
+        nested = rows_of([["a", 5], [2**64 - 1, b"b"]])
+        self.assertEqual(nested.shape, (2, 2))
+        self.assertEqual(keys_of(nested.reshape(-1)).view(np.int64).tolist(), mf.keys(["a", 5, -1, b"b"]).tolist())
+        self.assertTrue(np.array_equal(rows_of(np.array([["a", "b"]])), rows_of([["a", "b"]])))
+        self.assertTrue(np.array_equal(rows_of(np.array(["a", 3], object)), rows_of(["a", 3])))
+        self.assertTrue(np.array_equal(rows_of([-1, 2**63]), rows_of([-1, -(2**63)])))
+        self.assertEqual(rows_of(5).shape, ())
+        self.assertEqual(rows_of([[]]).shape, (1, 0))
+        for wrong in ("alice", 1.5, None, [1.5], [True], [[1], [2, 3]], torch.ones(2) > 0):
+            with self.subTest(wrong=wrong), self.assertRaises(InvalidError):
+                rows_of(wrong)
 
     def test_crosses(self) -> None:
         def mix(key: int) -> int:
@@ -294,8 +369,12 @@ class Keys(unittest.TestCase):
         a, b = torch.tensor([[5], [-7]]), torch.tensor([9, 2**63 - 1, 0])
         crossed = mf.cross(a, b)
         self.assertEqual(crossed.shape, (2, 3))
-        self.assertEqual(int(crossed[1, 0]) % 2**64, mix((mix(-7 % 2**64) + 9) % 2**64))
-        self.assertEqual(int(mf.cross(b)[2]), 0)
+        first = mix((mix(2) - 7) % 2**64)
+        self.assertEqual(int(crossed[1, 0]) % 2**64, mix((first + 9) % 2**64))
+        self.assertTrue(torch.equal(mf.cross(["x", 5], b[:2]), mf.cross(mf.keys(["x", 5]), b[:2])))
+        self.assertEqual(len({int(mf.cross(*[b[2:]] * arity)) for arity in (1, 2, 3)}), 3)
+        with self.assertRaisesRegex(InvalidError, "cross: .*shape"):
+            mf.cross(a, torch.zeros(3, 2, dtype=torch.int64))
         self.assertNotEqual(int(mf.cross(a, b)[0, 0]), int(mf.cross(b, a)[0, 0]))
         rows = rows_of(torch.tensor(EDGES))
         self.assertEqual([int(row) for row in rows], [mix(key % 2**64) for key in EDGES])
@@ -312,6 +391,11 @@ class Refused(Case):
         for work in run:
             for words, call in (
                     ("with offsets", lambda: bag(keys)),
+                    ("they are integers", lambda: bag(keys, [0.0, 2.9])),
+                    ("they are integers", lambda: bag(keys, torch.tensor([False, True]))),
+                    ("they are integers", lambda: bag(keys, 0)),
+                    ("they are integers", lambda: bag(keys, torch.tensor([[0, 1]]))),
+                    ("is one text", lambda: bag("alice")),
                     ("with offsets", lambda: bag(keys.reshape(2, 3), torch.tensor([0]))),
                     ("have to rise", lambda: bag(keys, torch.tensor([0, 4, 2]))),
                     ("have to rise", lambda: bag(keys, torch.tensor([1, 2]))),

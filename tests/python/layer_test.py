@@ -265,6 +265,21 @@ class Uses(Case):
 
 
 class Refused(unittest.TestCase):
+    def test_an_other_hash_in_pull_mode(self) -> None:
+        run = mf.Run(mf.embedded(1), steps=1, optimizer=mf.SGD(lr=1.0), progress=False)
+        layer = mf.MemoryLayer(run, "layer", 32, 16, tau=8, mode="pull")
+        run.share(layer)
+        weights = torch.ones(4, 3)
+        for work in run:
+            for words, x in (
+                    ("given 2 rows", mf.Hash(16, 8)(torch.ones(3, 16))),
+                    ("given 8 rows", mf.Hash(64, 8)(torch.ones(3, 64))),
+                    ("from 0 to 255", mf.Hashed(torch.full((4, 3), 256), weights, torch.Size([3]), torch.float32)),
+                    ("from 0 to 255", mf.Hashed(torch.full((4, 3), -1), weights, torch.Size([3]), torch.float32))):
+                with self.subTest(words), self.assertRaisesRegex(InvalidError, words):
+                    layer(x)
+            work.skip()
+
     def test_sizes(self) -> None:
         run = mf.Run(mf.embedded(), steps=1, optimizer=mf.SGD(lr=1.0), progress=False)
         for words, make in (

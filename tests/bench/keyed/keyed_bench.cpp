@@ -2,15 +2,18 @@
 // of them, while another client asks how the server is; then keys are looked up, the frequent ones
 // again and again, beside maps of this process.
 //
-//   keyed_bench PSERVER [--millions N] [--width N] [--keys N] [--lookups N] [--threads N] [--json
-//   FILE]
+//   keyed_bench PSERVER [--millions N] [--width N] [--keys N] [--lookups N] [--threads N]
+//               [--folder DIR] [--json FILE]
 //     --keys: of a step, in thousands; --lookups: of a request, in thousands
+#include <stdlib.h>
+
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <random>
@@ -40,6 +43,7 @@ struct Options {
   int64_t keys = 500;
   int64_t lookups = 128;
   int threads = 2;
+  std::string folder = "/var/tmp";
   std::string json;
 };
 
@@ -179,11 +183,16 @@ Result<Measured> Train(const Options& options, const RunDescription& run,
 int Run(const Options& options) {
   const RunDescription run = Describe(options);
   Report report(options.json);
-  std::string address;
-  const std::unique_ptr<Child> server =
-      StartServer(options.pserver, "", "tcp://127.0.0.1:0", options.threads, &address);
+  std::string address, folder = options.folder + "/keyed_bench-XXXXXX";
+  if (mkdtemp(folder.data()) == nullptr) {
+    std::perror(folder.c_str());
+    return 1;
+  }
+  std::unique_ptr<Child> server =
+      StartServer(options.pserver, folder, "tcp://127.0.0.1:0", options.threads, &address);
   if (server == nullptr) {
     std::fprintf(stderr, "error: %s: no server\n", options.pserver.c_str());
+    std::filesystem::remove_all(folder);
     return 1;
   }
   const double before = MemoryOf(server->pid(), "VmRSS");
@@ -193,14 +202,16 @@ int Run(const Options& options) {
     const StatusAsker asker(address, status);
     measured = Train(options, run, address);
   }
+  const double rss = MemoryOf(server->pid(), "VmRSS"), most = MemoryOf(server->pid(), "VmHWM");
+  server.reset();
+  std::filesystem::remove_all(folder);
   if (!measured.ok()) {
     std::fprintf(stderr, "error: %s\n", measured.status().message().c_str());
     return 1;
   }
-  const double rss = MemoryOf(server->pid(), "VmRSS");
   report.Line("keyed: rows", measured->keys / 1e6, "M");
   report.Line("keyed: memory of the server", rss / 1e9, "GB", {},
-              "most " + std::to_string(MemoryOf(server->pid(), "VmHWM") / 1e9) + " GB");
+              "most " + std::to_string(most / 1e9) + " GB");
   const double row = static_cast<double>(options.width) * sizeof(float);
   report.Line("keyed: bytes a key", (rss - before) / measured->keys, "B",
               {{"the row's numbers", (rss - before) / measured->keys / row}});
@@ -221,7 +232,7 @@ int Run(const Options& options) {
 Options Parse(int argc, char** argv) {
   const std::string usage =
       "keyed_bench PSERVER [--millions N] [--width N] [--keys N] [--lookups N] [--threads N] "
-      "[--json FILE]";
+      "[--folder DIR] [--json FILE]";
   if (argc < 2) EndWithUsage(usage);
   Options options;
   options.pserver = argv[1];
@@ -231,6 +242,7 @@ Options Parse(int argc, char** argv) {
               {"--keys", &options.keys},
               {"--lookups", &options.lookups},
               {"--threads", &options.threads},
+              {"--folder", &options.folder},
               {"--json", &options.json}});
   if (options.millions < 1 || options.width < 1 || options.keys < 1 || options.lookups < 1 ||
       options.threads < 1) {

@@ -32,10 +32,9 @@ double Quantile(const std::vector<double>& sorted, double q) {
 
 std::unique_ptr<Child> StartServer(const std::string& pserver, const std::string& folder,
                                    const std::string& listen, int threads, std::string* address) {
-  std::vector<std::string> command = {pserver,   "serve", "--listen",  listen,
-                                      "--shard", "0/1",   "--threads", std::to_string(threads)};
-  if (!folder.empty()) command.insert(command.end(), {"--data", folder});
-  auto server = std::make_unique<Child>(command);
+  auto server = std::make_unique<Child>(
+      std::vector<std::string>{pserver, "serve", "--listen", listen, "--shard", "0/1", "--data",
+                               folder, "--threads", std::to_string(threads)});
   const std::string line = server->Read().value_or("");
   if (!line.starts_with("listening ")) return nullptr;
   *address = line.substr(std::string("listening ").size());

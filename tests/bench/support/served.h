@@ -14,7 +14,7 @@
 
 namespace mf {
 
-/// A server on `folder` (empty: without snapshots), and where it listens; nullptr if there is none.
+/// A server on `folder`, and where it listens; nullptr if there is none.
 std::unique_ptr<Child> StartServer(const std::string& pserver, const std::string& folder,
                                    const std::string& listen, int threads, std::string* address);
 

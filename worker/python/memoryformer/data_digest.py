@@ -39,7 +39,10 @@ def _add(digest: Any, value: Any) -> None:
         digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
         digest.update(bytes_of(value))
         return
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.dtype.hasobject:
+        digest.update(f"object {value.shape}".encode())
+        _add(digest, value.reshape(-1).tolist())
+    elif isinstance(value, np.ndarray):
         digest.update(f"{value.dtype} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).tobytes())
     elif isinstance(value, Mapping):

@@ -7,12 +7,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 import torch
 import torch.nn.functional as F
 
 from .checks import layer_name, one_of, whole
 from .errors import InvalidError
-from .keyed_rows import rows_of
+from .keyed_rows import key, rows_of
 from .opaque import opaque
 from .table import TableRules
 
@@ -86,56 +87,86 @@ class EmbeddingLookup:
 class EmbeddingBag(_KeyedLayer):
     """Bags of keys to the sums or means of their rows, where `torch.nn.EmbeddingBag` stood.
 
-    mode: "sum" or "mean" over a bag; an empty bag gives zeros. The other arguments are those of `Embedding`.
+    mode: "sum" or "mean" over a bag; an empty bag gives zeros.
+    padding_key: this key is no part of any bag. include_last_offset: offsets have one more at their end, the number of
+    keys. The other arguments are those of `Embedding`.
     """
 
-    def __init__(self, run: "Run", name: str, width: int, *, mode: str = "sum", std: float = 0.01,
-                 weight_decay: float | None = None, lr_scale: float = 1.0, lazy: bool = True, row_wise: bool = False,
-                 rows: str = "f32") -> None:
+    def __init__(self, run: "Run", name: str, width: int, *, mode: str = "sum", padding_key: int | str | None = None,
+                 include_last_offset: bool = False, std: float = 0.01, weight_decay: float | None = None,
+                 lr_scale: float = 1.0, lazy: bool = True, row_wise: bool = False, rows: str = "f32") -> None:
         mode = one_of("mode", mode, _MODES)
-        super().__init__(run, name, width, std, weight_decay, lr_scale, lazy, row_wise, rows, {"mode": mode})
-        self.mode = mode
+        padding = None if padding_key is None else key(padding_key)
+        super().__init__(run, name, width, std, weight_decay, lr_scale, lazy, row_wise, rows,
+                         {"mode": mode, "padding_key": padding})
+        self.mode, self.include_last_offset = mode, include_last_offset
+        self._padding_row = None if padding is None else rows_of(padding)
 
-    def forward(self, keys: Any, offsets: Any = None, per_sample_weights: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, keys: Any, offsets: Any = None, per_sample_weights: Any = None) -> torch.Tensor:
         """float32 [bags, width].
 
-        keys: [bags, N], a bag a row; or [N] with offsets [bags], at which bags begin (the first at 0).
-        per_sample_weights: float [like keys], by which rows are multiplied before they are summed (mode "sum"); it may
-        need a gradient.
+        keys: [bags, N], a bag a row; or [N] with offsets, integers [bags] that rise from 0 on, at which bags begin.
+        per_sample_weights: float [like keys], by which rows are multiplied before they are summed (mode "sum"); they
+        may need a gradient.
         """
         return self.start(keys, offsets, per_sample_weights).wait()
 
     @opaque
-    def start(self, keys: Any, offsets: Any = None, per_sample_weights: torch.Tensor | None = None) -> "BagLookup":
+    def start(self, keys: Any, offsets: Any = None, per_sample_weights: Any = None) -> "BagLookup":
         """Asks the servers and returns at once."""
         rows = rows_of(keys)
         if offsets is None and rows.ndim != 2 or offsets is not None and rows.ndim != 1:
             raise InvalidError(f"EmbeddingBag {self.name}: keys of shape {rows.shape}: give [bags, N], or [N] with "
                                "offsets")
-        if per_sample_weights is not None:
-            if self.mode != "sum":
-                raise InvalidError(f"EmbeddingBag {self.name}: per_sample_weights go with mode \"sum\"")
-            if tuple(per_sample_weights.shape) != rows.shape:
-                raise InvalidError(f"EmbeddingBag {self.name}: per_sample_weights of shape "
-                                   f"{tuple(per_sample_weights.shape)} for keys of shape {rows.shape}")
-        if offsets is not None:
-            offsets = torch.as_tensor(np.asarray(offsets.cpu() if isinstance(offsets, torch.Tensor) else offsets),
-                                      dtype=torch.int64)
-            in_order = len(offsets) == 0 or (int(offsets[0]) == 0 and int(offsets[-1]) <= len(rows)
-                                             and bool((offsets[1:] >= offsets[:-1]).all()))
-            if offsets.ndim != 1 or not in_order or len(offsets) == 0 and len(rows) > 0:
-                raise InvalidError(f"EmbeddingBag {self.name}: offsets have to rise from 0 to at most {len(rows)}")
-        return BagLookup(self.table.start(rows), _device_of(keys), offsets, per_sample_weights, self.mode)
+        weights = None if per_sample_weights is None else self._weights(per_sample_weights, rows.shape)
+        begins = (np.arange(len(rows), dtype=np.int64) * rows.shape[1] if offsets is None
+                  else self._offsets(offsets, len(rows)))
+        if self._padding_row is not None:
+            kept = (rows != self._padding_row).reshape(-1)
+            before = np.concatenate([[0], np.cumsum(kept)])  # of those kept
+            begins = before[begins]
+            rows = rows.reshape(-1)[kept]
+            weights = None if weights is None else weights.reshape(-1)[torch.from_numpy(kept).to(weights.device)]
+        return BagLookup(self.table.start(rows.reshape(-1)), _device_of(keys), torch.from_numpy(begins),
+                         None if weights is None else weights.reshape(-1), self.mode)
+
+    def _weights(self, weights: Any, shape: tuple[int, ...]) -> torch.Tensor:
+        if self.mode != "sum":
+            raise InvalidError(f"EmbeddingBag {self.name}: per_sample_weights go with mode \"sum\"")
+        if not isinstance(weights, torch.Tensor):
+            weights = torch.as_tensor(np.asarray(weights))
+        if tuple(weights.shape) != shape:
+            raise InvalidError(f"EmbeddingBag {self.name}: per_sample_weights of shape {tuple(weights.shape)} for keys "
+                               f"of shape {shape}")
+        floats: torch.Tensor = weights.float()
+        return floats
+
+    def _offsets(self, offsets: Any, count: int) -> NDArray[np.int64]:
+        """Where bags of `count` keys begin."""
+        array = offsets.cpu().numpy() if isinstance(offsets, torch.Tensor) else np.asarray(offsets)
+        if array.ndim != 1 or array.dtype.kind not in "iu" and array.size > 0:
+            raise InvalidError(f"EmbeddingBag {self.name}: offsets of {array.dtype} {array.shape}; they are integers "
+                               "[bags]")
+        begins: NDArray[np.int64] = array.astype(np.int64)
+        ends = count if len(begins) == 0 else int(begins[-1])
+        in_order = len(begins) > 0 and begins[0] == 0 and ends <= count and bool((begins[1:] >= begins[:-1]).all())
+        if self.include_last_offset and in_order and ends == count:
+            begins = begins[:-1]
+            return begins
+        if self.include_last_offset or not in_order and (len(begins) > 0 or count > 0):
+            raise InvalidError(f"EmbeddingBag {self.name}: offsets have to rise from 0 to "
+                               f"{'' if self.include_last_offset else 'at most '}{count}")
+        return begins
 
 
 class BagLookup:
     """A look-up that is under way: `wait()` gives the layer's output."""
 
-    def __init__(self, rows: "Rows", device: torch.device, offsets: torch.Tensor | None,
-                 weights: torch.Tensor | None, mode: str) -> None:
+    def __init__(self, rows: "Rows", device: torch.device, begins: torch.Tensor, weights: torch.Tensor | None,
+                 mode: str) -> None:
         self._rows = rows
         self._device = device
-        self._offsets = None if offsets is None else offsets.to(device)
+        self._begins = begins
         self._weights = weights
         self._mode = mode
 
@@ -144,11 +175,12 @@ class BagLookup:
         """[bags, width], on the keys' device."""
         values = self._rows.wait().to(self._device)
         positions = self._rows.positions.to(self._device)
-        if self._offsets is not None and len(self._offsets) == 0 or positions.numel() == 0:
-            bags = len(positions) if self._offsets is None else len(self._offsets)
-            return values.new_zeros((bags, values.shape[1]))
-        weights = None if self._weights is None else self._weights.float()
-        return F.embedding_bag(positions, values, self._offsets, mode=self._mode, per_sample_weights=weights)
+        if positions.numel() == 0:  # with the gradients that there are, of nothing
+            nothing = values.sum() + (0.0 if self._weights is None else self._weights.sum().to(self._device))
+            return values.new_zeros((len(self._begins), values.shape[1])) + nothing
+        weights = None if self._weights is None else self._weights.to(self._device)
+        return F.embedding_bag(positions, values, self._begins.to(self._device), mode=self._mode,
+                               per_sample_weights=weights)
 
 
 def _device_of(keys: Any) -> torch.device:

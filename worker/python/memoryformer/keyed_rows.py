@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from typing import Any, Iterable
 
 import numpy as np
@@ -20,12 +21,15 @@ def key(value: int | str | bytes) -> int:
     bytes over its UTF-8, little-endian: of a billion texts two have the same key with a chance of 3%.
     """
     if isinstance(value, (str, bytes)):
-        data = value.encode() if isinstance(value, str) else value
+        data = value.encode(errors="surrogatepass") if isinstance(value, str) else value
         return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+    truth = isinstance(value, (bool, np.bool_)) or isinstance(value, torch.Tensor) and value.dtype == torch.bool
     try:
-        number = value.__index__()
-    except AttributeError:
-        raise InvalidError(f"key: {value!r} is neither an integer nor a text") from None
+        number = None if truth else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise InvalidError(f"key: {value!r} is neither an integer nor a text")
     if not -(1 << 63) <= number < 1 << 64:
         raise InvalidError(f"key: {number} does not fit 64 bits; give it as a text")
     return number - (1 << 64) if number >= 1 << 63 else number
@@ -33,42 +37,59 @@ def key(value: int | str | bytes) -> int:
 
 def keys(values: Iterable[int | str | bytes]) -> torch.Tensor:
     """int64 [N], the `key` of each."""
+    if isinstance(values, (str, bytes)):
+        raise InvalidError(f"keys: {values!r} is one text; give a list of them, or use key()")
     return torch.tensor([key(value) for value in values], dtype=torch.int64)
 
 
-def cross(*parts: torch.Tensor) -> torch.Tensor:
-    """Keys of combinations: int64 in the shape that the parts, keys of any integer type, broadcast to.
+def cross(*parts: Any) -> torch.Tensor:
+    """Keys of combinations: int64 in the shape that the parts, keys as layers take them, broadcast to, on the device
+    of the first tensor.
 
-    h = mix(part 1), then h = mix(h + part 2) and so on modulo 2 ** 64, where mix is the finaliser of MurmurHash3
-    (fmix64). The order of the parts counts.
+    h = mix(number of parts), then h = mix(h + part) for one part after the other, modulo 2 ** 64, where mix is the
+    finaliser of MurmurHash3 (fmix64). The order of the parts counts.
     """
     if not parts:
         raise InvalidError("cross: give one key or more")
-    first, *others = np.broadcast_arrays(*[as_bits(part) for part in parts])
-    mixed = _mix(first)
-    for other in others:
-        mixed = _mix(mixed + other)
-    return torch.from_numpy(mixed.view(np.int64))
+    try:
+        bits = np.broadcast_arrays(*[as_bits(part) for part in parts])
+    except ValueError as error:
+        raise InvalidError(f"cross: {error}") from None
+    mixed = _mix(np.full(bits[0].shape, len(bits), np.uint64))
+    for part in bits:
+        mixed = _mix(mixed + part)
+    devices = [part.device for part in parts if isinstance(part, torch.Tensor)]
+    return torch.from_numpy(mixed.view(np.int64)).to(devices[0] if devices else "cpu")
 
 
 def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    numbers = np.ascontiguousarray(numbers).reshape(numbers.shape)
-    mixed = np.empty_like(numbers)
-    _native.rows_of_keys(numbers, mixed)
-    return mixed
+    flat = np.ascontiguousarray(numbers).reshape(-1)
+    mixed = np.empty_like(flat)
+    _native.rows_of_keys(flat, mixed)
+    return mixed.reshape(np.shape(numbers))
 
 
 def as_bits(values: Any) -> NDArray[np.uint64]:
-    """Keys as people give them: a tensor or an array of integers, or what `keys` takes."""
+    """Keys as people give them, in their shape: a tensor or an array of integers, an integer, or lists of integers and
+    texts."""
     if isinstance(values, torch.Tensor):
         if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
             raise InvalidError(f"keys: a tensor of {values.dtype}; keys are integers, mf.keys() makes them of texts")
+        if values.layout != torch.strided:
+            raise InvalidError(f"keys: a tensor of layout {values.layout}; give a dense one")
         bits: NDArray[np.uint64] = values.detach().cpu().contiguous().to(torch.int64).numpy().view(np.uint64)
         return bits
-    array = np.asarray(values)
-    if array.dtype.kind not in "iu":
-        array = keys(values).numpy()
-    return np.ascontiguousarray(array).astype(np.int64 if array.dtype.kind == "i" else np.uint64).view(np.uint64)
+    if isinstance(values, (str, bytes)):
+        raise InvalidError(f"keys: {values!r} is one text; give a list of them")
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "iu" and array.size > 0:
+            # Texts, or integers that NumPy has no type for.
+            array = array.astype(object) if isinstance(values, np.ndarray) else np.array(values, dtype=object)
+            array = np.array([key(value) for value in array.reshape(-1)], np.int64).reshape(array.shape)
+    except ValueError:
+        raise InvalidError("keys: lists of different lengths; use an EmbeddingBag with offsets") from None
+    return array.astype(np.uint64 if array.dtype.kind == "u" else np.int64, order="C").view(np.uint64)
 
 
 def rows_of(values: Any) -> NDArray[np.uint64]:

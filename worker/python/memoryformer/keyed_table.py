@@ -19,6 +19,9 @@ _LISTED = 1 << 22  # rows that servers list at once
 class KeyedTable(RowTable):
     """Rows by key: key k has the row mix(k), see common/run/keyed_rows.h."""
 
+    def file_names(self) -> list[str]:
+        return [f"{self.spec.name}.keys", f"{self.spec.name}.rows"]
+
     def state(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
         native, spec = self._run.native, self.spec
         parts = list(self._listed(epoch, step))
@@ -46,11 +49,14 @@ class KeyedTable(RowTable):
 
     def given(self, path: object, tensors: Mapping[str, NDArray[Any]]) -> GivenRows | None:
         name = self.spec.name
-        if f"{name}.rows" not in tensors:
+        there = [file_name for file_name in self.file_names() if file_name in tensors]
+        if not there:
             return None
-        keys, values = tensors.get(f"{name}.keys"), tensors[f"{name}.rows"]
-        if keys is None or keys.dtype.kind not in "iu" or keys.ndim != 1:
-            raise InvalidError(f"{path}: {name}.rows is there without {name}.keys, integers [N]")
+        if len(there) == 1:
+            raise InvalidError(f"{path}: has only {there[0]} of {' and '.join(self.file_names())}")
+        keys, values = tensors[f"{name}.keys"], tensors[f"{name}.rows"]
+        if keys.dtype.kind not in "iu" or keys.ndim != 1:
+            raise InvalidError(f"{path}: {name}.keys is {keys.dtype} {keys.shape}; it has to be integers [N]")
         check_shape(path, f"{name}.rows", values, (len(keys), self.spec.columns))
         rows = rows_of(np.array(keys))
         order = np.argsort(rows)

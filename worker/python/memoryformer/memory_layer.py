@@ -193,7 +193,7 @@ class Lookup:
         """Adds the rows' gradients to the step's, and returns dL/dw [K * probes, T] if it is wanted."""
         gradient = dy.detach().float().cpu().contiguous().numpy()
         dweights = np.empty(self._arrays[1].shape, np.float32) if wanted else None
-        self._table.contribute(*self._arrays, self._hashed.tokens, gradient, dweights)
+        self._table.contribute(self._request, *self._arrays, self._hashed.tokens, gradient, dweights)
         return None if dweights is None else torch.from_numpy(dweights).to(dy.device)
 
 
@@ -203,10 +203,16 @@ class PulledLookup:
     def __init__(self, layer: "MemoryLayer", table: RowTable, hashed: Hashed) -> None:
         self._layer = layer
         self._hashed = hashed
-        buckets = hashed.buckets.cpu().numpy()
-        bits = layer.hash.tau
-        # Rows from half a type's range on are negative in it.
-        buckets = buckets.astype(np.int64) & ((1 << bits) - 1)
+        bits, spec = layer.hash.tau, table.spec
+        buckets = hashed.buckets.cpu().contiguous().numpy()
+        if len(buckets) != spec.tables * spec.probes:
+            raise InvalidError(f"{spec.name}: was given {len(buckets)} rows a token, and reads "
+                               f"{spec.tables * spec.probes}: the hash of another layer?")
+        if buckets.dtype in (np.int16, np.int32):  # numbers from half the type's range on are negative in it
+            buckets = buckets.view(buckets.dtype.str.replace("i", "u"))
+        buckets = buckets.astype(np.int64)
+        if buckets.size and not 0 <= buckets.min() <= buckets.max() < 1 << bits:
+            raise InvalidError(f"{spec.name}: a bucket number is not from 0 to {(1 << bits) - 1}")
         first = (np.arange(len(buckets)) // layer.hash.probes << bits)[:, None]
         self._rows = table.start(np.ascontiguousarray((buckets + first).T.astype(np.uint64)))
 

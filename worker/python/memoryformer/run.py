@@ -167,6 +167,8 @@ class Run:
         self._still_open(f"layer {name}")
         if name in self._layer_abouts:
             raise InvalidError(f"{name}: there is a layer of this name already")
+        if name.startswith("parameters."):
+            raise InvalidError(f"{name}: names that begin with parameters. are of what is shared")
         spec = _native.TensorSpec()
         spec.id, spec.name = len(self.tables), name
         rules.fill(spec, self.optimizer)
@@ -528,6 +530,11 @@ class Run:
         description.rules = self._rules
         parameters = self._parameters.describe(len(self.tables), self.optimizer)
         description.tensors = [table.spec for table in self.tables] + parameters
+        taken = set(self._parameters.names())
+        for name in [name for table in self.tables for name in table.file_names()]:
+            if name in taken:
+                raise InvalidError(f"{name}: a parameter or another layer has this name in files; rename one of them")
+            taken.add(name)
         if not description.tensors:
             raise InvalidError("the run has nothing to train: no layers, and no module was shared")
         description.about = self._about()

@@ -20,8 +20,8 @@ from .checks import real
 from .errors import Error, InvalidError
 from .optimizers import Optimizer
 
-COLUMNS = 1024
-_ROWS_MAX = 1 << 16  # of one tensor: 256 MiB
+COLUMNS = 4096  # 64 blocks: on up to 64 servers
+_ROWS_MAX = 1 << 14  # of one tensor: 256 MiB
 
 #: (name, parameter) to {"weight_decay": ..., "lr_scale": ...}, or None for the run's own.
 Rules = Callable[[str, torch.nn.Parameter], "Mapping[str, float] | None"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,19 @@ def index_type(bits: int) -> torch.dtype:
 class Request:
     """Sums that servers are asked for."""
 
-    def __init__(self, out: NDArray[np.float32], parts: list[_native.Pending], guarded: Callable[..., Any]) -> None:
+    def __init__(self, table: "SumTable", out: NDArray[np.float32], parts: list[_native.Pending],
+                 token: object) -> None:
+        self._table = table
         self._out = out
         self._parts = parts
-        self._guarded = guarded
+        self.token = token  # of the micro-batch that trains the rows; None: they are only read
 
     def values(self) -> NDArray[np.float32]:
         """float32 [T, columns]; zeros if the micro-batch is nobody's any more."""
+        if self.token is not None:
+            self._table.check_current(self.token)
         for part in self._parts:
-            self._guarded(part.wait)
+            self._table.guarded(part.wait)
         self._parts = []
         return self._out
 
@@ -69,17 +73,19 @@ class SumTable(Table):
             cut = (np.ascontiguousarray(indices[:, begin:end]), np.ascontiguousarray(weights[:, begin:end]))
             part = run.guarded(lambda: run.native.forward(at, spec.id, end - begin, *cut, out[begin:end]))
             parts += [] if part is None else [part]
-        return Request(out, parts, run.guarded)
+        return Request(self, out, parts, run.work.token if training and run.work is not None else None)
 
-    def contribute(self, indices: NDArray[Any], weights: NDArray[np.float32], tokens: int,
+    def contribute(self, asked: Request, indices: NDArray[Any], weights: NDArray[np.float32], tokens: int,
                    gradient: NDArray[np.float32], dweights: NDArray[np.float32] | None) -> None:
-        """Contributes gradient [T, columns] to the rows; fills dweights [pairs, T] with dL/dw. Once in a
-        micro-batch."""
+        """After the request for their sums: contributes gradient [T, columns] to the rows; fills dweights [pairs, T]
+        with dL/dw. Once in a micro-batch."""
         run, spec = self._run, self.spec
         work = run.work
         if work is None:
             raise Error(f"{spec.name}: a gradient outside of a micro-batch of its run; call work.backward() there",
                         "invalid")
+        if asked.token is not None:
+            self.check_current(asked.token)
         if self.sent(work):
             raise Error(f"{spec.name}: a second gradient in micro-batch {work.number} of step {work.step}; a layer is "
                         "used once in it: give each place a layer of its own, or put both inputs into one call",

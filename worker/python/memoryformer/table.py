@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Mapping, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .run import Run
     from .work import Work
 
+_T = TypeVar("_T")
 READ_BYTES = 64 << 20  # of a table at once
 
 
@@ -40,8 +41,9 @@ class TableRules:
         spec.columns = whole("width", self.columns, 1, 1 << 20)
         spec.init, spec.init_value = _native.Init.normal, real("std", self.std, 0)
         spec.optimizer = optimizer.native(self.lazy, self.row_wise)
-        spec.weight_decay = optimizer.weight_decay if self.weight_decay is None else self.weight_decay
-        spec.rate_scale = self.lr_scale
+        decay = optimizer.weight_decay if self.weight_decay is None else self.weight_decay
+        spec.weight_decay = real(f"{spec.name}: weight_decay", decay, 0)
+        spec.rate_scale = real(f"{spec.name}: lr_scale", self.lr_scale, 0)
         spec.row_type = _native.RowType.bf16 if self.rows == "bf16" else _native.RowType.f32
 
 
@@ -70,6 +72,17 @@ class Table:
 
     # In a micro-batch.
 
+    def guarded(self, call: Callable[[], _T]) -> _T | None:
+        """See Run."""
+        return self._run.guarded(call)
+
+    def check_current(self, token: object) -> None:
+        """Error unless the micro-batch with this token is the one under way: what was read in it was of its step."""
+        work = self._run.work
+        if work is None or work.token is not token:
+            raise Error(f"{self.spec.name}: a look-up of an earlier micro-batch; look up again in each, also where a "
+                        "graph is kept", "invalid")
+
     def sent(self, work: "Work") -> bool:
         """Whether servers have a gradient of it for the micro-batch already."""
         raise NotImplementedError
@@ -82,6 +95,10 @@ class Table:
         raise NotImplementedError
 
     # As a whole.
+
+    def file_names(self) -> list[str]:
+        """Of its tensors in `state` and in files."""
+        return [self.spec.name]
 
     def state(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
         """Its tensors in a finished state, by name."""
