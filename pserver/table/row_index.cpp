@@ -7,6 +7,7 @@ namespace {
 constexpr uint64_t kDirectRowsMax = 1 << 17;  // 512 KiB of slots
 constexpr size_t kFirstSlots = 64;
 constexpr size_t kAhead = 16;
+constexpr uint32_t kRowsPerPause = 1 << 14;  // below a millisecond
 }  // namespace
 
 RowIndex::RowIndex(uint64_t rows) : direct_(rows <= kDirectRowsMax) {
@@ -26,7 +27,7 @@ uint32_t RowIndex::Find(uint64_t row) const {
   }
 }
 
-uint32_t RowIndex::Insert(uint64_t row) {
+uint32_t RowIndex::Insert(uint64_t row, const std::function<void()>& pause) {
   const uint32_t next = static_cast<uint32_t>(rows_.size());
   if (direct_) {
     if (slots_[row] != kNone) return slots_[row];
@@ -34,7 +35,7 @@ uint32_t RowIndex::Insert(uint64_t row) {
     slots_[row] = next;
     return next;
   }
-  if ((rows_.size() + 1) * 4 > slots_.size() * 3) Grow();  // at most three quarters full
+  if ((rows_.size() + 1) * 4 > slots_.size() * 3) Grow(pause);  // at most three quarters full
   const size_t mask = slots_.size() - 1;
   size_t i = Bucket(row);
   for (; slots_[i] != kNone; i = (i + 1) & mask) {
@@ -45,11 +46,12 @@ uint32_t RowIndex::Insert(uint64_t row) {
   return next;
 }
 
-void RowIndex::Grow() {
+void RowIndex::Grow(const std::function<void()>& pause) {
   slots_.assign(slots_.size() * 2, kNone);
   const size_t mask = slots_.size() - 1;
   for (uint32_t slot = 0; slot < rows_.size(); ++slot) {
-    // Each is somewhere else in memory; a server answers nobody while millions are waited for.
+    if (pause != nullptr && slot % kRowsPerPause == kRowsPerPause - 1) pause();
+    // Each is somewhere else in memory.
     if (slot + kAhead < rows_.size()) Prefetch(rows_[slot + kAhead]);
     size_t i = Bucket(rows_[slot]);
     while (slots_[i] != kNone) i = (i + 1) & mask;

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace mf {
@@ -19,8 +20,9 @@ class RowIndex {
 
   /// The slot of `row`, or kNone.
   uint32_t Find(uint64_t row) const;
-  /// The slot of `row`; a new one (== the size before) if it had none.
-  uint32_t Insert(uint64_t row);
+  /// The slot of `row`; a new one (== the size before) if it had none. Calls `pause` now and then
+  /// while the index of millions of rows is made anew; it must not use the index.
+  uint32_t Insert(uint64_t row, const std::function<void()>& pause = {});
   /// Hints that `row` will be looked up soon.
   void Prefetch(uint64_t row) const;
   /// Forgets all rows; keeps the memory.
@@ -37,7 +39,7 @@ class RowIndex {
 
  private:
   size_t Bucket(uint64_t row) const;
-  void Grow();
+  void Grow(const std::function<void()>& pause);
 
   bool direct_ = true;
   std::vector<uint32_t> slots_;  // direct: by row; else a power-of-two table of slots, kNone = free

@@ -14,8 +14,9 @@ constexpr size_t kScratchChunksKept = 8;  // 32 MiB a table
 // A plane of a sparse table grows by so much: little is touched in vain. Keyed tensors have 64
 // tables, whatever they hold.
 constexpr size_t kSparseChunkBytes = 64 << 10, kKeyedChunkBytes = 4 << 10;
-constexpr uint32_t kRowsPerPause = 256;  // rows of a kilobyte: some tenths of a millisecond
-constexpr size_t kPrefetchAhead = 16;    // rows looked up ahead in a hash index
+constexpr uint32_t kRowsPerPause = 256;   // rows of a kilobyte: some tenths of a millisecond
+constexpr size_t kPrefetchedBytes = 512;  // of a row: the processor sees what follows
+constexpr size_t kPrefetchAhead = 16;     // rows looked up ahead in a hash index
 }  // namespace
 
 void ReadScratch::Reset() {
@@ -146,6 +147,16 @@ void Table::ReadMany(std::span<const uint32_t> rows, bool training, const Tensor
   }
 }
 
+void Table::PrefetchRow(uint64_t row) const {
+  const uint32_t slot = SlotOf(row);
+  if (slot == RowIndex::kNone) return;
+  __builtin_prefetch(&updated_at_[slot]);
+  const char* weights = static_cast<const char*>(VisibleAt(slot));
+  const size_t bytes = layout_.stride * (split() ? sizeof(uint16_t) : sizeof(float));
+  for (size_t at = 0; at < std::min<size_t>(bytes, kPrefetchedBytes); at += 64)
+    __builtin_prefetch(weights + at);
+}
+
 const void* Table::ReadAt(uint64_t row, bool training, const TensorHistory& history,
                           double untouched, ReadScratch& scratch) {
   const uint32_t slot = SlotOf(row);
@@ -224,7 +235,7 @@ void Table::Materialise(const std::vector<Gradients::Hit>& hits,
   for (size_t i = 0; i < hits.size(); ++i) {
     if (i + kPrefetchAhead < hits.size()) index_.Prefetch(hits[i + kPrefetchAhead].row);
     const size_t before = index_.size();
-    const uint32_t slot = index_.Insert(hits[i].row);
+    const uint32_t slot = index_.Insert(hits[i].row, pause);
     step_slots_[i] = slot;
     if (index_.size() == before) continue;
     ReserveSlots(slot + 1);

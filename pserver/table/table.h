@@ -73,6 +73,11 @@ class Table {
                    ReadScratch& scratch) {
     return ReadAt(row, training, history, NeverUpdated(history), scratch);
   }
+  /// Hints that rows will be read soon: first PrefetchIndex() of some of them, then PrefetchRow().
+  void PrefetchIndex(uint64_t row) const {
+    if (storage_ == Storage::kSparse) index_.Prefetch(row);
+  }
+  void PrefetchRow(uint64_t row) const;
   /// The same for all `rows`: out[i] is rows[i].
   void ReadMany(std::span<const uint32_t> rows, bool training, const TensorHistory& history,
                 ReadScratch& scratch, const void** out);

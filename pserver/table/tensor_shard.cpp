@@ -15,6 +15,7 @@ constexpr size_t kJobBytes = size_t{1} << 20;
 uint64_t RowsPerJob(size_t row_bytes) {
   return std::clamp<uint64_t>(kJobBytes / row_bytes, 16, 4096);
 }
+constexpr size_t kRowsAhead = 32;     // of a pull: what a processor can wait for at once
 constexpr size_t kTokensPerJob = 64;  // least tokens of a gather job
 
 }  // namespace
@@ -173,8 +174,14 @@ void TensorShard::Pull(std::span<const uint64_t> rows, bool training, const Upda
   const TensorHistory& own = history.Of(layout_.spec.id);
   const auto read = [&](size_t begin, size_t end, uint64_t table, ReadScratch& scratch) {
     scratch.Reset();
+    Table& from = *tables_[table];
     for (size_t i = begin; i < end; ++i) {
-      const void* row = tables_[table]->Read(RowInTable(rows[i]), training, own, scratch);
+      if ((i - begin) % kRowsAhead == 0) {  // they lie anywhere in memory
+        const size_t last = std::min(end, i + kRowsAhead);
+        for (size_t j = i; j < last; ++j) from.PrefetchIndex(RowInTable(rows[j]));
+        for (size_t j = i; j < last; ++j) from.PrefetchRow(RowInTable(rows[j]));
+      }
+      const void* row = from.Read(RowInTable(rows[i]), training, own, scratch);
       if (layout_.spec.row_type == RowType::kBf16) {
         UnpackBf16(values + i * width, row, width);
       } else {
