@@ -208,19 +208,22 @@ Status Shard::Do(const PullRequest& pull, Call& call) {
   const TensorSpec& spec = tensor->layout().spec;
   const size_t width = tensor->layout().width();
   const Frame& ids = payload[0];
-  const uint64_t count = ids.size() > 0 ? ids.size() / sizeof(uint64_t) : pull.row_count;
+  const bool named = ids.size() > 0;
+  const uint64_t count = named ? ids.size() / sizeof(uint64_t) : pull.row_count;
   if (ids.size() % sizeof(uint64_t) != 0 || count > kBytesPerReply / (width * sizeof(float))) {
     return Bad("pull of " + std::to_string(count) + " rows of " + spec.name);
   }
-  const Buffer list(count * sizeof(uint64_t));
-  const std::span<uint64_t> rows(list.as<uint64_t>(), count);
-  if (ids.size() > 0) {
-    std::memcpy(list.data(), ids.data(), ids.size());
-    MF_RETURN_IF_ERROR(CheckRows(tensor->layout(), rows));
-  } else if (count > 0) {
+  if (!named && count > 0) {  // before memory is taken for them
     MF_RETURN_IF_ERROR(CheckUnnamed(spec));
     if (count > spec.total_rows() || pull.first_row > spec.total_rows() - count)
       return Bad("rows beyond the end of " + spec.name);
+  }
+  const Buffer list(count * sizeof(uint64_t));
+  const std::span<uint64_t> rows(list.as<uint64_t>(), count);
+  if (named) {
+    std::memcpy(list.data(), ids.data(), ids.size());
+    MF_RETURN_IF_ERROR(CheckRows(tensor->layout(), rows));
+  } else {
     std::iota(rows.begin(), rows.end(), pull.first_row);
   }
   Buffer values(count * width * sizeof(float));
