@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Shows that the tests of the state machines notice when a check is missing.
 
-    run.py COMPILER [BUILD] [--third]
+    run.py COMPILER [BUILD] [--sixth]
 
 Each mutation takes one check out of a copy of the sources, builds the machine's test against it and
 expects a test to fail. With a BUILD folder (Ninja's, with everything built) also mutations that whole
 servers are needed for: the mutated file is compiled as the build compiles it and linked before the
-libraries into zombie_test and simulation_test. With --third only a third of these, another one each
+libraries into zombie_test and simulation_test. With --sixth only a sixth of these, another one each
 day; of the others it is seen to that they can be applied. Exit code 1 if a mutant survives, if its
 text is not found exactly once, or if the tests fail without any mutation.
 """
@@ -262,10 +262,10 @@ def test_systems(build, pool, some):
 
 
 def main():
-    third = "--third" in sys.argv
-    if third:
-        sys.argv.remove("--third")
-    some = slice(int(time.time() // 86400) % 3, None, 3) if third else slice(None)
+    sixth = "--sixth" in sys.argv
+    if sixth:
+        sys.argv.remove("--sixth")
+    some = slice(int(time.time() // 86400) % 6, None, 6) if sixth else slice(None)
     compiler = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("CXX", "c++")
     cases = [(f"{machine} as it is", machine, None, None) for machine in ("coordinator", "commit")]
     cases += MUTATIONS

@@ -7,7 +7,7 @@ if(TARGET mf_python)
   add_test(NAME python_loop COMMAND ${MF_PYTHON} -B ${MF_PYTHON_TESTS}/loop_test.py ${MF_PACKAGE})
   add_test(NAME python_reference COMMAND ${MF_PYTHON} -B ${MF_PYTHON_TESTS}/reference_test.py ${MF_PACKAGE}
     $<TARGET_FILE:reference_dump>)
-  math(EXPR kills "8 * ${MF_TRIALS}")
+  math(EXPR kills "5 * ${MF_TRIALS}")
   add_test(NAME python_cluster COMMAND ${MF_PYTHON} -B ${MF_PYTHON_TESTS}/cluster_test.py ${MF_PACKAGE}
     $<TARGET_FILE:pserver> --kills ${kills})
   add_test(NAME python_wheel COMMAND ${MF_PYTHON} -B ${MF_PYTHON_TESTS}/wheel_test.py ${CMAKE_BINARY_DIR})
