@@ -10,7 +10,6 @@
 #include "pserver/snapshot/snapshot_folders.h"
 #include "pserver/snapshot/snapshot_format.h"
 #include "pserver/snapshot/snapshot_rocksdb.h"
-#include "pserver/table/row_format.h"
 
 namespace mf {
 namespace {
@@ -87,10 +86,14 @@ Status MergedSnapshot::OpenSources(const Options& options) {
   }
   MF_ASSIGN_OR_RETURN(run_, RunDescription::FromJson(sources_[0].info.description));
   MF_RETURN_IF_ERROR(CheckShards(run_, static_cast<int64_t>(sources_.size())));
+  for (const TensorSpec& spec : run_.tensors) {
+    formats_.push_back(RowFormat::Whole(spec, run_.rules.column_blocks));
+  }
   for (size_t i = 0; i < folders.size(); ++i) {
     for (const TensorSpec& spec : run_.tensors) {
       sources_[i].layouts.push_back(
           LayoutOf(spec, run_.rules.column_blocks, folders[i].shard, folders[i].shards));
+      sources_[i].formats.emplace_back(spec, sources_[i].layouts.back().share);
     }
     MF_ASSIGN_OR_RETURN(sources_[i].cursor, readers[i]->Open(step_));
   }
@@ -162,12 +165,11 @@ Status MergedSnapshot::CheckKey(const Source& source) const {
 }
 
 Status MergedSnapshot::TakeRow(const Source& first) {
-  const TensorSpec& tensor = run_.tensors[key_.space];
-  const RowFormat whole = RowFormat::Whole(tensor, run_.rules.column_blocks);
+  const RowFormat& whole = formats_[key_.space];
   entry_.resize(whole.bytes());
   for (const Source& source : sources_) {
     if (!source.Has(key_)) continue;
-    const RowFormat part(tensor, source.layouts[key_.space].share);
+    const RowFormat& part = source.formats[key_.space];
     const size_t due = part.bytes();
     if (source.cursor->bytes() != due)
       return Status::Failed(source.path + ": " + NameOf(key_) + " has " +

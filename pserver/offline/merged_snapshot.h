@@ -14,6 +14,7 @@
 #include "pserver/snapshot/snapshot_key.h"
 #include "pserver/snapshot/snapshot_store.h"
 #include "pserver/table/layout.h"
+#include "pserver/table/row_format.h"
 
 namespace mf {
 
@@ -34,6 +35,8 @@ class MergedSnapshot {
   uint32_t shards() const { return static_cast<uint32_t>(sources_.size()); }
   /// Of server 0.
   const SnapshotInfo& info() const { return sources_[0].info; }
+  /// Of data(), where that is a row of the tensor.
+  const RowFormat& format(uint32_t tensor) const { return formats_[tensor]; }
   /// How many rows of tensors there are.
   uint64_t rows() const { return rows_; }
 
@@ -53,6 +56,7 @@ class MergedSnapshot {
     SnapshotInfo info;
     std::unique_ptr<SnapshotCursor> cursor;
     std::vector<TensorLayout> layouts;
+    std::vector<RowFormat> formats;  // of its part of a row, by tensor
 
     bool At(const SnapshotKey& key) const {
       return cursor->Valid() && cursor->space() == key.space && cursor->id() == key.id;
@@ -71,6 +75,7 @@ class MergedSnapshot {
   static Status Disagree(const Source& a, const Source& b, const std::string& what);
 
   RunDescription run_;
+  std::vector<RowFormat> formats_;  // of rows with all columns, by tensor
   uint64_t step_ = 0, rows_ = 0;
   std::vector<Source> sources_;
   bool begun_ = false;

@@ -22,6 +22,7 @@ namespace {
 struct Target {
   std::unique_ptr<SnapshotStore> store;
   std::vector<TensorLayout> layouts;
+  std::vector<RowFormat> formats;  // of its part of a row, by tensor
 };
 
 class Resharder {
@@ -95,6 +96,8 @@ Status Resharder::OpenTargets() {
                         OpenRocksSnapshots(DataDirectory::PathOf(temporary_, i, options_.shards)));
     MF_RETURN_IF_ERROR(target.store->Begin());
     target.layouts = Layouts(i, options_.shards);
+    for (const TensorLayout& layout : target.layouts)
+      target.formats.emplace_back(layout.spec, layout.share);
     targets_.push_back(std::move(target));
   }
   return Status::Ok();
@@ -120,14 +123,11 @@ Status Resharder::CopyStep() {
 
 Status Resharder::CopyRow() {
   const SnapshotKey& key = source_->key();
-  const TensorSpec& tensor = source_->run().tensors[key.space];
-  const RowFormat whole = RowFormat::Whole(tensor, source_->run().rules.column_blocks);
   for (Target& target : targets_) {
-    const TensorLayout& layout = target.layouts[key.space];
-    if (!layout.Has(key.id)) continue;
-    const RowFormat part(tensor, layout.share);
+    if (!target.layouts[key.space].Has(key.id)) continue;
+    const RowFormat& part = target.formats[key.space];
     cut_.resize(part.bytes());
-    part.Cut(whole, source_->data(), cut_.data());
+    part.Cut(source_->format(key.space), source_->data(), cut_.data());
     MF_RETURN_IF_ERROR(target.store->Put(key.space, key.id, cut_.data(), cut_.size()));
   }
   return Status::Ok();
