@@ -358,6 +358,10 @@ class Keys(unittest.TestCase):
         for wrong in ("alice", 1.5, None, [1.5], [True], [[1], [2, 3]], torch.ones(2) > 0):
             with self.subTest(wrong=wrong), self.assertRaises(InvalidError):
                 rows_of(wrong)
+        with self.assertRaisesRegex(InvalidError, "key: 1.5 is neither"):
+            rows_of([1.5])
+        with self.assertRaisesRegex(InvalidError, "^keys: 'alice' is one text"):
+            mf.cross("alice", [1])
 
     def test_crosses(self) -> None:
         def mix(key: int) -> int:

@@ -51,8 +51,9 @@ def cross(*parts: Any) -> torch.Tensor:
     """
     if not parts:
         raise InvalidError("cross: give one key or more")
+    separate = [as_bits(part) for part in parts]
     try:
-        bits = np.broadcast_arrays(*[as_bits(part) for part in parts])
+        bits = np.broadcast_arrays(*separate)
     except ValueError as error:
         raise InvalidError(f"cross: {error}") from None
     mixed = _mix(np.full(bits[0].shape, len(bits), np.uint64))
@@ -83,12 +84,12 @@ def as_bits(values: Any) -> NDArray[np.uint64]:
         raise InvalidError(f"keys: {values!r} is one text; give a list of them")
     try:
         array = np.asarray(values)
-        if array.dtype.kind not in "iu" and array.size > 0:
-            # Texts, or integers that NumPy has no type for.
-            array = array.astype(object) if isinstance(values, np.ndarray) else np.array(values, dtype=object)
-            array = np.array([key(value) for value in array.reshape(-1)], np.int64).reshape(array.shape)
+        if array.dtype.kind not in "iu":  # texts, or integers that NumPy has no type for
+            array = np.array(values, dtype=object)
     except ValueError:
         raise InvalidError("keys: lists of different lengths; use an EmbeddingBag with offsets") from None
+    if array.dtype == object:
+        array = np.array([key(value) for value in array.reshape(-1)], np.int64).reshape(array.shape)
     return array.astype(np.uint64 if array.dtype.kind == "u" else np.int64, order="C").view(np.uint64)
 
 
