@@ -4,23 +4,26 @@
 # stops that one; makes the base image with debootstrap where none can be pulled. Everything is torn down.
 # Exit codes: 0 all of it ran and holds, 1 something does not, 77 no engine can run here, or none of its
 # containers gets packages.
-#   tests/compose/run.sh [--keep-images] [--picture FOLDER]
-#                        --picture: trains nano on the quickstart's text, and draws the dashboards after a while
+#   tests/compose/run.sh [--built] [--keep-images] [--picture FOLDER]
+#     --built    the programs of build/release go into the image, where this is the distribution of the base image:
+#                the image does not compile what the release build has just compiled
+#     --picture  trains nano on the quickstart's text, and draws the dashboards after a while
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/support/debootstrap.sh
 source tests/support/debootstrap.sh
 
-keep_images=no picture=''
+keep_images=no built=no picture=''
 while [ $# -gt 0 ]; do
   case "$1" in
+    --built) built=yes ;;
     --keep-images) keep_images=yes ;;
     --picture)
       [ $# -ge 2 ] || { echo "tests/compose/run.sh: --picture needs a folder" >&2; exit 2; }
       picture=$2
       shift
       ;;
-    -h | --help) sed -n '2,8s/^# *//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,10s/^# *//p' "$0"; exit 0 ;;
     *) echo "tests/compose/run.sh: $1 is unknown (--help)" >&2; exit 2 ;;
   esac
   shift
@@ -117,8 +120,21 @@ echo "building the images"
 build() {
   docker build --network=host --build-arg "BASE=$base" -q "$@" > /dev/null || { echo "the image does not build" >&2; exit 1; }
 }
-build -t "$project-build" --target build -f deploy/Dockerfile .  # named, so that it can be removed
-build -t "$project-program" -f deploy/Dockerfile .
+distribution() {
+  "$@" sed -n 's/^VERSION_CODENAME=//p' /etc/os-release
+}
+if [ "$built" = yes ] && [ -x build/release/bin/pserver ] &&
+  [ "$(distribution)" = "$(distribution docker run --rm "$base")" ]; then
+  # deploy/Dockerfile without the part that compiles.
+  mkdir "$work/context"
+  cp -r deploy build/release/bin/worker build/release/bin/pserver "$work/context"
+  sed '/^FROM .* AS build$/,/^RUN cmake /d; s|--from=build /src/[^ ]*/worker /src/[^ ]*/pserver|worker pserver|' \
+    deploy/Dockerfile > "$work/context/Dockerfile"
+  build -t "$project-program" "$work/context"
+else
+  build -t "$project-build" --target build -f deploy/Dockerfile .  # named, so that it can be removed
+  build -t "$project-program" -f deploy/Dockerfile .
+fi
 build -t "$project-prometheus" -f tests/compose/prometheus.Dockerfile tests/compose
 
 config=./tests/compose/run.toml cpus=0.5 watch=()
