@@ -16,7 +16,7 @@ target_include_directories(memoryformer INTERFACE
 # What memoryformer.h includes, and nothing else.
 set(MF_PUBLIC_HEADERS
   common/base/buffer.h common/base/buffer_pool.h common/base/check.h common/base/status.h
-  common/client/answer.h common/client/session.h common/client/table_client.h
+  common/client/answer.h common/client/reader.h common/client/session.h common/client/table_client.h
   common/net/step.h
   common/run/column_blocks.h common/run/keyed_rows.h common/run/optimizer_settings.h
   common/run/run_description.h common/run/tensor_share.h common/run/tensor_spec.h)

@@ -57,7 +57,7 @@ order() {
   done
 }
 order common base run kernels metrics net client commands
-order pserver table coordinator snapshot shard offline commands
+order pserver table coordinator snapshot shard offline serving commands
 order worker tokenizer config data prepare exchange compute/cpu model compute/cuda embedded initial export tasks train experiment commands
 fence "pserver/coordinator/ is a state machine: no thread, clock, file or socket" \
   '(thread|atomic|chrono|fstream|filesystem|cstdio|unistd\.h|fcntl\.h|sys/)|[^">]*(transport|mutex|files)\.h' "$none" pserver/coordinator

@@ -89,6 +89,7 @@ inline void Write(const RunState& m, wire::RunState::Builder w) {
   Write(m.snapshots, w.initSnapshots());
   w.setHadCommon(m.had_common);
   WriteText(m.doing, [&](unsigned size) { return w.initDoing(size); });
+  WriteList(m.readable, [&](unsigned size) { return w.initReadable(size); });
 }
 inline void Read(wire::RunState::Reader w, RunState& m) {
   Read(w.getFinished(), m.finished);
@@ -96,6 +97,7 @@ inline void Read(wire::RunState::Reader w, RunState& m) {
   Read(w.getSnapshots(), m.snapshots);
   m.had_common = w.getHadCommon();
   m.doing = TextOf(w.getDoing());
+  ReadList(w.getReadable(), m.readable);
 }
 
 inline void Write(const StepRecord& m, wire::StepRecord::Builder w) {

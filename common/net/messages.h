@@ -78,6 +78,8 @@ struct RunState {
   uint64_t had_common = 0;  // newest step that all servers were once said to have; 0: none
   /// What it is at while it answers, for people: "loading step 500: 38%"; empty: nothing long.
   std::string doing = {};
+  /// Read-only servers: the finished steps that may be read, rising; empty: `finished` alone.
+  std::vector<uint64_t> readable = {};
   bool operator==(const RunState&) const = default;
 };
 

@@ -106,6 +106,7 @@ struct RunState {
   snapshots @2 :SnapshotState;
   hadCommon @3 :UInt64;
   doing @4 :Text;
+  readable @5 :List(UInt64);
 }
 
 struct HelloRequest {

@@ -38,6 +38,11 @@ Result<std::vector<ShardFolder>> CompleteSet(const MergedSnapshot::Options& opti
                          " servers are in it; bring all of them together");
 }
 
+Status NoCommonStep(const MergedSnapshot::Options& options, size_t shards) {
+  return Status::Failed(options.flag + " " + options.from + ": no step that all " +
+                        std::to_string(shards) + " shards have; nothing to read");
+}
+
 }  // namespace
 
 Status MergedSnapshot::Disagree(const Source& a, const Source& b, const std::string& what) {
@@ -49,6 +54,24 @@ Result<std::unique_ptr<MergedSnapshot>> MergedSnapshot::Open(const Options& opti
   std::unique_ptr<MergedSnapshot> merged(new MergedSnapshot());
   MF_RETURN_IF_ERROR(merged->OpenSources(options));
   return merged;
+}
+
+Result<uint64_t> MergedSnapshot::NewestBy(const Options& options, int64_t unix_seconds) {
+  MF_ASSIGN_OR_RETURN(const std::vector<ShardFolder> folders, CompleteSet(options));
+  std::vector<std::unique_ptr<SnapshotReader>> readers;
+  for (const ShardFolder& folder : folders) {
+    MF_ASSIGN_OR_RETURN(readers.emplace_back(), OpenRocksSnapshotReader(folder.path));
+  }
+  const std::vector<uint64_t> common = CommonSteps(readers);
+  if (common.empty()) return NoCommonStep(options, folders.size());
+  const auto published = [&](uint64_t step) {
+    return std::all_of(readers.begin(), readers.end(), [&](const auto& reader) {
+      const Result<SnapshotSummary> summary = reader->Summary(step);
+      return summary.ok() && summary.value().published_unix <= unix_seconds;
+    });
+  };
+  const auto newest = std::find_if(common.rbegin(), common.rend(), published);
+  return newest != common.rend() ? *newest : common.front();
 }
 
 Status MergedSnapshot::OpenSources(const Options& options) {
@@ -63,9 +86,7 @@ Status MergedSnapshot::OpenSources(const Options& options) {
     readers.push_back(std::move(reader));
   }
   const std::vector<uint64_t> common = CommonSteps(readers);
-  if (common.empty())
-    return Status::Failed(options.flag + " " + options.from + ": no step that all " +
-                          std::to_string(folders.size()) + " shards have; nothing to read");
+  if (common.empty()) return NoCommonStep(options, folders.size());
   step_ = options.step != 0 ? options.step : common.back();
   if (!std::binary_search(common.begin(), common.end(), step_))
     return Status::Invalid(options.flag + " " + options.from + ": not all shards have step " +

@@ -29,6 +29,9 @@ class MergedSnapshot {
   /// kInvalid for a folder that has no such step of all servers; kFailed if they are not of one
   /// run, or a server holds what is to be kept off.
   static Result<std::unique_ptr<MergedSnapshot>> Open(const Options& options);
+  /// The newest step that all servers have in Options::from and had published by `unix_seconds`;
+  /// where none is so old, the oldest. kInvalid or kFailed for a folder that has none.
+  static Result<uint64_t> NewestBy(const Options& options, int64_t unix_seconds);
 
   const RunDescription& run() const { return run_; }
   uint64_t step() const { return step_; }

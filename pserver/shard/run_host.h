@@ -13,12 +13,13 @@
 
 #include "common/base/thread_pool.h"
 #include "common/net/messages.h"
+#include "pserver/shard/host.h"
 #include "pserver/shard/shard.h"
 #include "pserver/shard/storage.h"
 
 namespace mf {
 
-class RunHost {
+class RunHost final : public Host {
  public:
   struct Options {
     Shard::Options shard = {};   // of the first run; `incarnation` rises with every later one
@@ -36,29 +37,22 @@ class RunHost {
   static constexpr double kQuietSeconds = 5;
 
   RunHost(const Options& options, ThreadPool& pool, Shard::Send send);
-  ~RunHost();
+  ~RunHost() override;
 
-  void Handle(const std::string& peer, const Request& request, double now);
-  /// From inside a Handle(), Work() or Tick() that takes long (ThreadPool::SetYield), for requests
-  /// that Shard::AnswersAtOnce(): a hello of another run than the one that is served has to wait.
-  void HandleMeanwhile(const std::string& peer, const Request& request, double now);
-  void Tick(double now);
-  /// The server is to end: see Shard. Another run does not begin any more.
-  void End(double now);
-  bool ending() const { return ending_; }
-  bool ReadyToEnd(double now);
-  /// For how long the disk of what is served has not answered, or is late with a snapshot; 0: it is
-  /// well.
-  double disk_busy_seconds() const;
-  /// The folder of what is served was moved or removed.
-  bool folder_moved() const { return run_storage_ != nullptr && run_storage_->moved(); }
-  /// A worker of an unfinished run has been heard of late.
-  bool HasWorkers(double now) const;
-  /// Goes on with a snapshot that is being written. True if there is more to do at once.
-  bool Work(double now) { return shard_ != nullptr && shard_->Work(now); }
-  /// After ReadyToEnd(): the last finished step could not be saved.
-  bool unsaved() const { return unsaved_ || (shard_ != nullptr && shard_->unsaved()); }
-  bool writing_snapshot() const { return shard_ != nullptr && shard_->writing_snapshot(); }
+  void Handle(const std::string& peer, const Request& request, double now) override;
+  /// A hello of another run than the one that is served has to wait.
+  void HandleMeanwhile(const std::string& peer, const Request& request, double now) override;
+  void Tick(double now) override;
+  /// See Shard. Another run does not begin any more.
+  void End(double now) override;
+  bool ending() const override { return ending_; }
+  bool ReadyToEnd(double now) override;
+  bool unsaved() const override { return unsaved_ || (shard_ != nullptr && shard_->unsaved()); }
+  double disk_busy_seconds() const override;
+  bool folder_moved() const override { return run_storage_ != nullptr && run_storage_->moved(); }
+  bool HasWorkers(double now) const override;
+  bool Work(double now) override { return shard_ != nullptr && shard_->Work(now); }
+  bool writing_snapshot() const override { return shard_ != nullptr && shard_->writing_snapshot(); }
 
  private:
   /// Makes room for the run that `hello` brings, if it may; one that is trained refuses it itself.

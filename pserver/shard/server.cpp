@@ -29,11 +29,20 @@ double Now() {
 
 Server::Server(std::unique_ptr<ServerTransport> transport, const RunHost::Options& options,
                int threads, Metrics* metrics, uint64_t waiting_bytes)
+    : Server(
+          std::move(transport),
+          [&options](ThreadPool& pool, Shard::Send send) {
+            return std::make_unique<RunHost>(options, pool, std::move(send));
+          },
+          threads, metrics, waiting_bytes) {}
+
+Server::Server(std::unique_ptr<ServerTransport> transport, const MakeHost& make_host, int threads,
+               Metrics* metrics, uint64_t waiting_bytes)
     : transport_(std::move(transport)),
       pool_(threads),
       metrics_(metrics),
-      host_(options, pool_,
-            [this](const std::string& peer, const Reply& reply) { SendReply(peer, reply); }),
+      host_(make_host(
+          pool_, [this](const std::string& peer, const Reply& reply) { SendReply(peer, reply); })),
       inbox_(waiting_bytes != 0 ? waiting_bytes : MemoryLimitBytes() / 8, kWaitingMax),
       thread_([this] {
         pool_.SetYield([this] { AnswerMeanwhile(); });
@@ -59,12 +68,12 @@ Server::Ended Server::End(double grace_seconds) {
 }
 
 bool Server::ReadyToEnd(double now) {
-  if (!host_.ending()) host_.End(now);
+  if (!host_->ending()) host_->End(now);
   if (!quiet_since_.has_value()) {
-    if (!host_.ReadyToEnd(now)) return false;
+    if (!host_->ReadyToEnd(now)) return false;
     quiet_since_ = now;
   }
-  return !host_.HasWorkers(now) || now - *quiet_since_ > kLingerSeconds;
+  return !host_->HasWorkers(now) || now - *quiet_since_ > kLingerSeconds;
 }
 
 void Server::Run() {
@@ -79,16 +88,16 @@ void Server::Run() {
     }
   }
   // The last snapshot of a run is begun with its last step.
-  while (host_.writing_snapshot()) {
-    if (!host_.Work(Now())) std::this_thread::sleep_for(std::chrono::milliseconds(kWriterMs));
+  while (host_->writing_snapshot()) {
+    if (!host_->Work(Now())) std::this_thread::sleep_for(std::chrono::milliseconds(kWriterMs));
   }
-  unsaved_.store(host_.unsaved());
+  unsaved_.store(host_->unsaved());
   over_.store(true);
 }
 
 void Server::WorkOnce() {
-  const bool more = host_.Work(Now());
-  Drain(more ? 0 : host_.writing_snapshot() ? kWriterMs : kTickMs);
+  const bool more = host_->Work(Now());
+  Drain(more ? 0 : host_->writing_snapshot() ? kWriterMs : kTickMs);
   if (const std::optional<Inbox::Item> next = inbox_.Next(); next.has_value()) {
     const double begin = Now();
     if (transport_->HasRoomFor(next->peer)) {
@@ -101,7 +110,7 @@ void Server::WorkOnce() {
   if (const double now = Now(); now - last_tick_ >= kTickMs / 1000.0) {
     Drain(0);
     last_tick_ = now;
-    host_.Tick(now);
+    host_->Tick(now);
     TellHealth();
   }
 }
@@ -178,9 +187,9 @@ void Server::Handle(const Inbox::Item& received) {
   const Inbox::Item* const outer = std::exchange(handled_, &received);
   try {
     if (meanwhile_) {
-      host_.HandleMeanwhile(received.peer, received.request, Now());
+      host_->HandleMeanwhile(received.peer, received.request, Now());
     } else {
-      host_.Handle(received.peer, received.request, Now());
+      host_->Handle(received.peer, received.request, Now());
     }
   } catch (const std::bad_alloc&) {
     OutOfMemory();
@@ -202,13 +211,13 @@ void Server::AnswerMeanwhile() {
 
 void Server::TellHealth() {
   if (metrics_ == nullptr) return;
-  const double busy = host_.disk_busy_seconds();
+  const double busy = host_->disk_busy_seconds();
   metrics_->Set(Metric::kDataBusy, busy);
   std::string trouble;
   if (busy >= kDiskPatience) {
     trouble = "the disk of --data has not answered for " + std::to_string(static_cast<int>(busy)) +
               " s: training goes on, and no snapshots are taken";
-  } else if (host_.folder_moved()) {
+  } else if (host_->folder_moved()) {
     trouble = "the folder of --data was moved or removed: training goes on, and nothing is saved";
   }
   metrics_->SetHealth(std::move(trouble));

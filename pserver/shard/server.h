@@ -1,8 +1,8 @@
-// A parameter server around its socket: one thread that receives, lets the RunHost decide, and
-// sends.
+// A parameter server around its socket: one thread that receives, lets a Host decide, and sends.
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,6 +10,7 @@
 
 #include "common/base/thread_pool.h"
 #include "common/net/transport.h"
+#include "pserver/shard/host.h"
 #include "pserver/shard/inbox.h"
 #include "pserver/shard/run_host.h"
 
@@ -23,6 +24,10 @@ class Server {
   /// where the clients in the same process do. `waiting_bytes`: room for requests that wait for
   /// others; 0: an eighth of the memory that this process may use.
   Server(std::unique_ptr<ServerTransport> transport, const RunHost::Options& options, int threads,
+         Metrics* metrics = nullptr, uint64_t waiting_bytes = 0);
+  /// The same with another host than a RunHost.
+  using MakeHost = std::function<std::unique_ptr<Host>(ThreadPool& pool, Shard::Send send)>;
+  Server(std::unique_ptr<ServerTransport> transport, const MakeHost& make_host, int threads,
          Metrics* metrics = nullptr, uint64_t waiting_bytes = 0);
   ~Server();
 
@@ -53,7 +58,7 @@ class Server {
   void Handle(const Inbox::Item& received);
   /// That there is no room for the request.
   void Refuse(const Inbox::Item& received);
-  /// Called when something takes long: see RunHost::HandleMeanwhile.
+  /// Called when something takes long: see Host::HandleMeanwhile.
   void AnswerMeanwhile();
   void CountUnsent();
   void SendReply(const std::string& peer, const Reply& reply);
@@ -69,7 +74,7 @@ class Server {
   ThreadPool pool_;
   Metrics* const metrics_;
   // Used by thread_ only.
-  RunHost host_;
+  const std::unique_ptr<Host> host_;
   Inbox inbox_;
   const Inbox::Item* handled_ = nullptr;
   bool meanwhile_ = false;

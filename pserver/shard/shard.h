@@ -183,10 +183,7 @@ class Shard {
   /// What the end of a step asks for beside the end itself.
   void FollowPlan(const SnapshotPlan& plan, double now);
 
-  Status FindTensor(uint32_t id, TensorKind kind, TensorShard** tensor);
   Status CheckMicroBatch(uint32_t micro_batch, const TensorShard& tensor) const;
-  Status ReadBuckets(const Frames& payload, uint32_t tokens, const TensorShard& tensor,
-                     Buffer* buckets);
   void Answer(Call& call, const Status& status);
 
   const Options options_;

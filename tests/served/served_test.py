@@ -55,6 +55,17 @@ class AsTheExport(Served):
     def test_three_servers(self) -> None:
         self.same(self.trained(3))
 
+    def test_read_only_servers(self) -> None:
+        """Of a snapshot, three servers' by two."""
+        self.trained(3)
+        folder = os.path.join(self.folder, f"state-{self.clusters}")
+        servers = []
+        for shard in range(2):
+            process = self.start([self.PSERVER, "serve", "--read-only", "--from", folder, "--shard", f"{shard}/2",
+                                  "--listen", "tcp://127.0.0.1:0"], f"read-only-{shard}.log")
+            servers.append(process.stdout.readline().split()[1])
+        self.same(servers)
+
     def test_one_server_with_rows_that_workers_pull(self) -> None:
         self.same(self.trained(1, "--set", "exchange.mode=\"pull\""))
 

@@ -3,11 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <thread>
 #include <utility>
 
 #include "common/base/buffer.h"
-#include "common/base/logging.h"
 #include "worker/config/tensors.h"
 
 namespace mf {
@@ -16,22 +14,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kDeadlineSeconds = 10;  // somebody waits at a terminal
-constexpr auto kBetweenLooks = std::chrono::milliseconds(5);
-constexpr double kToldSeconds = 1;  // of waiting
 constexpr uint64_t kBytesPerRead = uint64_t{64} << 20;
-
-/// The state that was read is there no more.
-bool HasGone(Code code) { return code == Code::kStale || code == Code::kWrongEpoch; }
-
-/// The server does not know this observer any more, or begins.
-bool IsToBeGreeted(Code code) { return code == Code::kNotJoined || code == Code::kUnavailable; }
 
 double SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-Status AnotherRun() {
-  return Status::Failed("another training has begun on the servers; start again");
 }
 
 uint64_t RowsPerRead(const TensorSpec& tensor) {
@@ -55,82 +41,30 @@ Buffer TokensOf(const Buffer& values, size_t bytes, size_t pairs, size_t tokens,
 Result<std::unique_ptr<ServerModel>> ServerModel::Open(const std::vector<std::string>& addresses,
                                                        const std::string& keys) {
   std::unique_ptr<ServerModel> model(new ServerModel());
-  MF_ASSIGN_OR_RETURN(model->connection_, Connect(addresses, keys, kDeadlineSeconds));
-  MF_ASSIGN_OR_RETURN(model->description_, model->Observe());
-  MF_ASSIGN_OR_RETURN(model->run_, RunDescription::FromJson(model->description_));
-  Result<Config> config = ConfigOf(model->run_);
+  MF_ASSIGN_OR_RETURN(
+      model->reader_,
+      Reader::Open({.servers = addresses, .keys = keys, .deadline_seconds = kDeadlineSeconds}));
+  Result<Config> config = ConfigOf(model->run());
   if (!config.ok()) return Status::Invalid(addresses[0] + ": " + config.status().message());
   model->config_ = std::move(config).value();
-  model->tables_ = std::make_unique<TableClient>(*model->connection_->client, model->run_);
   MF_RETURN_IF_ERROR(model->ReadNewest());
   return model;
 }
 
-/// Servers end a step, or begin another run, one after the other, and a recovery takes them a
-/// moment: what they say is waited for.
-Result<std::string> ServerModel::Observe() {
-  const auto begin = Clock::now();
-  bool told = false;
-  for (;;) {
-    Result<std::string> said = AskOnce();
-    const Code code = said.status().code();
-    const bool waits = code == Code::kUnavailable || code == Code::kBusy || code == Code::kWrongRun;
-    if (said.ok() || !waits) return said;
-    if (SecondsSince(begin) > kDeadlineSeconds) {
-      return Status(code == Code::kWrongRun ? code : Code::kFailed, said.status().message());
-    }
-    if (!told && SecondsSince(begin) > kToldSeconds) {
-      spdlog::info("waits for the servers: {}", said.status().message());
-      told = true;
-    }
-    std::this_thread::sleep_for(kBetweenLooks);
-  }
-}
-
-Result<std::string> ServerModel::AskOnce() {
-  Client& client = *connection_->client;
-  const size_t servers = client.servers();
-  std::vector<Request> hellos(servers);
-  for (size_t server = 0; server < servers; ++server) {
-    hellos[server].body = HelloRequest{.shard = static_cast<uint32_t>(server),
-                                       .shards = static_cast<uint32_t>(servers)};
-  }
-  Client::Outcome outcome = client.CallAll(std::move(hellos)).get();
-  if (!outcome.ok()) return outcome.status();
-  const std::vector<Reply>& replies = outcome.value();
-  const RunState& first = As<HelloReply>(replies[0]).state;
-  for (size_t server = 0; server < servers; ++server) {
-    const HelloReply& hello = As<HelloReply>(replies[server]);
-    client.SetSession(server, hello.session);
-    if (hello.state.description != first.description) {
-      return Status(Code::kWrongRun, "server " + std::to_string(server) +
-                                         " has another training than server 0; name the servers "
-                                         "of one cluster");
-    }
-    if (hello.state.finished != first.finished || first.finished.epoch == 0) {
-      return Status(Code::kUnavailable,
-                    "the servers do not agree on a step yet; if the cluster is being recovered, "
-                    "its workers say so");
-    }
-  }
-  at_ = first.finished;
-  return first.description;
-}
-
 Status ServerModel::ReadDense() {
-  DenseTensors dense(run_.tensors.size());
+  DenseTensors dense(run().tensors.size());
   // All at once: while a run goes on a step is all the time that there is.
   std::vector<Pending> reads;
-  for (const TensorSpec& tensor : run_.tensors) {
+  for (const TensorSpec& tensor : run().tensors) {
     if (tensor.kind != TensorKind::kDense) continue;
     const auto columns = static_cast<uint64_t>(tensor.columns);
     const uint64_t most = RowsPerRead(tensor);
     std::vector<float>& values = dense[tensor.id];
     values.resize(tensor.values());
     for (uint64_t row = 0; row < tensor.total_rows(); row += most) {
-      reads.push_back(tables_->PullRange(at_, tensor, row,
-                                         std::min(most, tensor.total_rows() - row),
-                                         values.data() + row * columns));
+      reads.push_back(reader_->tables().PullRange(reader_->at(), tensor, row,
+                                                  std::min(most, tensor.total_rows() - row),
+                                                  values.data() + row * columns));
     }
   }
   MF_RETURN_IF_ERROR(WaitForAll(reads));
@@ -150,42 +84,27 @@ Status ServerModel::ReadNewest() {
   const auto begin = Clock::now();
   for (;;) {
     // Between hello and the last tensor the next step may have ended.
-    MF_ASSIGN_OR_RETURN(const std::string description, Observe());
-    if (description != description_) return AnotherRun();
-    const Status read = ReadDense();
-    const bool again = HasGone(read.code()) || IsToBeGreeted(read.code());
-    if (!again || SecondsSince(begin) > kDeadlineSeconds) return Explained(read);
+    MF_RETURN_IF_ERROR(reader_->Refresh().status());
+    const Status read = reader_->Read([this] { return ReadDense(); });
+    if (!Reader::HasGone(read) || SecondsSince(begin) > kDeadlineSeconds) return Explained(read);
   }
 }
 
 Result<bool> ServerModel::TakeNewest(const Status& error) {
-  if (!HasGone(error.code())) return false;
+  if (!Reader::HasGone(error)) return false;
   MF_RETURN_IF_ERROR(ReadNewest());
   return true;
 }
 
 Status ServerModel::Explained(Status status) {
-  if (!HasGone(status.code())) return status;
+  if (!Reader::HasGone(status)) return status;
   return {status.code(), status.message() +
                              ": the run went on while its state was read; wait until it ends, or "
                              "use its snapshots or an export"};
 }
 
-template <class Call>
-Status ServerModel::Ask(const Call& call) {
-  const auto begin = Clock::now();
-  for (;;) {
-    const Status status = call();
-    if (!IsToBeGreeted(status.code())) return Explained(status);
-    // It was started again, or has forgotten this observer among many.
-    const FinishedStep before = at_;
-    MF_ASSIGN_OR_RETURN(const std::string description, Observe());
-    if (description != description_) return AnotherRun();
-    if (at_ != before) {
-      return Explained({Code::kStale, "the run is at step " + std::to_string(at_.step) + " now"});
-    }
-    if (SecondsSince(begin) > kDeadlineSeconds) return Status::Failed(status.message());
-  }
+Status ServerModel::Ask(const std::function<Status()>& call) {
+  return Explained(reader_->Read(call));
 }
 
 Status ServerModel::ReadRange(const TensorSpec& tensor, uint64_t first, uint64_t count,
@@ -195,7 +114,9 @@ Status ServerModel::ReadRange(const TensorSpec& tensor, uint64_t first, uint64_t
   for (uint64_t done = 0; done < count;) {
     const uint64_t rows = std::min(most, count - done);
     MF_RETURN_IF_ERROR(Ask([&] {
-      return tables_->PullRange(at_, tensor, first + done, rows, values + done * columns).Wait();
+      return reader_->tables()
+          .PullRange(reader_->at(), tensor, first + done, rows, values + done * columns)
+          .Wait();
     }));
     done += rows;
   }
@@ -205,14 +126,14 @@ Status ServerModel::ReadRange(const TensorSpec& tensor, uint64_t first, uint64_t
 Status ServerModel::ReadRows(const TensorSpec& tensor, const std::vector<uint64_t>& rows,
                              float* values) {
   if (rows.empty()) return Status::Ok();
-  return Ask([&] { return tables_->Pull(at_, tensor, rows, values).Wait(); });
+  return Ask([&] { return reader_->tables().Pull(reader_->at(), tensor, rows, values).Wait(); });
 }
 
 Result<std::vector<uint64_t>> ServerModel::UpdatedRows(const TensorSpec& tensor, uint64_t first,
                                                        uint64_t most) {
   std::vector<uint64_t> rows;
   MF_RETURN_IF_ERROR(Ask([&]() -> Status {
-    MF_ASSIGN_OR_RETURN(rows, tables_->ListRows(at_, tensor, first, most));
+    MF_ASSIGN_OR_RETURN(rows, reader_->tables().ListRows(reader_->at(), tensor, first, most));
     return Status::Ok();
   }));
   return rows;
@@ -220,7 +141,7 @@ Result<std::vector<uint64_t>> ServerModel::UpdatedRows(const TensorSpec& tensor,
 
 Status ServerModel::Forward(const TensorSpec& tensor, const Hashes& hashes, float* y) {
   // Servers take the tokens of a micro-batch at a time.
-  const auto most = static_cast<size_t>(run_.rules.tokens_per_micro_batch);
+  const auto most = static_cast<size_t>(run().rules.tokens_per_micro_batch);
   return Ask([&] {
     std::vector<Pending> parts;
     for (size_t begin = 0; begin < hashes.tokens; begin += most) {
@@ -229,8 +150,9 @@ Status ServerModel::Forward(const TensorSpec& tensor, const Hashes& hashes, floa
       const auto part = [&](const Buffer& values, size_t bytes) {
         return whole ? values : TokensOf(values, bytes, hashes.pairs, hashes.tokens, begin, count);
       };
-      parts.push_back(tables_->Forward(
-          at_, tensor, count, part(hashes.indices, static_cast<size_t>(hashes.index_bytes)),
+      parts.push_back(reader_->tables().Forward(
+          reader_->at(), tensor, count,
+          part(hashes.indices, static_cast<size_t>(hashes.index_bytes)),
           part(hashes.weights, sizeof(float)), y + begin * static_cast<size_t>(tensor.columns)));
     }
     return WaitForAll(parts);

@@ -4,13 +4,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "common/client/connection.h"
+#include "common/client/reader.h"
 #include "common/client/table_client.h"
-#include "common/net/step.h"
 #include "common/run/run_description.h"
 #include "worker/config/config.h"
 #include "worker/exchange/exchange.h"
@@ -28,9 +28,9 @@ class ServerModel final : public TensorReader, public Exchange {
                                                    const std::string& keys);
 
   const Config& config() const { return config_; }
-  const std::vector<TensorSpec>& tensors() const { return run_.tensors; }
+  const std::vector<TensorSpec>& tensors() const { return run().tensors; }
   const std::shared_ptr<const DenseTensors>& dense() const { return dense_; }
-  uint64_t step() const { return at_.step; }
+  uint64_t step() const { return reader_->at().step; }
 
   /// Servers have the newest state only, so while a run goes on the state of this model goes, too,
   /// and what is asked of it fails. True if `error` says that: then this is now the newest state,
@@ -51,28 +51,19 @@ class ServerModel final : public TensorReader, public Exchange {
 
  private:
   ServerModel() = default;
-  /// Says hello to all servers until they agree. The description that they have; where they are
-  /// goes to at_.
-  Result<std::string> Observe();
-  Result<std::string> AskOnce();
+  const RunDescription& run() const { return reader_->run(); }
   /// The first failure of several calls, once all have ended.
   static Status WaitForAll(std::vector<Pending>& calls);
   Status ReadDense();
   Status ReadNewest();
-  /// What becomes of `call()`, a Status: made again for servers to which this observer has to say
-  /// hello again, if they are where they were.
-  template <class Call>
-  Status Ask(const Call& call);
+  /// Reader::Read, Explained().
+  Status Ask(const std::function<Status()>& call);
   /// With what to do about it, if the state has gone.
   static Status Explained(Status status);
 
-  std::unique_ptr<Connection> connection_;
-  std::string description_;
-  RunDescription run_;
-  std::unique_ptr<TableClient> tables_;
+  std::unique_ptr<Reader> reader_;
   Config config_;
   std::shared_ptr<const DenseTensors> dense_;
-  FinishedStep at_;
 };
 
 }  // namespace mf

@@ -5,5 +5,7 @@ PYBIND11_MODULE(_native, module) {
   mf::AddDescriptions(module);
   mf::AddHash(module);
   mf::AddKeys(module);
+  mf::AddTables(module);  // of which the next two are kinds
+  mf::AddReader(module);
   mf::AddRun(module);
 }

@@ -8,6 +8,8 @@ namespace mf {
 void AddDescriptions(pybind11::module_& module);
 void AddHash(pybind11::module_& module);
 void AddKeys(pybind11::module_& module);
+void AddReader(pybind11::module_& module);
 void AddRun(pybind11::module_& module);
+void AddTables(pybind11::module_& module);
 
 }  // namespace mf

@@ -1,11 +1,8 @@
 // A Python process's part in a run, without Python: the servers inside the process or the way to
-// those elsewhere, the session and its one lane. module.cpp makes a Python class of it.
+// those elsewhere, the session and its one lane. run_class.cpp makes a Python class of it.
 //
 // Threads: one at a time, but for Stop() and TakeRecords().
 #pragma once
-
-#include <sys/types.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <memory>
@@ -23,6 +20,7 @@
 #include "common/run/run_description.h"
 #include "worker/embedded/embedded.h"
 #include "worker/initial/row_source.h"
+#include "worker/python/native/tables_class.h"
 
 namespace mf {
 
@@ -35,7 +33,7 @@ struct InitialTensor {
   const uint64_t* rows = nullptr;  // none: 0, 1, ...
 };
 
-class PythonRun {
+class PythonRun final : public TableAccess {
  public:
   struct Options {
     std::vector<std::string> servers = {};   // as of ParseServers; empty: they are in this process
@@ -47,7 +45,7 @@ class PythonRun {
   };
   /// kInvalid for a description, addresses or keys that are none. Servers are not waited for.
   static Result<std::unique_ptr<PythonRun>> Open(Options options);
-  ~PythonRun();
+  ~PythonRun() override;
 
   /// Joins the run at all servers. A run with an `initial` state begins with that of `tensors`, and
   /// as made from its seed in all others; servers that have it are brought nothing.
@@ -61,8 +59,8 @@ class PythonRun {
     return session_->Join();
   }
   void Done(Result<double> value) { lane_->Done(std::move(value)); }
-  /// No more work is asked for, and calls to silent servers fail soon.
-  void Stop();
+  /// No more work is asked for, either.
+  void Stop() override;
   /// As of Session::Leave.
   Result<Session::Left> Leave(double patience_seconds) { return session_->Leave(patience_seconds); }
   /// All servers have the last step of the finished run on disk when it returns; see SaveStep.
@@ -72,16 +70,12 @@ class PythonRun {
   /// Finished steps since the last call, in order; after a rollback those that count.
   std::vector<StepRecord> TakeRecords();
 
-  /// False in a process that was forked from the one that opened it, where nothing may be called.
-  bool is_of_this_process() const { return process_ == getpid(); }
-
-  const RunDescription& run() const { return session_->run(); }
-  TableClient& tables() { return session_->tables(); }
+  const RunDescription& run() const override { return session_->run(); }
+  TableClient& tables() override { return session_->tables(); }
 
  private:
   PythonRun() = default;
 
-  const pid_t process_ = getpid();
   TransportContext context_;  // of servers in this process
   std::unique_ptr<EmbeddedServers> embedded_;
   std::unique_ptr<Connection> connection_;  // to servers elsewhere

@@ -1,24 +1,19 @@
-// PythonRun as a Python class. What waits lets other Python threads run, and is ended by a signal
-// for which Python has a handler that raises (Ctrl-C).
+// PythonRun as a Python class.
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <future>
 #include <optional>
 #include <utility>
 
 #include "worker/python/native/arrays.h"
 #include "worker/python/native/module.h"
 #include "worker/python/native/python_run.h"
+#include "worker/python/native/tables_class.h"
 
 namespace mf {
 namespace {
 
 namespace py = pybind11;
-
-constexpr std::chrono::milliseconds kBetweenSignals(50);
 
 /// The inverse of CodeName.
 Code CodeOf(const std::string& name) {
@@ -26,103 +21,6 @@ Code CodeOf(const std::string& name) {
     if (name == CodeName(static_cast<Code>(code))) return static_cast<Code>(code);
   }
   return Code::kFailed;
-}
-
-/// Throws the Python error that memoryformer.errors has for it.
-void Throw(const Status& status) {
-  if (status.ok()) return;
-  const py::object error = py::module_::import("memoryformer.errors")
-                               .attr("of_status")(CodeName(status.code()), status.message());
-  PyErr_SetObject(py::type::of(error).ptr(), error.ptr());
-  throw py::error_already_set();
-}
-
-template <class T>
-T ValueOf(Result<T> result) {
-  Throw(result.status());
-  return std::move(result).value();
-}
-
-/// The value of `function`, which runs in another thread. A signal that raises stops the run: calls
-/// to its servers then end soon, which is waited for.
-template <class Function>
-auto Wait(PythonRun& run, Function function) {
-  GiveBackArrays();
-  auto value = std::async(std::launch::async, std::move(function));
-  bool raised = false;
-  {
-    py::gil_scoped_release others_run;
-    while (!raised && value.wait_for(kBetweenSignals) != std::future_status::ready) {
-      py::gil_scoped_acquire with_gil;
-      raised = PyErr_CheckSignals() != 0;
-    }
-    if (raised) {
-      run.Stop();
-      value.wait();
-    }
-  }
-  if (raised) throw py::error_already_set();
-  return value.get();
-}
-
-size_t Bytes(const TensorSpec& tensor, size_t rows) {
-  return rows * static_cast<size_t>(tensor.columns) * sizeof(float);
-}
-
-size_t Pairs(const TensorSpec& tensor) {
-  return static_cast<size_t>(tensor.tables) * static_cast<size_t>(tensor.probes);
-}
-
-/// A request in flight, with the arrays that it reads and fills.
-class PendingRequest {
- public:
-  PendingRequest(PythonRun& run, Pending pending, std::vector<Array> arrays)
-      : run_(run), pending_(std::move(pending)), arrays_(std::move(arrays)) {}
-  void Finish() {
-    Throw(Wait(run_, [this] { return pending_.Wait(); }));
-    arrays_.clear();
-  }
-
- private:
-  PythonRun& run_;
-  Pending pending_;
-  std::vector<Array> arrays_;
-};
-
-/// Rows of bucket numbers and their weights, [pairs][tokens] each.
-struct Lookup {
-  Array indices, weights;
-};
-
-Lookup LookupOf(const TensorSpec& tensor, size_t tokens, const py::object& indices,
-                const py::object& weights) {
-  const size_t count = Pairs(tensor) * tokens;
-  return {ArrayOf(indices, count * static_cast<size_t>(tensor.index_bytes()), "bucket numbers"),
-          ArrayOf(weights, count * sizeof(float), "weights")};
-}
-
-const TensorSpec& SpecOf(const PythonRun& run, uint32_t tensor) {
-  if (tensor >= run.run().tensors.size()) throw py::index_error("tensor");
-  return run.run().tensors[tensor];
-}
-
-/// What both states are called in Python: (epoch, step, whether `step` is open).
-using State = std::tuple<uint64_t, uint64_t, bool>;
-ReadState ReadStateOf(const State& state) {
-  const auto& [epoch, step, open] = state;
-  if (open) return OpenStep{epoch, step};
-  return FinishedStep{epoch, step};
-}
-
-PendingRequest Forward(PythonRun& run, const State& at, uint32_t tensor, size_t tokens,
-                       const py::object& indices, const py::object& weights, const py::object& y) {
-  const TensorSpec& spec = SpecOf(run, tensor);
-  const Lookup lookup = LookupOf(spec, tokens, indices, weights);
-  const Array out = ArrayOf(y, Bytes(spec, tokens), "sums", true);
-  py::gil_scoped_release others_run;
-  Pending pending = run.tables().Forward(ReadStateOf(at), spec, tokens, FrameOf(lookup.indices),
-                                         FrameOf(lookup.weights), DataOf<float>(out));
-  return {run, std::move(pending), {lookup.indices, lookup.weights, out}};
 }
 
 PendingRequest Backward(PythonRun& run, uint64_t epoch, uint64_t step, uint32_t micro_batch,
@@ -141,30 +39,6 @@ PendingRequest Backward(PythonRun& run, uint64_t epoch, uint64_t step, uint32_t 
       OpenStep{epoch, step}, micro_batch, spec, tokens, FrameOf(lookup.indices),
       FrameOf(lookup.weights), FrameOf(in), out == nullptr ? nullptr : DataOf<float>(out));
   return {run, std::move(pending), {lookup.indices, lookup.weights, in, out}};
-}
-
-PendingRequest Pull(PythonRun& run, const State& at, uint32_t tensor, const py::object& rows,
-                    const py::object& values) {
-  const TensorSpec& spec = SpecOf(run, tensor);
-  const Array ids = ArrayOf(rows, "rows");
-  const size_t count = static_cast<size_t>(ids->len) / sizeof(uint64_t);
-  const Array out = ArrayOf(values, Bytes(spec, count), "values", true);
-  py::gil_scoped_release others_run;
-  Pending pending = run.tables().Pull(ReadStateOf(at), spec, FrameOf(ids), DataOf<float>(out),
-                                      static_cast<size_t>(spec.columns));
-  return {run, std::move(pending), {ids, out}};
-}
-
-PendingRequest PullRange(PythonRun& run, uint64_t epoch, uint64_t step, uint32_t tensor,
-                         uint64_t first, uint64_t count, const py::object& values) {
-  const TensorSpec& spec = SpecOf(run, tensor);
-  const uint64_t rows = spec.total_rows();
-  if (first > rows || count > rows - first) throw py::index_error("rows");
-  const Array out = ArrayOf(values, Bytes(spec, count), "values", true);
-  py::gil_scoped_release others_run;
-  Pending pending =
-      run.tables().PullRange(FinishedStep{epoch, step}, spec, first, count, DataOf<float>(out));
-  return {run, std::move(pending), {out}};
 }
 
 PendingRequest Push(PythonRun& run, uint64_t epoch, uint64_t step, uint32_t micro_batch,
@@ -190,19 +64,6 @@ PendingRequest PushWhole(PythonRun& run, uint64_t epoch, uint64_t step, uint32_t
   Pending pending =
       run.tables().PushWhole(OpenStep{epoch, step}, micro_batch, spec, DataOf<const float>(in));
   return {run, std::move(pending), {}};
-}
-
-/// Updated rows from `first` on, as many as `rows` has room for; how many there were.
-size_t ListRows(PythonRun& run, uint64_t epoch, uint64_t step, uint32_t tensor, uint64_t first,
-                const py::object& rows) {
-  const TensorSpec& spec = SpecOf(run, tensor);
-  const Array out = ArrayOf(rows, "rows", true);
-  const uint64_t most = static_cast<uint64_t>(out->len) / sizeof(uint64_t);
-  const std::vector<uint64_t> listed = ValueOf(Wait(run, [&] {
-    return run.tables().ListRows(FinishedStep{epoch, step}, spec, first, most);
-  }));
-  std::copy(listed.begin(), listed.end(), DataOf<uint64_t>(out));
-  return listed.size();
 }
 
 /// (tensor, values, and of keyed ones their rows) with which the run begins.
@@ -270,15 +131,6 @@ std::unique_ptr<PythonRun> Open(std::vector<std::string> servers, std::string ke
 
 std::string Text(double number) { return py::repr(py::float_(number)).cast<std::string>(); }
 
-/// Without the GIL, as its threads may wait for servers in this process.
-struct CloseWithoutGil {
-  void operator()(PythonRun* run) const {
-    if (!run->is_of_this_process()) return;  // a forked process has none of its threads: left alone
-    py::gil_scoped_release others_run;
-    delete run;
-  }
-};
-
 }  // namespace
 
 void AddRun(py::module_& module) {
@@ -299,8 +151,7 @@ void AddRun(py::module_& module) {
            (r.has_val_loss && !std::isnan(r.val_loss) ? ", val_loss=" + Text(r.val_loss) : "") +
            (r.dropped ? ", dropped)" : ")");
   });
-  py::class_<PendingRequest>(module, "Pending").def("wait", &PendingRequest::Finish);
-  py::class_<PythonRun, std::unique_ptr<PythonRun, CloseWithoutGil>>(module, "Run")
+  py::class_<PythonRun, TableAccess, std::unique_ptr<PythonRun, CloseWithoutGil>>(module, "Run")
       .def(py::init([](std::vector<std::string> servers, std::string keys, int shards, int threads,
                        uint64_t memory_bytes, std::string state, RunDescription run,
                        double deadline_seconds, std::string log) {
@@ -337,11 +188,7 @@ void AddRun(py::module_& module) {
              Throw(Wait(run, [&] { return run.Save(step, patience_seconds); }));
            })
       .def("records", &PythonRun::TakeRecords)
-      .def("forward", &Forward, py::keep_alive<0, 1>())
       .def("backward", &Backward, py::keep_alive<0, 1>())
-      .def("pull", &Pull, py::keep_alive<0, 1>())
-      .def("pull_range", &PullRange, py::keep_alive<0, 1>())
-      .def("list_rows", &ListRows)
       .def("push", &Push, py::keep_alive<0, 1>())
       .def("push_whole", &PushWhole, py::keep_alive<0, 1>());
 }

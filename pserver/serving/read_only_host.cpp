@@ -1,0 +1,91 @@
+#include "pserver/serving/read_only_host.h"
+
+#include <utility>
+#include <vector>
+
+#include "pserver/shard/table_reads.h"
+
+namespace mf {
+
+ReadOnlyHost::ReadOnlyHost(const Options& options, Shard::Send send)
+    : options_(options), send_(std::move(send)) {}
+
+void ReadOnlyHost::Handle(const std::string& peer, const Request& request, double) {
+  Reply reply{.id = request.id, .op = request.op(), .incarnation = options_.shard.incarnation};
+  const Status status = Answer(request, &reply);
+  if (!status.ok()) {
+    reply.body = {};
+    reply.payload = {};
+    reply.code = status.code();
+    reply.message = status.message();
+    if (options_.shard.metrics != nullptr) {
+      options_.shard.metrics->Count(Metric::kRequestsRejected, {CodeName(reply.code)});
+    }
+  }
+  send_(peer, std::move(reply));
+}
+
+RunState ReadOnlyHost::State() const {
+  const std::vector<SnapshotFollower::State> states = options_.snapshots->states();
+  RunState state{.finished = {kEpoch, states.back()->step()},
+                 .description = states.back()->run().Json(),
+                 .doing = "read-only"};
+  for (const SnapshotFollower::State& one : states) state.readable.push_back(one->step());
+  return state;
+}
+
+Result<SnapshotFollower::State> ReadOnlyHost::Find(const ReadState& at) const {
+  if (IsTraining(at)) {
+    return Status::Invalid("this server is read-only: it has no open step");
+  }
+  const FinishedStep wanted = FinishedStepOf(at);
+  const std::vector<SnapshotFollower::State> states = options_.snapshots->states();
+  for (const SnapshotFollower::State& state : states) {
+    if (wanted == FinishedStep{kEpoch, state->step()}) return state;
+  }
+  return Status(Code::kStale, "step " + std::to_string(wanted.step) +
+                                  " is not served here any more; the newest is step " +
+                                  std::to_string(states.back()->step()));
+}
+
+Status ReadOnlyHost::Answer(const Request& request, Reply* reply) const {
+  const Frames& payload = request.payload;
+  if (const auto* hello = std::get_if<HelloRequest>(&request.body)) {
+    MF_RETURN_IF_ERROR(Shard::CheckAddressee(*hello, options_.shard));
+    if (!hello->description.empty()) {
+      return Status::Invalid(
+          "this server is read-only: it serves snapshots; train on servers with --data");
+    }
+    reply->body =
+        HelloReply{.session = request.session != 0 ? request.session : 1, .state = State()};
+    return Status::Ok();
+  }
+  if (std::holds_alternative<StatusRequest>(request.body)) {
+    reply->body = StatusReply{State()};
+    return Status::Ok();
+  }
+  if (const auto* forward = std::get_if<ForwardRequest>(&request.body)) {
+    MF_ASSIGN_OR_RETURN(const SnapshotFollower::State state, Find(forward->at));
+    MF_ASSIGN_OR_RETURN(reply->payload,
+                        AnswerForward(*forward, payload, state->run(), state->tables()));
+    reply->body = ForwardReply{};
+    return Status::Ok();
+  }
+  if (const auto* pull = std::get_if<PullRequest>(&request.body)) {
+    MF_ASSIGN_OR_RETURN(const SnapshotFollower::State state, Find(pull->at));
+    MF_ASSIGN_OR_RETURN(reply->payload, AnswerPull(*pull, payload, state->run(), state->tables()));
+    reply->body = PullReply{};
+    return Status::Ok();
+  }
+  if (const auto* list = std::get_if<ListRowsRequest>(&request.body)) {
+    MF_ASSIGN_OR_RETURN(const SnapshotFollower::State state, Find(list->at));
+    MF_ASSIGN_OR_RETURN(reply->payload,
+                        AnswerListRows(*list, payload, state->run(), state->tables()));
+    reply->body = ListRowsReply{};
+    return Status::Ok();
+  }
+  return Status::Invalid("this server is read-only: it does not answer " +
+                         std::string(OpName(request.op())));
+}
+
+}  // namespace mf
