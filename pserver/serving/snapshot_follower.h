@@ -25,9 +25,9 @@ class SnapshotFollower {
  public:
   struct Options {
     ServedState::Options state;
-    int64_t follow_seconds = 0;  // a period; 0: newer steps are not looked for
-    std::function<bool()> ends;  // whether Open() is to give up, which is kUnavailable then
-    Metrics* metrics = nullptr;  // outlives the object
+    int64_t follow_seconds = 0;       // a period; 0: newer steps are not looked for
+    std::function<bool()> ends = {};  // whether Open() is to give up, which is kUnavailable then
+    Metrics* metrics = nullptr;       // outlives the object
   };
   /// With the first state loaded, which takes as long as it takes; as of ServedState::Load.
   static Result<std::unique_ptr<SnapshotFollower>> Open(const Options& options);
