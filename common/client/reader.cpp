@@ -104,9 +104,19 @@ Result<Reader::Seen> Reader::GreetOnce() {
     seen.states = std::move(common);
   }
   if (!seen.states.empty()) return seen;
+  std::string having;
+  for (size_t server = 0; server < servers; ++server) {
+    having += (server == 0 ? "server " : ", server ") + std::to_string(server) + " has ";
+    const std::vector<FinishedStep> here = StatesOf(As<HelloReply>(replies[server]).state);
+    if (here.empty()) having += "none";
+    for (size_t i = 0; i < here.size(); ++i) {
+      having += (i == 0 ? "" : " and ") + std::to_string(here[i].step);
+    }
+  }
   return Status(Code::kUnavailable,
-                "the servers do not agree on a step yet; if the cluster is being recovered, its "
-                "workers say so");
+                "there is no step that all servers have: " + having +
+                    "; a cluster that is being recovered comes to one soon, and read-only servers "
+                    "with the same --follow or --step do");
 }
 
 Result<std::vector<FinishedStep>> Reader::States() {

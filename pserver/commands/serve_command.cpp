@@ -145,7 +145,9 @@ Status Serve(const ServeFlags& flags) {
   MF_ASSIGN_OR_RETURN(const Address listen,
                       WhereToListen(flags.listen, flags.insecure || !flags.keys.empty()));
   const int threads = flags.threads > 0 ? flags.threads : CpuLimit();
-  MF_RETURN_IF_ERROR(CheckThreads(threads + kOtherThreads));
+  // With --follow beside the server's own those of two states.
+  const int pools = flags.follow_seconds != 0 ? 3 : flags.read_only ? 2 : 1;
+  MF_RETURN_IF_ERROR(CheckThreads(pools * threads + kOtherThreads));
   ServerKeys keys;
   if (!flags.keys.empty()) {
     MF_ASSIGN_OR_RETURN(keys, LoadServerKeys(flags.keys));
@@ -167,9 +169,10 @@ Status Serve(const ServeFlags& flags) {
 
   Metrics metrics;
   options.metrics = &metrics;
-  MF_ASSIGN_OR_RETURN(const Served served, flags.read_only
-                                               ? OpenReadOnly(flags, options, threads, signals)
-                                               : OpenStorage(flags, options));
+  Served served;
+  if (!flags.read_only) {
+    MF_ASSIGN_OR_RETURN(served, OpenStorage(flags, options));
+  }
   if (!flags.metrics.empty()) MF_RETURN_IF_ERROR(metrics.Serve(flags.metrics));
   metrics.Count(Metric::kConnectionsRefused, {"descriptors"}, 0);
   if (!flags.keys.empty()) {
@@ -184,6 +187,14 @@ Status Serve(const ServeFlags& flags) {
                                 metrics.Count(Metric::kConnectionsRefused, {reason});
                               }));
   const std::string address = transport->address();
+  if (flags.read_only) {  // what takes long comes last
+    Result<Served> opened = OpenReadOnly(flags, options, threads, signals);
+    if (!opened.ok() && IsPending(signals)) {
+      spdlog::info("a signal: ends before anything was served");
+      return Status::Ok();
+    }
+    MF_ASSIGN_OR_RETURN(served, std::move(opened));
+  }
   Server server(std::move(transport), served.make_host, threads, &metrics, flags.waiting_bytes);
   spdlog::info("pserver {}, kernels for {}; may use {}", ThisProgram().Text(), KernelTarget(),
                DescribeLimits());

@@ -56,22 +56,24 @@ Result<std::unique_ptr<MergedSnapshot>> MergedSnapshot::Open(const Options& opti
   return merged;
 }
 
-Result<uint64_t> MergedSnapshot::NewestBy(const Options& options, int64_t unix_seconds) {
+Result<std::vector<MergedSnapshot::Published>> MergedSnapshot::List(const Options& options) {
   MF_ASSIGN_OR_RETURN(const std::vector<ShardFolder> folders, CompleteSet(options));
   std::vector<std::unique_ptr<SnapshotReader>> readers;
   for (const ShardFolder& folder : folders) {
     MF_ASSIGN_OR_RETURN(readers.emplace_back(), OpenRocksSnapshotReader(folder.path));
   }
-  const std::vector<uint64_t> common = CommonSteps(readers);
-  if (common.empty()) return NoCommonStep(options, folders.size());
-  const auto published = [&](uint64_t step) {
-    return std::all_of(readers.begin(), readers.end(), [&](const auto& reader) {
+  std::vector<Published> list;
+  for (const uint64_t step : CommonSteps(readers)) {
+    Published& one = list.emplace_back(Published{.step = step});
+    for (const auto& reader : readers) {
       const Result<SnapshotSummary> summary = reader->Summary(step);
-      return summary.ok() && summary.value().published_unix <= unix_seconds;
-    });
-  };
-  const auto newest = std::find_if(common.rbegin(), common.rend(), published);
-  return newest != common.rend() ? *newest : common.front();
+      if (!summary.ok()) continue;  // who opens it hears why
+      one.unix_seconds = std::max(one.unix_seconds, summary.value().published_unix);
+      one.run_id = summary.value().info.run_id;
+    }
+  }
+  if (list.empty()) return NoCommonStep(options, folders.size());
+  return list;
 }
 
 Status MergedSnapshot::OpenSources(const Options& options) {

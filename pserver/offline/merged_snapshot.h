@@ -29,9 +29,13 @@ class MergedSnapshot {
   /// kInvalid for a folder that has no such step of all servers; kFailed if they are not of one
   /// run, or a server holds what is to be kept off.
   static Result<std::unique_ptr<MergedSnapshot>> Open(const Options& options);
-  /// The newest step that all servers have in Options::from and had published by `unix_seconds`;
-  /// where none is so old, the oldest. kInvalid or kFailed for a folder that has none.
-  static Result<uint64_t> NewestBy(const Options& options, int64_t unix_seconds);
+  struct Published {
+    uint64_t step = 0;
+    int64_t unix_seconds = 0;  // by when all servers had it; 0: unreadable
+    std::string run_id = {};   // empty: unreadable
+  };
+  /// What all servers have in Options::from, rising; never none. kInvalid or kFailed then.
+  static Result<std::vector<Published>> List(const Options& options);
 
   const RunDescription& run() const { return run_; }
   uint64_t step() const { return step_; }

@@ -1,5 +1,6 @@
 #include "pserver/serving/read_only_host.h"
 
+#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -8,7 +9,18 @@
 namespace mf {
 
 ReadOnlyHost::ReadOnlyHost(const Options& options, Shard::Send send)
-    : options_(options), send_(std::move(send)) {}
+    : options_(options),
+      send_(std::move(send)),
+      run_id_(options.snapshots->states().back()->run().RunId()) {}
+
+uint64_t ReadOnlyHost::EpochOf(const std::string& run_id) {
+  constexpr size_t kDigits = 15;  // of hexadecimal: also signed numbers hold it
+  return 1 + std::strtoull(run_id.substr(0, kDigits).c_str(), nullptr, 16);
+}
+
+FinishedStep ReadOnlyHost::StateOf(const ServedState& state) const {
+  return {EpochOf(run_id_), state.step()};
+}
 
 void ReadOnlyHost::Handle(const std::string& peer, const Request& request, double) {
   Reply reply{.id = request.id, .op = request.op(), .incarnation = options_.shard.incarnation};
@@ -27,7 +39,7 @@ void ReadOnlyHost::Handle(const std::string& peer, const Request& request, doubl
 
 RunState ReadOnlyHost::State() const {
   const std::vector<SnapshotFollower::State> states = options_.snapshots->states();
-  RunState state{.finished = {kEpoch, states.back()->step()},
+  RunState state{.finished = StateOf(*states.back()),
                  .description = states.back()->run().Json(),
                  .doing = "read-only"};
   for (const SnapshotFollower::State& one : states) state.readable.push_back(one->step());
@@ -41,7 +53,10 @@ Result<SnapshotFollower::State> ReadOnlyHost::Find(const ReadState& at) const {
   const FinishedStep wanted = FinishedStepOf(at);
   const std::vector<SnapshotFollower::State> states = options_.snapshots->states();
   for (const SnapshotFollower::State& state : states) {
-    if (wanted == FinishedStep{kEpoch, state->step()}) return state;
+    if (wanted == StateOf(*state)) return state;
+  }
+  if (wanted.epoch != EpochOf(run_id_)) {
+    return Status(Code::kWrongEpoch, "another run is served here now");
   }
   return Status(Code::kStale, "step " + std::to_string(wanted.step) +
                                   " is not served here any more; the newest is step " +

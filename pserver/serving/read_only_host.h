@@ -18,9 +18,10 @@ class ReadOnlyHost final : public Host {
     Shard::Options shard = {};                    // which one, its incarnation and metrics
     const SnapshotFollower* snapshots = nullptr;  // outlives the host
   };
-  /// Of all states that are served: a run that goes on has an epoch of its own after every
-  /// recovery, but its steps are the same.
-  static constexpr uint64_t kEpoch = 1;
+  /// The epoch of a run's states: of the run's id, so that nobody who reads one run is answered
+  /// from another in its place. (What a run's recoveries are to those that train it is nothing
+  /// here: its steps are the same in every epoch.)
+  static uint64_t EpochOf(const std::string& run_id);
 
   ReadOnlyHost(const Options& options, Shard::Send send);
 
@@ -31,15 +32,18 @@ class ReadOnlyHost final : public Host {
   void Tick(double) override {}
   void End(double) override { ending_ = true; }
   bool ending() const override { return ending_; }
+  std::string trouble() const override { return options_.snapshots->trouble(); }
 
  private:
   Status Answer(const Request& request, Reply* reply) const;
   RunState State() const;
+  FinishedStep StateOf(const ServedState& state) const;
   /// kStale if the state is not served any more; kInvalid of a read that belongs to training.
   Result<SnapshotFollower::State> Find(const ReadState& at) const;
 
   const Options options_;
   const Shard::Send send_;
+  const std::string run_id_;  // of all states
   bool ending_ = false;
 };
 

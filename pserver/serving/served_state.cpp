@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <new>
+#include <system_error>
 #include <vector>
 
 #include "pserver/snapshot/snapshot_load.h"
@@ -58,21 +59,30 @@ ServedState::ServedState(const MergedSnapshot& snapshot, const Options& options)
                 pool_);
 }
 
-Result<std::unique_ptr<ServedState>> ServedState::Load(const Options& options,
-                                                       const std::function<bool(double)>& goes_on) {
+Result<std::unique_ptr<MergedSnapshot>> ServedState::Open(const Options& options) {
   MF_ASSIGN_OR_RETURN(
-      const auto snapshot,
+      auto snapshot,
       MergedSnapshot::Open({.from = options.from, .flag = "--from", .step = options.step}));
   MF_RETURN_IF_ERROR(CheckShards(snapshot->run(), options.shards));
+  return snapshot;
+}
+
+Result<std::unique_ptr<ServedState>> ServedState::Load(MergedSnapshot& snapshot,
+                                                       const Options& options,
+                                                       const std::function<bool(double)>& goes_on) {
+  const std::string what = "--from " + options.from + ": step " + std::to_string(snapshot.step());
   try {
-    std::unique_ptr<ServedState> state(new ServedState(*snapshot, options));
-    MF_RETURN_IF_ERROR(LoadAll(*snapshot, state->tables_, goes_on));
-    MF_RETURN_IF_ERROR(
-        CheckLoaded(snapshot->info(), state->step_, state->run_.RunId(), state->tables_));
+    std::unique_ptr<ServedState> state(new ServedState(snapshot, options));
+    MF_RETURN_IF_ERROR(LoadAll(snapshot, state->tables_, goes_on));
+    const Status loaded =
+        CheckLoaded(snapshot.info(), state->step_, state->run_.RunId(), state->tables_);
+    if (!loaded.ok()) return Status(loaded.code(), what + ": " + loaded.message());
     return state;
   } catch (const std::bad_alloc&) {
-    return Status::Failed("--from " + options.from +
-                          ": not enough memory for its tables; use more servers");
+    return Status::Failed(what + ": not enough memory for its tables; use more servers");
+  } catch (const std::system_error& error) {
+    return Status::Failed(what + ": no threads to load it with (" + error.what() +
+                          "); raise the limit, or lower --threads");
   }
 }
 

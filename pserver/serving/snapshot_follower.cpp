@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <string>
+#include <new>
 #include <utility>
 
 #include "common/base/logging.h"
@@ -12,13 +12,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-std::chrono::milliseconds Milliseconds(double seconds) {
-  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
-}
-
 /// Servers that train may delete a step before it is open here.
 constexpr int kTries = 20;
-constexpr double kLookSeconds = 0.1;    // at the clock
+constexpr double kLookSeconds = 0.25;   // at the clock, and after a failure at the folder
+constexpr int kQuietFailures = 8;       // deletions that overtake a look are no trouble
 constexpr int64_t kPublishSeconds = 2;  // from a snapshot's time to its place in the folder
 
 int64_t UnixSeconds() {
@@ -31,21 +28,17 @@ int64_t UnixSeconds() {
 
 Result<std::unique_ptr<SnapshotFollower>> SnapshotFollower::Open(const Options& options) {
   std::unique_ptr<SnapshotFollower> follower(new SnapshotFollower(options));
-  const bool any = options.state.step == 0;
   Status status;
-  for (int i = 0; i < (any ? kTries : 1); ++i) {
-    uint64_t step = options.state.step;
-    if (options.follow_seconds != 0) {
-      MF_ASSIGN_OR_RETURN(step, follower->StepOf(follower->Period()));
+  for (int i = 0; i < kTries; ++i) {
+    std::vector<uint64_t> steps = {options.state.step};
+    if (options.state.step == 0) {
+      MF_ASSIGN_OR_RETURN(steps, follower->Choices(follower->Period()));
     }
-    Result<State> state = follower->Load(step);
-    status = state.status();
-    if (state.ok()) {
-      follower->Publish(std::move(state).value());
-      break;
-    }
-    if (status.code() == Code::kUnavailable) break;
+    status = follower->LoadFirst(steps);
+    if (status.code() != Code::kStale || options.state.step != 0) break;
+    (void)follower->Sleep(kLookSeconds);
   }
+  if (status.code() == Code::kStale) return Status::Failed(status.message());
   if (!status.ok()) return status;
   if (options.follow_seconds != 0) {
     follower->thread_ = std::thread([pointer = follower.get()] { pointer->Run(); });
@@ -67,32 +60,98 @@ std::vector<SnapshotFollower::State> SnapshotFollower::states() const {
   return states_;
 }
 
+std::string SnapshotFollower::trouble() const {
+  MutexLock lock(mutex_);
+  return trouble_;
+}
+
+void SnapshotFollower::SetTrouble(std::string trouble) {
+  MutexLock lock(mutex_);
+  trouble_ = std::move(trouble);
+}
+
 bool SnapshotFollower::ending() const {
   MutexLock lock(mutex_);
   return ending_;
 }
 
 bool SnapshotFollower::Sleep(double seconds) {
-  const auto until = Clock::now() + Milliseconds(seconds);
+  const auto until = Clock::now() + std::chrono::duration<double>(seconds);
   MutexLock lock(mutex_);
   while (!ending_ && Clock::now() < until) {
-    (void)changed_.WaitFor(
-        mutex_, std::chrono::duration_cast<std::chrono::milliseconds>(until - Clock::now()) +
-                    std::chrono::milliseconds(1));
+    (void)changed_.WaitFor(mutex_,
+                           std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()));
   }
   return !ending_;
 }
 
-Result<SnapshotFollower::State> SnapshotFollower::Load(uint64_t step) {
-  ServedState::Options options = options_.state;
-  options.step = step;
+int64_t SnapshotFollower::Period() const {
+  return options_.follow_seconds == 0 ? 0
+                                      : (UnixSeconds() - kPublishSeconds) / options_.follow_seconds;
+}
+
+Result<std::vector<uint64_t>> SnapshotFollower::Choices(int64_t period) const {
+  const std::string from = "--from " + options_.state.from;
+  MF_ASSIGN_OR_RETURN(const std::vector<MergedSnapshot::Published> all,
+                      MergedSnapshot::List({.from = options_.state.from, .flag = "--from"}));
+  const std::vector<State> served = states();
+  const uint64_t newest = served.empty() ? 0 : served.back()->step();
+  const int64_t begin = options_.follow_seconds == 0 ? INT64_MAX : period * options_.follow_seconds;
+  std::vector<uint64_t> steps;
+  for (auto one = all.rbegin(); one != all.rend(); ++one) {
+    if (!served.empty() && !one->run_id.empty() && one->run_id != served.back()->run().RunId()) {
+      return Status::Failed(from + " holds another run now; start a server for that one");
+    }
+    if (one->unix_seconds <= begin && one->step > newest) steps.push_back(one->step);
+  }
+  if (steps.empty() && served.empty()) {
+    spdlog::info(
+        "{}: no snapshot is older than this period of --follow {}. If the servers that "
+        "train delete theirs sooner, follow more often, or keep more: others may have "
+        "steps that this one cannot have",
+        from, options_.follow_seconds);
+    steps.push_back(all.front().step);
+  }
+  return steps;
+}
+
+Status SnapshotFollower::LoadFirst(const std::vector<uint64_t>& steps) {
+  Status first;
+  bool opened = false;
+  for (const uint64_t step : steps) {
+    ServedState::Options options = options_.state;
+    options.step = step;
+    auto snapshot = ServedState::Open(options);
+    Status status = snapshot.status();
+    if (status.ok()) {
+      opened = true;
+      DropOlder();
+      Result<State> state = Load(*snapshot.value(), options);
+      if (state.ok()) {
+        if (!first.ok()) spdlog::warn("a newer step is passed over: {}", first.message());
+        Publish(std::move(state).value());
+        return Status::Ok();
+      }
+      status = state.status();
+      if (status.code() == Code::kUnavailable || status.code() == Code::kInvalid) return status;
+    } else if (status.code() == Code::kInvalid && steps.size() == 1) {
+      return status;
+    }
+    if (first.ok()) first = status;
+  }
+  // Not even opened: servers that train have deleted them since, perhaps.
+  return opened || first.ok() ? first : Status(Code::kStale, first.message());
+}
+
+Result<SnapshotFollower::State> SnapshotFollower::Load(MergedSnapshot& snapshot,
+                                                       const ServedState::Options& options) {
   int tenth = 0;
   const auto begin = Clock::now();
   MF_ASSIGN_OR_RETURN(
-      State state, ServedState::Load(options, [&](double part) {
+      State state, ServedState::Load(snapshot, options, [&](double part) {
         const int now = static_cast<int>(part * 10);
         if (now > tenth && now < 10 && Clock::now() - begin > std::chrono::seconds(2)) {
-          spdlog::info("loading a snapshot: {}%", now * 10);
+          spdlog::info("loading step {}: {}%", snapshot.step(), now * 10);
         }
         tenth = std::max(tenth, now);
         return !ending() && !(options_.ends && options_.ends());
@@ -110,49 +169,40 @@ void SnapshotFollower::Publish(State state) {
   states_.push_back(std::move(state));
 }
 
-int64_t SnapshotFollower::Period() const {
-  return (UnixSeconds() - kPublishSeconds) / options_.follow_seconds;
-}
-
-Result<uint64_t> SnapshotFollower::StepOf(int64_t period) const {
-  return MergedSnapshot::NewestBy({.from = options_.state.from, .flag = "--from"},
-                                  period * options_.follow_seconds);
-}
-
 void SnapshotFollower::Run() {
-  std::string told;
   int64_t looked = Period();
+  int failures = 0;
   while (Sleep(kLookSeconds)) {
     const int64_t period = Period();
     if (period <= looked) continue;
-    looked = period;
-    const Status status = Look(period);
-    if (status.ok()) {
-      told.clear();
-    } else if (status.message() != told && !ending()) {
-      told = status.message();
-      spdlog::warn("no newer step is served: {}; looks again", told);
+    Status status;
+    try {
+      status = Look(period);
+    } catch (const std::bad_alloc&) {
+      status = Status::Failed("not enough memory to look for a snapshot");
     }
+    if (ending()) return;
+    // What was deleted under its hands is looked for again at once; a whole load is not repeated.
+    const bool again = status.code() == Code::kStale;
+    if (!again) looked = period;
+    failures = status.ok() ? 0 : again ? failures + 1 : kQuietFailures;
+    const std::string trouble = failures < kQuietFailures ? "" : status.message();
+    if (!trouble.empty() && trouble != this->trouble()) {
+      spdlog::warn("no newer step is served: {}; looks again", trouble);
+    }
+    SetTrouble(trouble);
   }
 }
 
 Status SnapshotFollower::Look(int64_t period) {
-  MF_ASSIGN_OR_RETURN(const uint64_t step, StepOf(period));
-  const State newest = states().back();
-  // A run that went back comes to the same states again.
-  if (step <= newest->step()) return Status::Ok();
-  DropOlder();
-  MF_ASSIGN_OR_RETURN(State state, Load(step));
-  if (state->run().RunId() != newest->run().RunId()) {
-    return Status::Failed("--from " + options_.state.from +
-                          " holds another run now; start a server for that one");
-  }
-  Publish(std::move(state));
-  if (Period() > period) {
+  MF_ASSIGN_OR_RETURN(const std::vector<uint64_t> steps, Choices(period));
+  // None: there is no newer one, or a run went back and comes to the same states again.
+  MF_RETURN_IF_ERROR(LoadFirst(steps));
+  if (!steps.empty() && Period() > period) {
     spdlog::warn(
         "step {} took longer to load than --follow {}: where several servers serve, raise "
         "it for all of them",
-        step, options_.follow_seconds);
+        states().back()->step(), options_.follow_seconds);
   }
   return Status::Ok();
 }

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -29,25 +30,31 @@ class SnapshotFollower {
     std::function<bool()> ends = {};  // whether Open() is to give up, which is kUnavailable then
     Metrics* metrics = nullptr;       // outlives the object
   };
-  /// With the first state loaded, which takes as long as it takes; as of ServedState::Load.
+  /// With the first state loaded, which takes as long as it takes; as of ServedState::Load. A
+  /// snapshot that is damaged is told of, and the one before it served, unless it was asked for.
   static Result<std::unique_ptr<SnapshotFollower>> Open(const Options& options);
   ~SnapshotFollower();
 
   using State = std::shared_ptr<ServedState>;
   /// One or two, rising; never none.
   std::vector<State> states() const;
+  /// Why no newer step is served; empty: nothing is amiss.
+  std::string trouble() const;
 
  private:
   explicit SnapshotFollower(const Options& options) : options_(options) {}
-  /// Of the period, as it is now or `period` began.
   int64_t Period() const;
-  Result<uint64_t> StepOf(int64_t period) const;
-  Result<State> Load(uint64_t step);
+  /// Steps that may be served in the period and are newer than what is served, the newest first.
+  Result<std::vector<uint64_t>> Choices(int64_t period) const;
+  /// Serves the first of the steps that can be loaded. kStale if not one could be opened.
+  Status LoadFirst(const std::vector<uint64_t>& steps);
+  Result<State> Load(MergedSnapshot& snapshot, const ServedState::Options& options);
   void Publish(State state);
   void Run();
-  /// One look, and what follows from it.
+  /// What follows from a look at the folder.
   Status Look(int64_t period);
   void DropOlder();
+  void SetTrouble(std::string trouble);
   /// Until the object is destroyed, if that is sooner. False then.
   bool Sleep(double seconds);
   bool ending() const;
@@ -57,6 +64,7 @@ class SnapshotFollower {
   ConditionVariable changed_;
   bool ending_ MF_GUARDED_BY(mutex_) = false;
   std::vector<State> states_ MF_GUARDED_BY(mutex_);
+  std::string trouble_ MF_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

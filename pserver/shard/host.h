@@ -28,8 +28,8 @@ class Host {
   /// For how long the disk of what is served has not answered, or is late with a snapshot; 0: it is
   /// well.
   virtual double disk_busy_seconds() const { return 0; }
-  /// The folder of what is served was moved or removed.
-  virtual bool folder_moved() const { return false; }
+  /// What GET /health is to say; empty: all is well.
+  virtual std::string trouble() const { return {}; }
   /// A worker of an unfinished run has been heard of late.
   virtual bool HasWorkers(double) const { return false; }
   /// Goes on with a snapshot that is being written. True if there is more to do at once.

@@ -16,6 +16,8 @@ constexpr Metric kMetricsOfARun[] = {
     Metric::kBucketDead, Metric::kBucketBinHits,  Metric::kSnapshotBytes, Metric::kSnapshotLastStep,
     Metric::kSnapshotAge};
 
+constexpr double kDiskPatience = 10;  // seconds; a disk that answers no sooner is told of
+
 }  // namespace
 
 RunHost::RunHost(const Options& options, ThreadPool& pool, Shard::Send send)
@@ -107,6 +109,15 @@ bool RunHost::ReadyToEnd(double now) {
 double RunHost::disk_busy_seconds() const {
   const double names = run_storage_ == nullptr ? 0 : run_storage_->disk().busy_seconds();
   return std::max(names, shard_ == nullptr ? 0 : shard_->snapshot_late_seconds());
+}
+
+std::string RunHost::trouble() const {
+  if (const double busy = disk_busy_seconds(); busy >= kDiskPatience) {
+    return "the disk of --data has not answered for " + std::to_string(static_cast<int>(busy)) +
+           " s: training goes on, and no snapshots are taken";
+  }
+  if (run_storage_ == nullptr || !run_storage_->moved()) return {};
+  return "the folder of --data was moved or removed: training goes on, and nothing is saved";
 }
 
 bool RunHost::HasWorkers(double now) const {

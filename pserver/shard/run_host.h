@@ -49,7 +49,7 @@ class RunHost final : public Host {
   bool ReadyToEnd(double now) override;
   bool unsaved() const override { return unsaved_ || (shard_ != nullptr && shard_->unsaved()); }
   double disk_busy_seconds() const override;
-  bool folder_moved() const override { return run_storage_ != nullptr && run_storage_->moved(); }
+  std::string trouble() const override;
   bool HasWorkers(double now) const override;
   bool Work(double now) override { return shard_ != nullptr && shard_->Work(now); }
   bool writing_snapshot() const override { return shard_ != nullptr && shard_->writing_snapshot(); }

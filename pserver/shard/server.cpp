@@ -17,9 +17,8 @@ constexpr int kWriterMs = 2;             // between looks at the writer of a sna
 constexpr double kLingerSeconds = 1;     // for workers that end, too, and ask what is saved
 constexpr size_t kWaitingMax = 16'384;   // requests that wait for others; the rest is refused
 constexpr double kTakingSeconds = 5e-4;  // of taking messages in, before a request is worked on
-constexpr int kTakenMax = 1024;       // messages of any kind taken in before a request is worked on
-constexpr int kAtOnceMax = 16;        // hellos and the like answered before; more wait in line
-constexpr double kDiskPatience = 10;  // seconds; a disk that answers no sooner is told of
+constexpr int kTakenMax = 1024;  // messages of any kind taken in before a request is worked on
+constexpr int kAtOnceMax = 16;   // hellos and the like answered before; more wait in line
 
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -211,16 +210,8 @@ void Server::AnswerMeanwhile() {
 
 void Server::TellHealth() {
   if (metrics_ == nullptr) return;
-  const double busy = host_->disk_busy_seconds();
-  metrics_->Set(Metric::kDataBusy, busy);
-  std::string trouble;
-  if (busy >= kDiskPatience) {
-    trouble = "the disk of --data has not answered for " + std::to_string(static_cast<int>(busy)) +
-              " s: training goes on, and no snapshots are taken";
-  } else if (host_->folder_moved()) {
-    trouble = "the folder of --data was moved or removed: training goes on, and nothing is saved";
-  }
-  metrics_->SetHealth(std::move(trouble));
+  metrics_->Set(Metric::kDataBusy, host_->disk_busy_seconds());
+  metrics_->SetHealth(host_->trouble());
 }
 
 void Server::CountUnsent() {

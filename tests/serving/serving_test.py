@@ -133,13 +133,60 @@ class Serving(ClusterCase):
                         ("3 tables of 8 rows", lambda r: mf.MemoryLayer(r, "memory", 8, OUTPUTS, tau=4)),
                         ("in the run", lambda r: mf.MemoryLayer(r, "memory", TABLES * TAU, OUTPUTS, tau=TAU,
                                                                 temperature=3.0)),
-                        ("no parameter weight", lambda r: r.load(torch.nn.Linear(2, 2)))):
+                        ("no parameter weight", lambda r: r.load(torch.nn.Linear(2, 2), strict=False)),
+                        ("lacks number", lambda r: r.load(torch.nn.Linear(2, 2)))):
                     with self.assertRaisesRegex(mf.InvalidError, words):
                         make(reader)
                 run = mf.Run(servers, steps=1, optimizer=mf.SGD(lr=1.0), progress=False)
                 run.share(torch.nn.Linear(2, 2))
                 with self.assertRaisesRegex(mf.InvalidError, "read-only: it serves snapshots"):
                     list(run)
+
+    def test_answers_are_of_one_state(self) -> None:
+        """Frozen modules are filled, an answer in an answer is of its state, and what failed half way is done again."""
+        training, folder = self.train_served(2, 9, 0.2)
+        self.assertEqual(training.wait(DEADLINE), 0, self.log("training"))
+        server, address = self.read_only(folder, 0, 1, "--step", "8")
+        reader = mf.Reader(address)
+        model = Model(reader)
+        model.requires_grad_(False)
+        reader.load(model)
+        self.assertEqual(model.number.tolist(), [-8] * 5)
+
+        def moved() -> None:  # to step 9, where it was
+            nonlocal server
+            server.kill()
+            server.wait()
+            server, _ = self.read_only(folder, 0, 1, listen=address)
+
+        calls = []
+
+        def read() -> "tuple[float, float, float]":
+            first = float(model.items([1])[0, 0])
+            if not calls:
+                moved()
+            calls.append(first)
+            return first, float(reader.parameters()["number"][0]), float(model.number[0])
+        self.assertEqual(reader.answer(read), (-9, -9, -9))
+        self.assertEqual(calls, [-8, -9])
+        with self.assertRaisesRegex(mf.Error, "one state"):
+            reader.answer(reader.refresh)
+        child = os.fork()
+        if child == 0:
+            try:
+                reader.answer(model)
+            except mf.Error as error:
+                os._exit(0 if "forked" in str(error) else 2)
+            os._exit(1)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        # Another run in the same place.
+        other, folder = self.train_served(1, 4, 0.2)
+        self.assertEqual(other.wait(DEADLINE), 0, self.log("training"))
+        server.kill()
+        server.wait()
+        self.read_only(folder, 0, 1, listen=address)
+        with self.assertRaisesRegex(mf.Error, "another training has begun"):
+            reader.answer(model)
 
     def test_flags(self) -> None:
         self.refused("--data is required")

@@ -59,10 +59,10 @@ class ReadOnly : public testing::Test {
   Code Check(ReadOnlyHost& host, Reply* place, uint32_t shard, const TensorSpec& tensor,
              uint64_t step) {
     const Buffer rows = RowsOf(tensor);
-    const Reply reply = Ask(
-        host, place,
-        {.body = PullRequest{.at = FinishedStep{ReadOnlyHost::kEpoch, step}, .tensor = tensor.id},
-         .payload = {rows}});
+    const Reply reply =
+        Ask(host, place,
+            {.body = PullRequest{.at = FinishedStep{epoch_, step}, .tensor = tensor.id},
+             .payload = {rows}});
     if (reply.code != Code::kOk) return reply.code;
     const TensorShare share = ShareOf(tensor, run_.rules.column_blocks, shard, kServers);
     const auto width = static_cast<size_t>(share.columns.size());
@@ -80,6 +80,7 @@ class ReadOnly : public testing::Test {
   }
 
   const RunDescription run_ = PlainRun();
+  const uint64_t epoch_ = ReadOnlyHost::EpochOf(run_.RunId());
   TemporaryFolder folder_{TemporaryFolder::Where::kMemory};
 };
 
@@ -100,10 +101,10 @@ TEST_F(ReadOnly, AnswersOfTheNamedStep) {
     const auto refused = [&](RequestBody body) {
       return Ask(host, &reply, {.body = std::move(body)}).code;
     };
-    const OpenStep open{ReadOnlyHost::kEpoch, 4};
+    const OpenStep open{epoch_, 4};
     EXPECT_EQ(refused(PullRequest{.at = open}), Code::kInvalid);
-    EXPECT_EQ(refused(PullRequest{.at = FinishedStep{2, 3}}), Code::kStale);
-    EXPECT_EQ(refused(PullRequest{.at = FinishedStep{1, 3}, .tensor = 99}), Code::kInvalid);
+    EXPECT_EQ(refused(PullRequest{.at = FinishedStep{1, 3}}), Code::kWrongEpoch);
+    EXPECT_EQ(refused(PullRequest{.at = FinishedStep{epoch_, 3}, .tensor = 99}), Code::kInvalid);
     EXPECT_EQ(refused(PrepareRequest{open}), Code::kInvalid);
     EXPECT_EQ(refused(LeaseRequest{}), Code::kInvalid);
     EXPECT_EQ(refused(StopRequest{}), Code::kInvalid);
@@ -116,7 +117,7 @@ TEST_F(ReadOnly, AnswersOfTheNamedStep) {
     ASSERT_EQ(hello.code, Code::kOk);
     const RunState& state = std::get<HelloReply>(hello.body).state;
     EXPECT_EQ(state.description, run_.Json());
-    EXPECT_EQ(state.finished, (FinishedStep{ReadOnlyHost::kEpoch, 3}));
+    EXPECT_EQ(state.finished, (FinishedStep{epoch_, 3}));
     EXPECT_EQ(state.readable, std::vector<uint64_t>{3});
   }
 }
@@ -166,14 +167,24 @@ TEST_F(ReadOnly, WhatCannotBeReadIsRefused) {
   options = OptionsOf(0);
   options.ends = [] { return true; };
   EXPECT_EQ(SnapshotFollower::Open(options).status().code(), Code::kUnavailable);
-  // A byte of a table is another one.
-  for (const auto& file : std::filesystem::recursive_directory_iterator(
-           StepPath(FolderOf(folder_.path(), 0, kWriters), 2))) {
-    if (file.path().extension() != ".sst") continue;
-    std::fstream table(file.path(), std::ios::in | std::ios::out | std::ios::binary);
-    table.seekp(1000);
-    table.put('\x5a');
-  }
+  // Half a table is missing: of the newest step, the one before is served; of all, none.
+  WriteShards(folder_.path(), run_, kWriters, 3);
+  const auto damage = [&](uint64_t step, uint64_t but_those_of) {
+    const std::string folder = FolderOf(folder_.path(), 0, kWriters);
+    for (const auto& file : std::filesystem::directory_iterator(StepPath(folder, step))) {
+      if (file.path().extension() != ".sst") continue;
+      const std::filesystem::path other =
+          std::filesystem::path(StepPath(folder, but_those_of)) / file.path().filename();
+      if (std::filesystem::exists(other) && std::filesystem::equivalent(file.path(), other))
+        continue;
+      std::filesystem::resize_file(file.path(), std::filesystem::file_size(file.path()) / 2);
+    }
+  };
+  damage(3, 2);
+  auto older = SnapshotFollower::Open(OptionsOf(0));
+  ASSERT_TRUE(older.ok()) << older.status().message();
+  EXPECT_EQ(older.value()->states().back()->step(), 2u);
+  damage(2, 99);
   const Status damaged = SnapshotFollower::Open(OptionsOf(0)).status();
   EXPECT_FALSE(damaged.ok());
   EXPECT_NE(damaged.message().find(".sst"), std::string::npos) << damaged.message();

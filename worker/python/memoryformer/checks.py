@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from typing import Any, Sequence
 
 from .errors import InvalidError
 
 _NAME_MAX = 200
+SECONDS_MAX = 1e9
 
 
 def whole(name: str, value: Any, least: int, most: int = 1 << 62) -> int:
@@ -52,3 +53,15 @@ def layer_name(value: Any) -> str:
         raise InvalidError(f"the name of a layer: {value!r} is not 1 to {_NAME_MAX} letters, digits and marks of ASCII "
                            "without spaces")
     return value
+
+
+def addresses(servers: str | Sequence[str]) -> list[str]:
+    """Of servers, in a list or one text."""
+    listed: Any = servers
+    try:
+        listed = [servers] if isinstance(servers, str) else list(servers)
+    except TypeError:
+        listed = []
+    if not listed or not all(isinstance(server, str) for server in listed):
+        raise InvalidError(f"servers: {servers!r}: give addresses tcp://HOST:PORT")
+    return [str(server) for server in listed]

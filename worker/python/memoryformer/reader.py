@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence, TypeVar, cast
 
 import numpy as np
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 import torch
 
 from . import _native
-from .checks import one_of, real
-from .errors import InvalidError, SupersededError
+from .checks import SECONDS_MAX, addresses, one_of, real
+from .errors import Error, InvalidError, SupersededError
 from .keyed_table import KeyedTable
 from .row_table import RowTable
 from .sum_table import SumTable
@@ -35,8 +36,7 @@ class Reader:
         scores = reader.answer(lambda: model(batch))
 
     servers, keys, deadline_seconds, log: as of a Run; of read-only servers (pserver serve --read-only), which have a
-        snapshot or two, or of those of a run, which have its last state. With the first, `follow` of the servers
-        decides whether newer ones come; `refresh()` goes to the newest.
+        snapshot or two, and newer ones later if they --follow; or of those of a run, which have its last state alone.
     All that is read is of one step, `reader.step`, until then. One thread at a time; any number of readers.
     """
 
@@ -44,22 +44,30 @@ class Reader:
 
     def __init__(self, servers: str | Sequence[str], *, keys: str | os.PathLike[str] | None = None,
                  deadline_seconds: float = 10.0, log: str = "warn") -> None:
-        servers = [servers] if isinstance(servers, str) else list(servers)
-        if not servers or not all(isinstance(server, str) for server in servers):
-            raise InvalidError(f"servers: {servers!r}: give addresses tcp://HOST:PORT")
-        self.native = _native.Reader(
-            servers=servers, keys="" if keys is None else os.fspath(keys),
-            deadline_seconds=real("deadline_seconds", deadline_seconds, 0.01),
+        self._native = _native.Reader(
+            servers=addresses(servers), keys="" if keys is None else os.fspath(keys),
+            deadline_seconds=real("deadline_seconds", deadline_seconds, 0.01, SECONDS_MAX),
             log=one_of("log", log, ("debug", "info", "warn", "error", "off")))
-        self._specs = {spec.name: spec for spec in self.native.run.tensors}
-        self._loaded: list[tuple[str, torch.nn.Module]] = []
+        self._process = os.getpid()
+        self._specs = {spec.name: spec for spec in self._native.run.tensors}
+        self._loaded: weakref.WeakKeyDictionary[torch.nn.Module, str] = weakref.WeakKeyDictionary()  # prefixes
+        self._filled: tuple[int, int] | None = None  # the state that the loaded modules have
+        self._answering = False
         try:
-            self._about: Mapping[str, Any] = json.loads(self.native.run.about)
+            about = json.loads(self._native.run.about)
         except ValueError:
-            self._about = {}
-        if self._about.get("kind") != "pytorch":
+            about = None
+        if not isinstance(about, dict) or not {"layers", "parameters"} <= set(about):
             raise InvalidError("servers: their run is of no PyTorch model; `worker generate --pservers` and others read "
                                "those of the language model")
+        self._about: Mapping[str, Any] = about
+
+    @property
+    def native(self) -> _native.Reader:
+        """The native reader. Error in a process that was forked from the one that made it."""
+        if os.getpid() != self._process:
+            raise Error("this process was forked from the one that has the reader: make an mf.Reader in each")
+        return self._native
 
     @property
     def step(self) -> int:
@@ -74,34 +82,57 @@ class Reader:
     def refresh(self) -> bool:
         """Goes to the newest state that all servers have; modules that were loaded get its parameters. Whether it is
         another one than before."""
-        moved = self.native.refresh()
-        if moved and self._loaded:
-            self._fill(self._loaded)
-        return moved
+        if self._answering:
+            raise Error("refresh: an answer is of one state; refresh before or after it")
+        before = self.native.at
+        self.native.refresh()
+        self.answer(lambda: None)
+        return self.native.at != before
 
     def answer(self, function: Callable[[], _T]) -> _T:
         """`function()` without gradients, all of it of one state: it is called again, with a newer one, if servers let
-        go of the state meanwhile, or were started again."""
-        for last in [False] * _TRIES + [True]:
-            try:
-                with torch.no_grad():
-                    return function()
-            except SupersededError:
-                if last:
-                    raise
-            self.refresh()
+        go of the state meanwhile, or were started again. Within it `parameters`, `load` and other answers are of that
+        state, too."""
+        if self._answering:
+            return function()
+        self._answering = True
+        try:
+            for last in [False] * _TRIES + [True]:
+                try:
+                    with torch.no_grad():
+                        self._fill_loaded()
+                        return function()
+                except SupersededError:
+                    if last:
+                        raise
+                self.native.refresh()
+        finally:
+            self._answering = False
         raise AssertionError
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """The parameters that the run shares, by name: float32, as they are in the state that is read."""
         return self.answer(self._parameters)
 
-    def load(self, module: torch.nn.Module, prefix: str = "") -> None:
-        """Fills the module's parameters with those of the run, now and at every `refresh`. What the run does not train,
-        frozen parameters and buffers, stays as the script has made it. InvalidError if the run lacks one of them or has
-        it in another shape."""
-        self.answer(lambda: self._fill([(prefix, module)]))
-        self._loaded.append((prefix, module))
+    def load(self, module: torch.nn.Module, prefix: str = "", strict: bool = True) -> None:
+        """Fills the module's parameters with those of the run, now and at every `refresh`. Those that the run does not
+        train, and buffers, stay as the script has made them.
+
+        InvalidError if the run has one of them in another shape, or lacks one that needs a gradient; and, if `strict`,
+        where the run has one (whose name begins with `prefix`) that the module lacks.
+        """
+        if not isinstance(module, torch.nn.Module):
+            raise InvalidError(f"load: {module!r} is no module")
+        self.answer(lambda: self._fill(module, prefix, self._parameters(), strict))
+        self._loaded[module] = prefix
+        self._filled = None  # by the next answer, also those that were loaded before
+
+    def _fill_loaded(self) -> None:
+        if self._loaded and self._filled != self.native.at:
+            found = self._parameters()
+            for module, prefix in self._loaded.items():
+                self._fill(module, prefix, found, strict=False)
+            self._filled = self.native.at
 
     def _parameters(self) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = {}
@@ -125,21 +156,26 @@ class Reader:
             request.wait()
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
-    def _fill(self, modules: Sequence[tuple[str, torch.nn.Module]]) -> None:
-        found = self._parameters()
+    @staticmethod
+    def _fill(module: torch.nn.Module, prefix: str, found: Mapping[str, torch.Tensor], strict: bool) -> None:
+        here = {prefix + name: parameter for name, parameter in module.named_parameters()}
+        lacking = [name for name in found if name.startswith(prefix) and name not in here]
+        if strict and lacking:
+            raise InvalidError(f"load: the module lacks {', '.join(lacking[:5])}, which the run trains (strict=False "
+                               "allows it)")
+        for name, parameter in here.items():
+            values = found.get(name)
+            if values is None:
+                if parameter.requires_grad:
+                    raise InvalidError(f"load: the run has no parameter {name}, but "
+                                       f"{', '.join(list(found)[:5]) or 'none'}")
+            elif values.shape != parameter.shape:
+                raise InvalidError(f"load: {name} has shape {tuple(values.shape)} in the run and "
+                                   f"{tuple(parameter.shape)} here")
         with torch.no_grad():
-            for prefix, module in modules:
-                for name, parameter in module.named_parameters():
-                    if not parameter.requires_grad:
-                        continue
-                    values = found.get(prefix + name)
-                    if values is None:
-                        raise InvalidError(f"load: the run has no parameter {prefix + name}, but "
-                                           f"{', '.join(list(found)[:5]) or 'none'}")
-                    if values.shape != parameter.shape:
-                        raise InvalidError(f"load: {prefix + name} has shape {tuple(values.shape)} in the run and "
-                                           f"{tuple(parameter.shape)} here")
-                    parameter.copy_(values)
+            for name, parameter in here.items():
+                if name in found:
+                    parameter.copy_(found[name])
 
     # As of a Run, for layers.
 

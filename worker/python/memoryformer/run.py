@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import torch
 
 from . import _native, safetensors
-from .checks import one_of, real, whole
+from .checks import SECONDS_MAX, addresses, one_of, real, whole
 from .data_digest import digest_of
 from .errors import Error, InvalidError, OtherRunError, SupersededError
 from .keyed_table import KeyedTable
@@ -96,17 +96,14 @@ class Run:
         steps, micro_batches = whole("steps", steps, 1), whole("micro_batches", micro_batches, 1, 65536)
         tokens, seed = whole("tokens", tokens, 1, 1 << 24), whole("seed", seed, 0, (1 << 53) - 1)
         if not isinstance(servers, Embedded):
-            servers = [servers] if isinstance(servers, str) else list(servers)
-            if not servers or not all(isinstance(server, str) for server in servers):
-                raise InvalidError(f"servers: {servers!r}: give addresses tcp://HOST:PORT, or mf.embedded() for "
-                                   "servers inside this process")
+            servers = addresses(servers)
         self.optimizer = checked(optimizer)
         self.steps, self.micro_batches, self.tokens, self.seed = steps, micro_batches, tokens, seed
         self.work: Work | None = None
         self.tables: list[Table] = []
         self._servers = servers
         self._keys = "" if keys is None else os.fspath(keys)
-        self._deadline_seconds = real("deadline_seconds", deadline_seconds, 0.01)
+        self._deadline_seconds = real("deadline_seconds", deadline_seconds, 0.01, SECONDS_MAX)
         self._log = one_of("log", log, ("debug", "info", "warn", "error", "off"))
         self._reproducible = reproducible
         self._parameters = SharedParameters()

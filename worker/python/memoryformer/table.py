@@ -66,7 +66,8 @@ class Table:
     def _run(self) -> "Run":
         run = self._weak_run()
         if run is None:
-            raise Error(f"{self.spec.name}: its run is gone; keep the mf.Run for as long as its layers are used",
+            raise Error(f"{self.spec.name}: its run is gone; keep the mf.Run, or mf.Reader, for as long as its layers "
+                        "are used",
                         "invalid")
         return run
 
