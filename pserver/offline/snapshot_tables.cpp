@@ -119,7 +119,8 @@ Result<std::unique_ptr<SnapshotTables>> SnapshotTables::Open(const std::string& 
                               {.shard = i,
                                .shards = static_cast<uint32_t>(shards),
                                .memory_bytes = memory_bytes / shards,
-                               .writes_snapshots = false},
+                               .writes_snapshots = false,
+                               .only_read = true},
                               pool);
   }
   std::vector<Status> loaded(shards);
@@ -132,6 +133,7 @@ Result<std::unique_ptr<SnapshotTables>> SnapshotTables::Open(const std::string& 
     return Status::Failed(dir + ": snapshot of step " + std::to_string(open.step) + ": " +
                           status.message());
   }
+  for (const auto& shard : tables->shards_) shard->Settle();
   return tables;
 }
 

@@ -55,7 +55,8 @@ ServedState::ServedState(const MergedSnapshot& snapshot, const Options& options)
                 {.shard = options.shard,
                  .shards = options.shards,
                  .memory_bytes = options.memory_bytes,
-                 .writes_snapshots = false},
+                 .writes_snapshots = false,
+                 .only_read = true},
                 pool_);
 }
 
@@ -77,6 +78,7 @@ Result<std::unique_ptr<ServedState>> ServedState::Load(MergedSnapshot& snapshot,
     const Status loaded =
         CheckLoaded(snapshot.info(), state->step_, state->run_.RunId(), state->tables_);
     if (!loaded.ok()) return Status(loaded.code(), what + ": " + loaded.message());
+    state->tables_.Settle();
     return state;
   } catch (const std::bad_alloc&) {
     return Status::Failed(what + ": not enough memory for its tables; use more servers");

@@ -44,6 +44,7 @@ std::vector<Table::Storage> StorageOf(const std::vector<TensorLayout>& layouts,
 void ShardTables::Build(const RunDescription& run, const Options& options, ThreadPool& pool) {
   Drop();
   arena = std::make_unique<PageArena>();
+  if (options.only_read) moments_arena = std::make_unique<PageArena>();
   history.Truncate(0);
   last_update = 0;
   std::vector<TensorLayout> layouts;
@@ -55,16 +56,24 @@ void ShardTables::Build(const RunDescription& run, const Options& options, Threa
   for (size_t i = 0; i < layouts.size(); ++i) {
     // Every server sees every hit: one of them counts (DESIGN 7).
     const TensorShard::Options shard_options{run.rules.seed, storage[i], options.shard == 0,
-                                             static_cast<uint64_t>(run.rules.micro_batches)};
+                                             static_cast<uint64_t>(run.rules.micro_batches),
+                                             moments_arena.get()};
     made.push_back(std::make_unique<TensorShard>(std::move(layouts[i]), shard_options, clock, pool,
                                                  *arena, scratch));
   }
   tensors = std::move(made);
 }
 
+void ShardTables::Settle() {
+  MF_CHECK(moments_arena != nullptr || tensors.empty());
+  for (const auto& tensor : tensors) tensor->Settle(history);
+  moments_arena.reset();
+}
+
 void ShardTables::Drop() {
   tensors.clear();
   arena.reset();
+  moments_arena.reset();
 }
 
 }  // namespace mf

@@ -19,6 +19,7 @@ struct ShardTables {
     uint32_t shards = 1;
     uint64_t memory_bytes = 0;     // tables that do not fit are sparse
     bool writes_snapshots = true;  // the state may have to be kept twice
+    bool only_read = false;        // Settle() will be called
   };
 
   explicit ShardTables(const RunDescription& run) : history(run.tensors) {}
@@ -26,13 +27,17 @@ struct ShardTables {
   /// Every tensor as it is made from the seed, before the first step. What fits the memory is
   /// addressed directly, the smallest tensors first (DESIGN 2.8). References outlive the object.
   void Build(const RunDescription& run, const Options& options, ThreadPool& pool);
+  /// After loading: the tables are only read from now on, and the memory of moments is free. Rows
+  /// are as after history.count() steps, so that nothing may be appended to it.
+  void Settle();
   void Drop();  // takes no memory
 
   UpdateHistory history;
   ChangeClock clock;
   uint32_t last_update = 0;  // of the rows that were loaded: an applied step of `history`
   RequestScratch scratch;
-  std::unique_ptr<PageArena> arena;  // of the tensors' state
+  std::unique_ptr<PageArena> arena;          // of the tensors' state
+  std::unique_ptr<PageArena> moments_arena;  // of their moments, if they are only read
   std::vector<std::unique_ptr<TensorShard>> tensors;
 };
 

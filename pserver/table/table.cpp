@@ -48,7 +48,7 @@ void* ReadScratch::Add(uint64_t row, size_t bytes) {
 }
 
 Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const ChangeClock& clock,
-             uint64_t seed, PageArena& arena)
+             uint64_t seed, PageArena& arena, PageArena* moments_arena)
     : layout_(layout),
       k_(k),
       storage_(storage),
@@ -57,17 +57,18 @@ Table::Table(const TensorLayout& layout, int64_t k, Storage storage, const Chang
       key_(RandomKey(seed, layout.spec.id)),
       clock_(clock) {
   const uint64_t rows = static_cast<uint64_t>(layout.spec.rows);
-  const auto plane = [&](size_t numbers, size_t number_bytes) {
+  const auto plane = [&](size_t numbers, size_t number_bytes, PageArena& place) {
     const size_t bytes = numbers * number_bytes;
-    if (storage == Storage::kDirect) return Slots::Fixed(arena, bytes, rows);
+    if (storage == Storage::kDirect) return Slots::Fixed(place, bytes, rows);
     const bool keyed = layout.spec.kind == TensorKind::kKeyed;
     const size_t chunk = keyed ? kKeyedChunkBytes : kSparseChunkBytes;
-    return Slots(arena, bytes, std::max<size_t>(1, chunk / bytes));
+    return Slots(place, bytes, std::max<size_t>(1, chunk / bytes));
   };
-  weights_ = plane(layout.stride, split() ? sizeof(uint16_t) : sizeof(float));
-  if (split()) weights_low_ = plane(layout.stride, sizeof(int16_t));
+  weights_ = plane(layout.stride, split() ? sizeof(uint16_t) : sizeof(float), arena);
+  if (split()) weights_low_ = plane(layout.stride, sizeof(int16_t), arena);
   for (int i = 0; i < optimizer_.moments(); ++i) {
-    moments_[i] = plane(MomentFloats(layout, i), sizeof(float));
+    moments_[i] = plane(MomentFloats(layout, i), sizeof(float),
+                        moments_arena != nullptr ? *moments_arena : arena);
   }
   if (storage == Storage::kDirect) {
     updated_at_.assign(rows, kNeverUpdated);
@@ -267,6 +268,17 @@ void Table::Update(const Gradients& gradients, size_t begin, size_t end,
     updated_at_[slot] = static_cast<uint32_t>(count + 1);
   }
   updated_.fetch_add(fresh, std::memory_order_relaxed);
+}
+
+void Table::Settle(const TensorHistory& history) {
+  const auto count = static_cast<uint32_t>(history.count());
+  for (size_t slot = 0; slot < updated_at_.size(); ++slot) {
+    const uint32_t at = updated_at_[slot];
+    if (at == kNeverUpdated || at == count) continue;
+    if (optimizer_.exact()) optimizer_.CatchUp(history, at, count, StateAt(slot), Columns());
+    updated_at_[slot] = count;
+  }
+  for (Slots& moments : moments_) moments = Slots();
 }
 
 std::array<float*, 1 + kMomentsMax> Table::PlanesAt(uint32_t slot) const {

@@ -58,10 +58,10 @@ class Table {
   static constexpr uint32_t kNeverUpdated = 0xFFFFFFFF;
   enum class Storage { kDirect, kSparse };
 
-  /// Table `k` of the tensor. `layout`, `clock` and `arena` outlive it. A direct table generates
-  /// all its rows in Fill().
+  /// Table `k` of the tensor. `layout`, `clock` and the arenas outlive it; moments lie in one of
+  /// their own if that is given. A direct table generates all its rows in Fill().
   Table(const TensorLayout& layout, int64_t k, Storage storage, const ChangeClock& clock,
-        uint64_t seed, PageArena& arena);
+        uint64_t seed, PageArena& arena, PageArena* moments_arena = nullptr);
   /// Direct tables: writes the initial values of rows [begin, end). To be called once for every
   /// row.
   void Fill(uint64_t begin, uint64_t end);
@@ -89,6 +89,10 @@ class Table {
   /// REQUIRES Materialise() of the same hits.
   void Update(const Gradients& gradients, size_t begin, size_t end, const TensorHistory& history,
               double lr, float gradient_scale);
+
+  /// For a table that is only read from now on: every updated row as it is after history.count()
+  /// steps. Its moments are not looked at any more, and their arena may go.
+  void Settle(const TensorHistory& history);
 
   /// Updated rows in [begin, ...), rising, at most `most`; sparse tables sort.
   std::vector<uint64_t> UpdatedRows(uint64_t begin, uint64_t most) const;

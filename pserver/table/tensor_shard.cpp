@@ -28,8 +28,8 @@ TensorShard::TensorShard(TensorLayout layout, const Options& options, const Chan
       row_bytes_(RowFormat(layout_.spec, layout_.share).bytes()),
       scratch_(scratch) {
   for (int64_t k = layout_.share.tables.begin; k < layout_.share.tables.end; ++k) {
-    tables_.push_back(
-        std::make_unique<Table>(layout_, k, options.storage, clock, options.seed, arena));
+    tables_.push_back(std::make_unique<Table>(layout_, k, options.storage, clock, options.seed,
+                                              arena, options.moments_arena));
     gradients_.push_back(std::make_unique<Gradients>(layout_, arena));
     if (options.count_hits && layout_.spec.kind == TensorKind::kMemory) {
       hits_.emplace_back(static_cast<uint64_t>(layout_.spec.rows));
@@ -204,6 +204,11 @@ void TensorShard::Pull(std::span<const uint64_t> rows, bool training, const Upda
       read(begin, std::min(end, begin + per_slice), table, scratch_.made_rows[table]);
     }
   });
+}
+
+void TensorShard::Settle(const UpdateHistory& history) {
+  const TensorHistory& own = history.Of(layout_.spec.id);
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int) { tables_[k]->Settle(own); });
 }
 
 std::vector<uint64_t> TensorShard::UpdatedRows(uint64_t first, uint64_t most) const {

@@ -59,8 +59,9 @@ class TensorShard {
   struct Options {
     uint64_t seed = 1;
     Table::Storage storage = Table::Storage::kDirect;
-    bool count_hits = false;     // see Buckets()
-    uint64_t micro_batches = 0;  // of a step: after so many Prepare() has little left to do
+    bool count_hits = false;             // see Buckets()
+    uint64_t micro_batches = 0;          // of a step: after so many Prepare() has little left to do
+    PageArena* moments_arena = nullptr;  // see Table; outlives it
   };
   /// References outlive it.
   TensorShard(TensorLayout layout, const Options& options, const ChangeClock& clock,
@@ -85,6 +86,8 @@ class TensorShard {
   /// values [rows][width] of global rows, after history.count() steps.
   void Pull(std::span<const uint64_t> rows, bool training, const UpdateHistory& history,
             float* values);
+  /// See Table::Settle.
+  void Settle(const UpdateHistory& history);
   /// Updated global rows >= first, rising, at most `most`.
   std::vector<uint64_t> UpdatedRows(uint64_t first, uint64_t most) const;
   uint64_t updated_count() const;

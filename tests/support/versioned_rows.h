@@ -8,7 +8,7 @@
 #include <string>
 
 #include "pserver/snapshot/snapshot_rocksdb.h"
-#include "tests/support/snapshot_model.h"
+#include "tests/support/snapshots/snapshot_model.h"
 
 namespace mf {
 

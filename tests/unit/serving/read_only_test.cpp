@@ -5,15 +5,18 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 #include <thread>
 
 #include "pserver/serving/read_only_host.h"
 #include "pserver/serving/snapshot_follower.h"
 #include "pserver/snapshot/snapshot_files.h"
+#include "pserver/snapshot/snapshot_load.h"
 #include "pserver/table/layout.h"
-#include "tests/support/shard_snapshots.h"
+#include "tests/support/snapshots/shard_snapshots.h"
 
 namespace mf {
 namespace {
@@ -188,6 +191,43 @@ TEST_F(ReadOnly, WhatCannotBeReadIsRefused) {
   const Status damaged = SnapshotFollower::Open(OptionsOf(0)).status();
   EXPECT_FALSE(damaged.ok());
   EXPECT_NE(damaged.message().find(".sst"), std::string::npos) << damaged.message();
+}
+
+// Goal: rows that were brought up to date once read as those that are so at every read, to the bit.
+TEST(Settled, ReadsTheSame) {
+  constexpr uint64_t kSteps = 5;
+  ThreadPool pool(2);
+  for (const char* optimizer : {"adam", "adagrad", "sgd", "mixed"}) {
+    RunDescription run = SmallRun(optimizer);
+    for (TensorSpec& tensor : run.tensors) {
+      if (tensor.id % 2 == 1) tensor.row_type = RowType::kBf16;
+    }
+    for (const uint64_t memory : {uint64_t{0}, uint64_t{1} << 30}) {  // rows in an index, or direct
+      ShardTables tables(run), settled(run);
+      tables.Build(run, {.memory_bytes = memory}, pool);
+      settled.Build(run, {.memory_bytes = memory, .only_read = true}, pool);
+      std::vector<StepRecord> records;
+      for (const auto& [key, value] : EntriesOf(run, 0, 1, kSteps)) {
+        for (ShardTables* one : {&tables, &settled}) {
+          const auto* data = reinterpret_cast<const std::byte*>(value.data());
+          ASSERT_TRUE(LoadEntry(key.space, key.id, data, value.size(), *one, &records).ok());
+        }
+      }
+      settled.Settle();
+      for (const TensorSpec& tensor : run.tensors) {
+        std::vector<uint64_t> rows(tensor.total_rows());
+        std::iota(rows.begin(), rows.end(), uint64_t{0});
+        std::vector<float> expected(rows.size() * static_cast<size_t>(tensor.columns)),
+            values = expected;
+        tables.tensors[tensor.id]->Pull(rows, false, tables.history, expected.data());
+        settled.tensors[tensor.id]->Pull(rows, false, settled.history, values.data());
+        EXPECT_EQ(0, std::memcmp(values.data(), expected.data(), values.size() * sizeof(float)))
+            << optimizer << " " << tensor.name << " " << memory;
+        EXPECT_EQ(settled.tensors[tensor.id]->updated_count(),
+                  tables.tensors[tensor.id]->updated_count());
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 
 #include <fstream>
 
-#include "tests/support/snapshot_model.h"
+#include "tests/support/snapshots/snapshot_model.h"
 
 namespace mf {
 namespace {

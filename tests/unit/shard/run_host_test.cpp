@@ -22,7 +22,7 @@
 #include "tests/support/failing_memory.h"
 #include "tests/support/frames.h"
 #include "tests/support/shard_harness.h"
-#include "tests/support/snapshot_model.h"
+#include "tests/support/snapshots/snapshot_model.h"
 
 namespace mf {
 namespace {

@@ -18,8 +18,8 @@
 #include "pserver/snapshot/snapshot_rocksdb.h"
 #include "pserver/table/layout.h"
 #include "pserver/table/optimizer.h"
-#include "tests/support/shard_snapshots.h"
-#include "tests/support/snapshot_model.h"
+#include "tests/support/snapshots/shard_snapshots.h"
+#include "tests/support/snapshots/snapshot_model.h"
 #include "worker/config/tensors.h"
 
 namespace mf {

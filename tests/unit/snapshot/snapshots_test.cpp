@@ -14,7 +14,7 @@
 
 #include "pserver/snapshot/snapshot_rocksdb.h"
 #include "tests/support/shard_harness.h"
-#include "tests/support/snapshot_model.h"
+#include "tests/support/snapshots/snapshot_model.h"
 #include "worker/config/tensors.h"
 
 namespace mf {

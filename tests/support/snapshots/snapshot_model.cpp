@@ -1,4 +1,4 @@
-#include "tests/support/snapshot_model.h"
+#include "tests/support/snapshots/snapshot_model.h"
 
 #include <sys/stat.h>
 #include <unistd.h>

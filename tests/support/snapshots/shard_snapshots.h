@@ -6,7 +6,7 @@
 
 #include "common/run/run_description.h"
 #include "pserver/snapshot/snapshot_store.h"
-#include "tests/support/snapshot_model.h"
+#include "tests/support/snapshots/snapshot_model.h"
 
 namespace mf {
 

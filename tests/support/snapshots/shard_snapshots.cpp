@@ -1,4 +1,4 @@
-#include "tests/support/shard_snapshots.h"
+#include "tests/support/snapshots/shard_snapshots.h"
 
 #include <gtest/gtest.h>
 
