@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import unittest
+import warnings
 import weakref
 
 try:
@@ -527,10 +528,10 @@ class Words(LoopCase):
 
 class Page(LoopCase):
     def test_the_script_of_the_page(self) -> None:
-        """docs/PYTORCH.md's first two pieces of code, with servers inside and fewer steps."""
+        """docs/PYTORCH.md's first three pieces of code, with servers inside and fewer steps."""
         path = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "PYTORCH.md")
         with open(path, encoding="utf-8") as file:
-            script, callbacks = re.findall(r"```python\n(.*?)```", file.read(), re.DOTALL)[:2]
+            script, batches, callbacks = re.findall(r"```python\n(.*?)```", file.read(), re.DOTALL)[:3]
         self.assertEqual([int(number) for number in re.findall(r"# (\d+)", script)], list(range(1, 11)))
         changed = {'"tcp://a:7000,tcp://b:7000"': "mf.embedded(2), progress=False", "steps=1000": "steps=4",
                    "warmup=10": "warmup=2", '"model.safetensors"': "path",
@@ -550,6 +551,26 @@ class Page(LoopCase):
         self.assertEqual([record[0] for record in told], [1, 2, 3, 4])
         self.assertIsNotNone(told[-1][4])
         self.assertTrue(os.path.exists(names["path"]))
+        x = torch.arange(1000)
+        shuffled = {"torch": torch, "x": x, "y": -x}
+        exec(compile(batches, path, "exec"), shuffled)
+        for epoch in range(2):  # of 3 steps of 4 micro-batches of 64
+            parts = [shuffled["batch"](1 + 3 * epoch + step, number) for step in range(3) for number in range(4)]
+            seen = torch.cat([part for part, _ in parts])
+            self.assertEqual(len(seen.unique()), 768)
+            self.assertTrue(all(torch.equal(part, -negative) for part, negative in parts))
+            self.assertFalse(torch.equal(seen, seen.sort().values))
+
+    def test_an_input_of_one_sign_is_told(self) -> None:
+        for shift, words in ((-0.5, 0), (0.0, 1)):
+            run = mf.Run(mf.embedded(1), steps=2, optimizer=mf.SGD(lr=0.1), progress=False)
+            layer = mf.MemoryLayer(run, "m", 16, 16, probes=2)
+            run.share(layer)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                for work in run:
+                    work.backward(layer(torch.rand(40, 16) + shift).sum())
+            self.assertEqual(len([one for one in told if "one row of each table" in str(one.message)]), words)
 
 
 if __name__ == "__main__":

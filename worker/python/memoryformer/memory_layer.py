@@ -8,6 +8,7 @@ bias. The rows are on the servers, which do the sums. Formulas: section 3 of doc
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 _SCORES = ("scaled", "softmax")
+_TOKENS_LOOKED_AT = 32  # at least, to say that they fall alike
 
 
 class Hashed:
@@ -262,6 +264,7 @@ class MemoryLayer(torch.nn.Module):
             raise InvalidError(f"MemoryLayer {name}: inputs = {inputs}, but its hash has {hash.inputs}")
         self.name, self.outputs, self.hash = name, outputs, hash
         self.bias = torch.nn.Parameter(torch.zeros(outputs)) if bias else None
+        self._looked = False
         # Something that needs a gradient, so that the rows get theirs where the input needs none.
         self.anchor = torch.zeros((), requires_grad=True)
         std = math.sqrt(2 / (5 * hash.inputs)) if std is None else std
@@ -278,9 +281,19 @@ class MemoryLayer(torch.nn.Module):
     def start(self, x: "torch.Tensor | Hashed") -> "Lookup | PulledLookup":
         """Asks the servers and returns at once: several look-ups can be under way before the first `wait()`."""
         hashed = x if isinstance(x, Hashed) else self.hash(x)
+        if not self._looked and hashed.tokens >= _TOKENS_LOOKED_AT:
+            self._looked = True
+            self._warn_of_one_row(hashed)
         if isinstance(self.table, RowTable):
             return PulledLookup(self, self.table, hashed)
         return Lookup(self, self.table, hashed)
+
+    def _warn_of_one_row(self, hashed: Hashed) -> None:
+        first = hashed.buckets[:: self.hash.probes]  # of each table; other probes lie around it
+        if bool((first == first[:, :1]).all()):
+            warnings.warn(f"memory layer {self.name}: all {hashed.tokens} tokens of a micro-batch fall into one row of "
+                          "each table. Rows are chosen by signs: an input whose numbers have one sign, as after a ReLU, "
+                          "chooses the same ones always; a LayerNorm before the layer gives it both", stacklevel=2)
 
     def finished(self, y: torch.Tensor, hashed: Hashed) -> torch.Tensor:
         """The output that sums [T, outputs] make."""

@@ -22,16 +22,23 @@ class Progress:
         self._first: int | None = None
         self._open = False  # a line that has no end yet
 
+    def joined(self, step: int) -> None:
+        """The newest step that is known, told before others are shown: what was done before this process is no speed
+        of it."""
+        if self._first is None:
+            self._first = step if step > 1 else 0
+
     def show(self, record: _native.StepRecord) -> None:
         """A finished step."""
         now = time.monotonic()
-        if self._first is None:
-            self._first = record.step - 1  # what was done before is no speed of this process
+        first = self._first or 0
+        if record.step < first:
+            return
         last = record.step == self._steps
         if not last and record.val_loss is None and now - self._shown < _SECONDS_BETWEEN[self._terminal]:
             return
         self._shown = now
-        speed = (record.step - self._first) / max(now - self._begin, 1e-9)
+        speed = (record.step - first) / max(now - self._begin, 1e-9)
         text = f"step {record.step}/{self._steps}  loss {record.loss:.4f}  lr {record.lr:.3g}  {speed:.3g} steps/s"
         if record.val_loss is not None:
             text += f"  held out {record.val_loss:.4f}"

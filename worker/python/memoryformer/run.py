@@ -116,7 +116,7 @@ class Run:
         self._evaluate: Callable[[], float] | None = None
         self._callbacks: list[Callable[[_native.StepRecord], Any]] = []
         self._progress = Progress(steps) if progress else None
-        self._begun = self._left = False
+        self._begun = self._joined = self._left = False
         self._process = os.getpid()
         rules = _native.RunRules()
         rules.steps, rules.micro_batches, rules.tokens_per_micro_batch = steps, micro_batches, tokens
@@ -130,6 +130,9 @@ class Run:
         snapshots.every_minutes = real("snapshot_minutes", snapshot_minutes, 0)
         rules.snapshots = snapshots
         self._rules = rules
+        if data is not None and not isinstance(data, str) and not callable(data):
+            raise InvalidError(f"data: a {type(data).__name__} is neither a text nor a function (step, number) that gives "
+                               "a micro-batch")
         self._saves = snapshot_steps > 0 or snapshot_minutes > 0
         if reproducible:
             torch.use_deterministic_algorithms(True)
@@ -367,6 +370,10 @@ class Run:
         """Servers that do not answer are not waited for once more, and the first error stays the one that is told."""
         if self._opened is None:
             return
+        if not self._joined:
+            self._left = True
+            self._let_go()
+            return
         self._opened.stop()
         try:
             self.close()
@@ -532,6 +539,9 @@ class Run:
             if name in taken:
                 raise InvalidError(f"{name}: a parameter or another layer has this name in files; rename one of them")
             taken.add(name)
+        if self._rules.eval_every > 0 and self._evaluate is None:
+            warnings.warn("evaluate_every is set, but there is no function to evaluate: @run.evaluate sets it",
+                          stacklevel=5)
         if not description.tensors:
             raise InvalidError("the run has nothing to train: no layers, and no module was shared")
         description.about = self._about()
@@ -569,6 +579,8 @@ class Run:
                                 "take it when this one has ended, or has had no process for a minute",
                                 error.code) from None
 
+        self._joined = True
+
     def _pull(self, epoch: int, step: int) -> None:
         if self._state != (epoch, step):
             self._state = None
@@ -576,7 +588,10 @@ class Run:
             self._state = (epoch, step)
 
     def _tell(self) -> None:
-        for record in self.native.records():
+        records = self.native.records()
+        if records and self._progress is not None:
+            self._progress.joined(records[-1].step)
+        for record in records:
             for callback in self._callbacks:
                 callback(record)
             if self._progress is not None:
