@@ -31,6 +31,9 @@ enum class Metric {
   kRepliesUnsent,
   kTableRows,
   kKeyedRows,
+  kKeysWaiting,
+  kKeysAdmitted,
+  kRowsExpired,
   kTableBytes,
   kBucketHits,
   kBucketCoverage,
@@ -51,7 +54,7 @@ enum class Metric {
   kDataSize,
   kDataBusy,
 };
-inline constexpr int kMetricCount = 36;
+inline constexpr int kMetricCount = 39;
 
 enum class Direction { kSent, kReceived };
 

@@ -24,6 +24,9 @@ constexpr int64_t kDenseNumbersMax = 1 << 28;  // 1 GiB: one message
 // Of all tensors, with padded rows: bytes of state and gradients do not overflow 64 bits.
 constexpr double kNumbersMax = 0x1p56;
 constexpr size_t kDimensionsMax = 8;
+constexpr int64_t kHitsMax = 1'000'000'000;  // 32 bits
+constexpr int64_t kWaitingKeysMax = int64_t{1} << 32;
+constexpr int64_t kExpireStepsMax = 1'000'000'000;
 constexpr uint64_t kSeedMax = uint64_t{1} << 53;  // exact in JSON readers that know only doubles
 
 /// False for NaN.
@@ -118,6 +121,12 @@ Status CheckTensor(const TensorSpec& t, const RunRules& rules) {
     Check(r, "probes", t.probes, 1, 1);
     r.Check("mode", t.mode == ExchangeMode::kPull, "must be pull: nothing sums such a tensor");
   }
+  Check(r, "admit_hits", t.admit_hits, 0, keyed ? kHitsMax : 0);
+  const bool waits = t.admit_hits > 1;
+  Check(r, "waiting_keys", t.waiting_keys, waits ? t.tables : 0, waits ? kWaitingKeysMax : 0);
+  Check(r, "expire_steps", t.expire_steps, 0, keyed ? kExpireStepsMax : 0);
+  r.Check("expire_steps", t.expire_steps == 0 || t.optimizer.sparse_update == SparseUpdate::kLazy,
+          "needs lazy updates: otherwise no step leaves a row as it is");
   MF_RETURN_IF_ERROR(r.status());
   r.Check("shape", ShapeFits(t.shape, keyed ? t.columns : t.tables * t.rows * t.columns),
           "is not that of its rows");

@@ -156,6 +156,9 @@ void TensorFields(Io& io, Tensor& t) {
   io.Enum("row_type", t.row_type, kRowTypeNames);
   io.Enum("mode", t.mode, kExchangeModeNames);
   io.Value("on_device", t.on_device);
+  io.Optional("admit_hits", t.admit_hits);
+  io.Optional("waiting_keys", t.waiting_keys);
+  io.Optional("expire_steps", t.expire_steps);
   io.Value("shape", t.shape);
 }
 

@@ -52,6 +52,12 @@ struct TensorSpec {
   RowType row_type = RowType::kF32;         // as readers see the rows
   ExchangeMode mode = ExchangeMode::kPull;  // fixed for a run
   bool on_device = false;                   // GPU workers keep a copy of the rows
+  // Of keyed tensors, 0: no.
+  int64_t admit_hits =
+      0;  // a key has its row with so many hits; until then its gradient is dropped
+  int64_t waiting_keys =
+      0;  // with admit_hits > 1: most keys whose hits are counted, over all ranges
+  int64_t expire_steps = 0;         // rows that so many applied steps did not hit are dropped
   std::vector<int64_t> shape = {};  // in the export: of all its numbers, or of a keyed tensor's row
 
   /// The largest global row id.

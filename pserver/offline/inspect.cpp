@@ -66,7 +66,7 @@ struct Rows {
 Rows RowsOf(const SnapshotSummary& summary) {
   Rows rows;
   for (const SpaceCount& space : summary.spaces) {
-    if (space.space >= kFirstStepSpace) continue;
+    if (space.space >= kFirstWaitingSpace) continue;
     rows.rows += space.entries;
     rows.bytes += space.bytes;
   }
@@ -80,11 +80,18 @@ Status VerifyStep(SnapshotReader& reader, uint64_t step) {
   return read.status();
 }
 
+/// Keys that wait.
+bool IsWaiting(uint32_t space) { return space >= kFirstWaitingSpace && space < kFirstStepSpace; }
+
 std::string SpaceTitle(uint32_t space, const std::vector<TensorSpec>& tensors) {
+  if (IsWaiting(space) && space - kFirstWaitingSpace < tensors.size()) {
+    return tensors[space - kFirstWaitingSpace].name + ", keys that wait";
+  }
   return space < tensors.size() ? tensors[space].name : SpaceName(space);
 }
 
 bool IsKeyed(uint32_t space, const std::vector<TensorSpec>& tensors) {
+  if (IsWaiting(space)) return true;
   return space < tensors.size() && tensors[space].kind == TensorKind::kKeyed;
 }
 

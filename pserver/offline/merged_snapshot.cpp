@@ -132,7 +132,12 @@ Status MergedSnapshot::OpenSources(const Options& options) {
   return Status::Ok();
 }
 
-bool MergedSnapshot::is_row() const { return key_.space < kFirstStepSpace; }
+bool MergedSnapshot::is_row() const { return key_.space < kFirstWaitingSpace; }
+
+std::optional<uint32_t> MergedSnapshot::tensor() const {
+  if (key_.space >= kFirstStepSpace) return std::nullopt;
+  return is_row() ? key_.space : key_.space - kFirstWaitingSpace;
+}
 
 Result<bool> MergedSnapshot::Next() {
   if (std::exchange(begun_, true)) {
@@ -159,30 +164,32 @@ Result<bool> MergedSnapshot::Next() {
                             "a snapshot of this version");
   } else {
     MF_RETURN_IF_ERROR(CheckKey(*lowest));
+    const std::optional<uint32_t> of = tensor();
     for (const Source& source : sources_)
-      if ((!is_row() || source.Has(key_)) && !source.At(key_))
+      if ((!of.has_value() || source.Has(*of, key_.id)) && !source.At(key_))
         return Disagree(*lowest, source, NameOf(key_));
   }
-  MF_RETURN_IF_ERROR(is_row() ? TakeRow(*lowest) : TakeStep());
+  MF_RETURN_IF_ERROR(is_row() ? TakeRow(*lowest) : TakeOther(*lowest));
   return true;
 }
 
-Status MergedSnapshot::TakeStep() {
-  const SnapshotCursor& first = *sources_[0].cursor;
-  if (key_.space != kRecordSpace) {
-    for (const Source& source : sources_) {
-      if (source.cursor->bytes() != first.bytes() ||
-          std::memcmp(source.cursor->data(), first.data(), first.bytes()) != 0) {
-        return Disagree(sources_[0], source, NameOf(key_));
-      }
+Status MergedSnapshot::TakeOther(const Source& first) {
+  const SnapshotCursor& cursor = *first.cursor;
+  for (const Source& source : sources_) {
+    if (!source.At(key_)) continue;
+    if (source.cursor->bytes() != cursor.bytes() ||
+        std::memcmp(source.cursor->data(), cursor.data(), cursor.bytes()) != 0) {
+      return Disagree(first, source, NameOf(key_));
     }
   }
-  entry_.assign(first.data(), first.data() + first.bytes());
+  entry_.assign(cursor.data(), cursor.data() + cursor.bytes());
   return Status::Ok();
 }
 
 Status MergedSnapshot::CheckKey(const Source& source) const {
-  if (!is_row() || (key_.space < run_.tensors.size() && source.Has(key_))) return Status::Ok();
+  const std::optional<uint32_t> of = tensor();
+  if (!of.has_value() || (*of < run_.tensors.size() && source.Has(*of, key_.id)))
+    return Status::Ok();
   return Status::Failed(source.path + ": " + NameOf(key_) +
                         " is not of its run; the snapshot is of another version");
 }
@@ -191,7 +198,7 @@ Status MergedSnapshot::TakeRow(const Source& first) {
   const RowFormat& whole = formats_[key_.space];
   entry_.resize(whole.bytes());
   for (const Source& source : sources_) {
-    if (!source.Has(key_)) continue;
+    if (!source.Has(key_.space, key_.id)) continue;
     const RowFormat& part = source.formats[key_.space];
     const size_t due = part.bytes();
     if (source.cursor->bytes() != due)

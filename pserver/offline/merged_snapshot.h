@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -52,7 +53,9 @@ class MergedSnapshot {
   // Of the entry; valid until Next().
   const SnapshotKey& key() const { return key_; }
   bool is_row() const;
-  /// A row with all columns in the form of pserver/table/row_format.h, or a step's entry as it is.
+  /// The tensor whose row it is, or whose key that waits for one; none: a step's.
+  std::optional<uint32_t> tensor() const;
+  /// A row with all columns in the form of pserver/table/row_format.h, or another entry as it is.
   const std::byte* data() const { return entry_.data(); }
   size_t bytes() const { return entry_.size(); }
 
@@ -68,13 +71,14 @@ class MergedSnapshot {
     bool At(const SnapshotKey& key) const {
       return cursor->Valid() && cursor->space() == key.space && cursor->id() == key.id;
     }
-    /// Whether the row of a tensor has a part here.
-    bool Has(const SnapshotKey& key) const { return layouts[key.space].Has(key.id); }
+    /// Whether a row of a tensor has a part here.
+    bool Has(uint32_t tensor, uint64_t row) const { return layouts[tensor].Has(row); }
   };
 
   MergedSnapshot() = default;
   Status OpenSources(const Options& options);
-  Status TakeStep();
+  /// What is no row; `first` stands at it.
+  Status TakeOther(const Source& first);
   /// Of `source`, which stands at it.
   Status CheckKey(const Source& source) const;
   /// `first`: a source that has a part of it.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "common/run/run_description.h"
@@ -50,7 +51,7 @@ class Resharder {
  private:
   Status OpenTargets();
   Status Copy(const ReshardProgress& progress);
-  Status CopyStep();
+  Status CopyOther();
   Status CopyRow();
   Status Publish();
   std::vector<TensorLayout> Layouts(uint32_t shard, uint32_t shards) const;
@@ -107,14 +108,16 @@ Status Resharder::Copy(const ReshardProgress& progress) {
   while (true) {
     MF_ASSIGN_OR_RETURN(const bool more, source_->Next());
     if (!more) return Status::Ok();
-    MF_RETURN_IF_ERROR(source_->is_row() ? CopyRow() : CopyStep());
+    MF_RETURN_IF_ERROR(source_->is_row() ? CopyRow() : CopyOther());
     if (source_->is_row() && ++report_.rows % 256 == 0) progress(report_.rows, source_->rows());
   }
 }
 
-Status Resharder::CopyStep() {
+Status Resharder::CopyOther() {
   const SnapshotKey& key = source_->key();
+  const std::optional<uint32_t> tensor = source_->tensor();
   for (Target& target : targets_) {
+    if (tensor.has_value() && !target.layouts[*tensor].Has(key.id)) continue;
     MF_RETURN_IF_ERROR(target.store->Put(key.space, key.id, source_->data(), source_->bytes()));
     if (key.space == kRecordSpace) break;  // kept by shard 0 alone
   }

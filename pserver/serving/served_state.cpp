@@ -29,6 +29,7 @@ Status LoadAll(MergedSnapshot& snapshot, ShardTables& tables,
     MF_ASSIGN_OR_RETURN(const bool more, snapshot.Next());
     if (!more) return Status::Ok();
     const SnapshotKey& key = snapshot.key();
+    if (!snapshot.is_row() && snapshot.tensor().has_value()) continue;  // of keys without rows
     const std::byte* data = snapshot.data();
     size_t bytes = snapshot.bytes();
     if (snapshot.is_row()) {

@@ -11,9 +11,11 @@ namespace {
 
 /// What is told of a run: not of the next one, whose layers may be others.
 constexpr Metric kMetricsOfARun[] = {
-    Metric::kStep,       Metric::kTableRows,      Metric::kKeyedRows,     Metric::kTableBytes,
-    Metric::kBucketHits, Metric::kBucketCoverage, Metric::kBucketEntropy, Metric::kBucketTop1,
-    Metric::kBucketDead, Metric::kBucketBinHits,  Metric::kSnapshotBytes, Metric::kSnapshotLastStep,
+    Metric::kStep,          Metric::kTableRows,     Metric::kKeyedRows,
+    Metric::kKeysWaiting,   Metric::kKeysAdmitted,  Metric::kRowsExpired,
+    Metric::kTableBytes,    Metric::kBucketHits,    Metric::kBucketCoverage,
+    Metric::kBucketEntropy, Metric::kBucketTop1,    Metric::kBucketDead,
+    Metric::kBucketBinHits, Metric::kSnapshotBytes, Metric::kSnapshotLastStep,
     Metric::kSnapshotAge};
 
 constexpr double kDiskPatience = 10;  // seconds; a disk that answers no sooner is told of

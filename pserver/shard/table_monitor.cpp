@@ -71,6 +71,11 @@ void TableMonitor::SampleTensor(const TensorShard& tensor) {
   metrics_->Set(keyed ? Metric::kKeyedRows : Metric::kTableRows,
                 static_cast<double>(tensor.updated_count()), {layer});
   metrics_->Set(Metric::kTableBytes, static_cast<double>(tensor.bytes()), {layer});
+  if (!keyed) return;
+  Told& told = told_[spec.id];
+  metrics_->Set(Metric::kKeysWaiting, static_cast<double>(tensor.waiting_count()), {layer});
+  metrics_->Count(Metric::kKeysAdmitted, {layer}, Difference(told.admitted, tensor.admitted()));
+  metrics_->Count(Metric::kRowsExpired, {layer}, Difference(told.expired, tensor.expired()));
 }
 
 void TableMonitor::TellBuckets(const std::string& layer, const std::vector<TableBuckets>& tables,

@@ -35,7 +35,7 @@ class TableMonitor {
   uint64_t dense_rows_ = 0, dense_bytes_ = 0;  // of the tensors looked at in this round
   // What the counters have been told, by tensor, for differences.
   struct Told {
-    uint64_t hits = 0;
+    uint64_t hits = 0, admitted = 0, expired = 0;
     uint64_t first_bins[kBucketBins] = {}, last_bins[kBucketBins] = {};
   };
   std::vector<Told> told_;

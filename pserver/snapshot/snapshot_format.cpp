@@ -50,6 +50,8 @@ Result<StepRecord> DecodeRecord(uint64_t step, const std::byte* data, size_t byt
 std::string SpaceName(uint32_t space) {
   if (space == kRateSpace) return "rates";
   if (space == kRecordSpace) return "records";
+  if (space >= kFirstWaitingSpace)
+    return "keys that wait of tensor " + std::to_string(space - kFirstWaitingSpace);
   return "tensor " + std::to_string(space);
 }
 

@@ -1,5 +1,7 @@
 // The entries of a server's snapshot, byte by byte; all numbers are little-endian.
 //   space = tensor id, id = global row   a row of pserver/table/row_format.h
+//   kFirstWaitingSpace + tensor id, id = global row
+//                                        of a key that waits for a row: u32 hits, u32 applied step
 //   kRateSpace, id = applied step >= 1   f64 learning rate
 //   kRecordSpace, id = step              a StepRecord: f64 loss, lr, grad_norm, val_loss, u32 flags
 //                                        (1: has val_loss, 2: dropped); shard 0 only
@@ -15,7 +17,9 @@
 
 namespace mf {
 
-/// Spaces from here on hold a few bytes a step; below are rows.
+/// From here on are keys that wait, below are rows.
+inline constexpr uint32_t kFirstWaitingSpace = 0x80000000;
+/// Spaces from here on hold a few bytes a step.
 inline constexpr uint32_t kFirstStepSpace = 0xFFFFFFF0;
 inline constexpr uint32_t kRateSpace = 0xFFFFFFF0;
 inline constexpr uint32_t kRecordSpace = 0xFFFFFFF1;

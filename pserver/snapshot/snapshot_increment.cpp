@@ -31,7 +31,7 @@ Status Increment::Begin(uint64_t file_bytes) {
 void Increment::Drop() {
   writer_.reset();
   tables_.clear();
-  steps_.clear();
+  small_.clear();
   last_.reset();
   entries_ = rows_ = 0;
   if (FileExists(folder_)) (void)RemoveTree(folder_);  // Begin() tries again and reports
@@ -43,40 +43,66 @@ uint64_t Increment::bytes() const {
   return bytes;
 }
 
-Status Increment::Put(uint32_t space, uint64_t id, const void* data, size_t bytes) {
-  const SnapshotKey key{space, id};
+Status Increment::Take(const SnapshotKey& key) {
   if (last_ && key <= *last_) {
-    return Status::Failed(folder_ + ": entry " + std::to_string(id) + " of " + SpaceName(space) +
+    return Status::Failed(folder_ + ": entry " + std::to_string(key.id) + " of " +
+                          SpaceName(key.space) +
                           " is not above the one before: a bug of this program");
   }
   last_ = key;
   ++entries_;
-  if (space >= kFirstStepSpace) {
-    steps_.push_back({key, std::string(static_cast<const char*>(data), bytes)});
+  return Status::Ok();
+}
+
+Status Increment::Put(uint32_t space, uint64_t id, const void* data, size_t bytes) {
+  const SnapshotKey key{space, id};
+  MF_RETURN_IF_ERROR(Take(key));
+  if (space >= kFirstWaitingSpace) {
+    small_.push_back({key, std::string(static_cast<const char*>(data), bytes)});
     return Status::Ok();
   }
   ++rows_;
   return Write(key, data, bytes);
 }
 
+Status Increment::Remove(uint32_t space, uint64_t id) {
+  const SnapshotKey key{space, id};
+  MF_RETURN_IF_ERROR(Take(key));
+  if (space < kFirstWaitingSpace) return WriteRemoval(key);
+  small_.push_back({key, {}, true});
+  return Status::Ok();
+}
+
 void Increment::Keep(std::vector<Entry> older) {
   std::vector<Entry> all;
   const auto before = [](const Entry& a, const Entry& b) { return a.key < b.key; };
-  std::set_union(std::make_move_iterator(steps_.begin()), std::make_move_iterator(steps_.end()),
+  std::set_union(std::make_move_iterator(small_.begin()), std::make_move_iterator(small_.end()),
                  std::make_move_iterator(older.begin()), std::make_move_iterator(older.end()),
                  std::back_inserter(all), before);  // of equal ones the first range's
-  steps_ = std::move(all);
+  small_ = std::move(all);
+}
+
+Status Increment::OpenTable() {
+  if (writer_ != nullptr) return Status::Ok();
+  auto writer = std::make_unique<Writer>(LiveOptions());
+  const std::string path = folder_ + "/" + std::to_string(tables_.size()) + ".sst";
+  const rocksdb::Status opened = writer->writer.Open(path);
+  if (!opened.ok()) return RocksError(path, "write", opened);
+  writer_ = std::move(writer);
+  tables_.push_back({.path = path});
+  return Status::Ok();
+}
+
+Status Increment::WriteRemoval(const SnapshotKey& key) {
+  MF_RETURN_IF_ERROR(OpenTable());
+  const auto name = EncodeKey(key);
+  const rocksdb::Status written = writer_->writer.Delete({name.data(), name.size()});
+  if (!written.ok()) return RocksError(tables_.back().path, "write", written);
+  return writer_->writer.FileSize() >= file_bytes_ ? FinishTable() : Status::Ok();
 }
 
 Status Increment::Write(const SnapshotKey& key, const void* data, size_t bytes) {
-  if (writer_ == nullptr) {
-    auto writer = std::make_unique<Writer>(LiveOptions());
-    const std::string path = folder_ + "/" + std::to_string(tables_.size()) + ".sst";
-    const rocksdb::Status opened = writer->writer.Open(path);
-    if (!opened.ok()) return RocksError(path, "write", opened);
-    writer_ = std::move(writer);
-    tables_.push_back({.path = path});
-  }
+  MF_RETURN_IF_ERROR(OpenTable());
   const auto name = EncodeKey(key);
   const rocksdb::Status written =
       writer_->writer.Put({name.data(), name.size()}, {static_cast<const char*>(data), bytes});
@@ -100,9 +126,10 @@ Status Increment::FinishTable() {
 Status Increment::Finish() {
   // In the same table as the last rows: one of their own overlaps nothing, would become part of the
   // base at once, and the base would get a tiny file with every increment.
-  for (const Entry& entry : steps_)
-    MF_RETURN_IF_ERROR(Write(entry.key, entry.value.data(), entry.value.size()));
-  steps_.clear();
+  for (const Entry& entry : small_)
+    MF_RETURN_IF_ERROR(entry.removed ? WriteRemoval(entry.key)
+                                     : Write(entry.key, entry.value.data(), entry.value.size()));
+  small_.clear();
   return FinishTable();
 }
 

@@ -25,6 +25,7 @@ class Increment {
   struct Entry {
     SnapshotKey key;
     std::string value;
+    bool removed = false;
   };
 
   /// Files go to `folder`, which is made by Begin() and removed by Drop().
@@ -34,8 +35,9 @@ class Increment {
   Status Begin(uint64_t file_bytes);
   /// Strictly rising.
   Status Put(uint32_t space, uint64_t id, const void* data, size_t bytes);
-  /// Before Finish(): older entries of step spaces, rising, that have to be in it too; those that
-  /// were put win.
+  Status Remove(uint32_t space, uint64_t id);
+  /// Before Finish(): older entries from kFirstWaitingSpace on, rising, that have to be in it too;
+  /// those that were put or removed win.
   void Keep(std::vector<Entry> older);
   /// All tables are complete and durable.
   Status Finish();
@@ -43,14 +45,17 @@ class Increment {
 
   const std::vector<IncrementTable>& tables() const { return tables_; }
   uint64_t entries() const { return entries_; }
-  /// Entries below kFirstStepSpace.
+  /// Entries below kFirstWaitingSpace that were put.
   uint64_t rows() const { return rows_; }
   uint64_t bytes() const;
 
  private:
   class Writer;
 
+  Status Take(const SnapshotKey& key);
+  Status OpenTable();
   Status Write(const SnapshotKey& key, const void* data, size_t bytes);
+  Status WriteRemoval(const SnapshotKey& key);
   Status FinishTable();
 
   const std::string folder_;
@@ -60,7 +65,7 @@ class Increment {
   std::optional<SnapshotKey> last_;
   std::unique_ptr<Writer> writer_;
   std::vector<IncrementTable> tables_;
-  std::vector<Entry> steps_;  // of step spaces: few bytes, written last
+  std::vector<Entry> small_;  // from kFirstWaitingSpace on: few bytes, written last
 };
 
 }  // namespace mf

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <map>
@@ -67,7 +68,26 @@ class SnapshotKeySet {
                          mine.anywhere.end());
     }
   }
+  /// REQUIRES: all that `other` has is in this.
+  void Subtract(const SnapshotKeySet& other) {
+    for (const auto& [space, keys] : other.spaces_) {
+      if (keys.entries() == 0) continue;
+      Space& mine = spaces_[space];
+      mine.dense -= keys.dense;
+      for (const auto& [index, word] : keys.words) {
+        if ((mine.words[index] &= ~word) == 0) mine.words.erase(index);
+      }
+      auto gone = keys.anywhere.begin();
+      std::erase_if(mine.anywhere, [&](uint64_t id) {
+        while (gone != keys.anywhere.end() && *gone < id) ++gone;
+        return gone != keys.anywhere.end() && *gone == id;
+      });
+    }
+  }
   void Clear() { spaces_.clear(); }
+
+  /// Of an entry of a space that has some.
+  size_t EntryBytes(uint32_t space) const { return spaces_.at(space).entry_bytes; }
 
   /// Entries of spaces below `end`.
   uint64_t EntriesBelow(uint32_t end) const {
@@ -76,20 +96,28 @@ class SnapshotKeySet {
       entries += space->second.entries();
     return entries;
   }
-  /// By space, of this and `other` together. REQUIRES: no key is in both.
-  std::vector<SpaceCount> CountsWith(const SnapshotKeySet& other) const {
+  /// By space, of this and `added` together without `removed`. REQUIRES: no key of `added` is in
+  /// this, and all of `removed` are.
+  std::vector<SpaceCount> CountsWith(const SnapshotKeySet& added,
+                                     const SnapshotKeySet& removed) const {
     std::map<uint32_t, SpaceCount> counts;
-    for (const SnapshotKeySet* set : {this, &other}) {
-      for (const auto& [space, keys] : set->spaces_) {
+    const auto count = [&counts](const SnapshotKeySet& set, auto change) {
+      for (const auto& [space, keys] : set.spaces_) {
         if (keys.entries() == 0) continue;
-        SpaceCount& count = counts[space];
-        count.space = space;
-        count.entries += keys.entries();
-        count.bytes += keys.entries() * keys.entry_bytes;
+        SpaceCount& sum = counts[space];
+        sum.space = space;
+        change(sum.entries, keys.entries());
+        change(sum.bytes, keys.entries() * keys.entry_bytes);
       }
-    }
+    };
+    const auto more = [](uint64_t& sum, uint64_t by) { sum += by; };
+    count(*this, more);
+    count(added, more);
+    count(removed, [](uint64_t& sum, uint64_t by) { sum -= by; });
     std::vector<SpaceCount> list;
-    for (const auto& [space, count] : counts) list.push_back(count);
+    for (const auto& [space, sum] : counts) {
+      if (sum.entries > 0) list.push_back(sum);
+    }
     return list;
   }
 

@@ -29,6 +29,13 @@ Status Load(uint32_t space, uint64_t id, const std::byte* data, size_t bytes, Sh
     records->push_back(record);
     return Status::Ok();
   }
+  if (space >= kFirstWaitingSpace && space - kFirstWaitingSpace < tables.tensors.size()) {
+    MF_ASSIGN_OR_RETURN(
+        const uint32_t at,
+        tables.tensors[space - kFirstWaitingSpace]->RestoreWaiting(id, data, bytes));
+    tables.last_update = std::max(tables.last_update, at);
+    return Status::Ok();
+  }
   if (space >= tables.tensors.size()) return Status::Failed("entries of an unknown kind");
   MF_RETURN_IF_ERROR(tables.tensors[space]->Restore(id, data, bytes));
   // A row begins with it (pserver/table/row_format.h).

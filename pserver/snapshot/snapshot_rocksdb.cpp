@@ -54,6 +54,7 @@ class RocksSnapshots : public SnapshotStore {
 
   Status Begin() override;
   Status Put(uint32_t space, uint64_t id, const void* data, size_t bytes) override;
+  Status Remove(uint32_t space, uint64_t id) override;
   Status Publish(const SnapshotInfo& info) override;
   void Abandon() override;
 
@@ -89,10 +90,10 @@ class RocksSnapshots : public SnapshotStore {
   Increment increment_;
   std::optional<uint64_t> begun_;  // merged bytes at Begin(); no value: no increment
   Clock::time_point begun_at_;
-  Status failed_;         // of the increment
-  uint64_t base_ = 0;     // step that increments stand on; 0: nothing
-  SnapshotKeySet keys_;   // of the published base
-  SnapshotKeySet added_;  // by the increment
+  Status failed_;                   // of the increment
+  uint64_t base_ = 0;               // step that increments stand on; 0: nothing
+  SnapshotKeySet keys_;             // of the published base
+  SnapshotKeySet added_, removed_;  // by the increment
   bool keys_known_ = true;
   bool emptied_ = false;  // the live database was begun anew for an increment not yet published
   // Keys seen by the last complete Read(): usually of the step that Reset() names.
@@ -239,10 +240,19 @@ Status RocksSnapshots::Put(uint32_t space, uint64_t id, const void* data, size_t
   return failed_;
 }
 
+Status RocksSnapshots::Remove(uint32_t space, uint64_t id) {
+  if (!begun_) return Status::Failed(folder_ + ": Remove() without Begin(): a bug of this program");
+  MF_RETURN_IF_ERROR(failed_);
+  if (!keys_.Has(space, id)) return Status::Ok();
+  removed_.Add(space, id, keys_.EntryBytes(space));
+  return failed_ = increment_.Remove(space, id);
+}
+
 void RocksSnapshots::Abandon() {
   begun_.reset();
   failed_ = Status::Ok();
   added_.Clear();
+  removed_.Clear();
   increment_.Drop();
 }
 
@@ -282,10 +292,10 @@ bool RocksSnapshots::MergeIsDue(double patience) const {
 }
 
 Status RocksSnapshots::Replace() {
-  // Rows are replaced as a whole; the few bytes of every step come along.
+  // Rows are replaced as a whole; keys that wait and the few bytes of every step come along.
   std::vector<Increment::Entry> kept;
   MF_RETURN_IF_ERROR(
-      live_.Visit(kFirstStepSpace, [&](uint32_t space, uint64_t id, std::string_view value) {
+      live_.Visit(kFirstWaitingSpace, [&](uint32_t space, uint64_t id, std::string_view value) {
         kept.push_back({{space, id}, std::string(value)});
         return Status::Ok();
       }));
@@ -297,8 +307,9 @@ Status RocksSnapshots::Replace() {
 Status RocksSnapshots::PublishIncrement(const SnapshotInfo& info) {
   const uint64_t rows = increment_.entries();
   const bool replaces = increment_.rows() > 0 && live_.bytes() > 0 &&
-                        increment_.rows() == keys_.EntriesBelow(kFirstStepSpace) +
-                                                 added_.EntriesBelow(kFirstStepSpace) &&
+                        increment_.rows() == keys_.EntriesBelow(kFirstWaitingSpace) +
+                                                 added_.EntriesBelow(kFirstWaitingSpace) -
+                                                 removed_.EntriesBelow(kFirstWaitingSpace) &&
                         (base_ == 0 || IsPublished(base_));
   if (replaces) MF_RETURN_IF_ERROR(Replace());
   MF_RETURN_IF_ERROR(increment_.Finish());
@@ -334,6 +345,7 @@ Status RocksSnapshots::PublishIncrement(const SnapshotInfo& info) {
   }
 
   keys_.Merge(std::move(added_));
+  keys_.Subtract(removed_);
   base_ = info.step;
   emptied_ = false;
   const uint64_t merged = live_.merged_bytes();
@@ -355,7 +367,7 @@ Status RocksSnapshots::WriteDigest(const SnapshotInfo& info, const std::string& 
                               std::chrono::system_clock::now().time_since_epoch())
                               .count();
   digest.increments = live_.increments();
-  digest.spaces = keys_.CountsWith(added_);
+  digest.spaces = keys_.CountsWith(added_, removed_);
   for (const std::string& name : FileNames(folder)) {
     MF_ASSIGN_OR_RETURN(DigestFile file, live_.Describe(folder, name));
     if (!file.is_table()) *bytes += file.bytes;

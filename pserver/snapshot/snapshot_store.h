@@ -5,8 +5,8 @@
 // A snapshot is published by one rename after everything in it is durable: it is whole or not
 // there. Nothing ever writes into a published one.
 //
-// Threads: Begin, Put, Publish and Abandon belong to one (background) thread. Everything else is
-// called by the server's thread while no increment is in progress; only Published() and
+// Threads: Begin, Put, Remove, Publish and Abandon belong to one (background) thread. Everything
+// else is called by the server's thread while no increment is in progress; only Published() and
 // Delete(another step than the newest) may be called at any time.
 #pragma once
 
@@ -99,6 +99,8 @@ class SnapshotStore : public SnapshotReader {
   /// Strictly rising (space, id). All entries of a space have one size. An error stays until
   /// Abandon().
   virtual Status Put(uint32_t space, uint64_t id, const void* data, size_t bytes) = 0;
+  /// The same order: an entry is there no more, if it ever was.
+  virtual Status Remove(uint32_t space, uint64_t id) = 0;
   /// On an error the list of published snapshots is as before and the live database may or may not
   /// have the increment: the next one has to hold everything changed since the last success.
   virtual Status Publish(const SnapshotInfo& info) = 0;

@@ -16,6 +16,15 @@ namespace {
 constexpr size_t kChunksWaitingMax = 8;  // 32 MiB of rows
 constexpr double kSlowDisk = 10e6;       // bytes a second, of one that is not late
 
+}  // namespace
+
+Status AddTo(SnapshotStore& store, const SnapshotChunk& chunk, const SnapshotChunk::Entry& entry) {
+  if (entry.removed) return store.Remove(entry.space, entry.id);
+  return store.Put(entry.space, entry.id, chunk.values.data() + entry.offset, entry.bytes);
+}
+
+namespace {
+
 class ThreadedSnapshotWriter final : public SnapshotWriter {
  public:
   explicit ThreadedSnapshotWriter(SnapshotStore& store)
@@ -137,8 +146,7 @@ class ThreadedSnapshotWriter final : public SnapshotWriter {
 
   Status Add(const SnapshotChunk& chunk) {
     for (const SnapshotChunk::Entry& entry : chunk.entries) {
-      const std::byte* data = chunk.values.data() + entry.offset;
-      MF_RETURN_IF_ERROR(store_.Put(entry.space, entry.id, data, entry.bytes));
+      MF_RETURN_IF_ERROR(AddTo(store_, chunk, entry));
     }
     return Status::Ok();
   }

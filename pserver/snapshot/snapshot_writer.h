@@ -18,10 +18,14 @@ struct SnapshotChunk {
     uint32_t space;
     uint64_t id;
     size_t offset, bytes;  // in `values`
+    bool removed = false;  // it is there no more
   };
   std::vector<Entry> entries;
   std::vector<std::byte> values;
 };
+
+/// Puts an entry of the chunk into the store's increment, or removes it.
+Status AddTo(SnapshotStore& store, const SnapshotChunk& chunk, const SnapshotChunk::Entry& entry);
 
 class SnapshotWriter {
  public:

@@ -10,8 +10,9 @@
 
 namespace mf {
 namespace {
-constexpr double kLateSeconds = 60;      // of the writer: more is told
-constexpr size_t kChunkBytes = 4 << 20;  // handed over between two requests: about 1 ms
+constexpr double kLateSeconds = 60;        // of the writer: more is told
+constexpr size_t kChunkBytes = 4 << 20;    // handed over between two requests: about 1 ms
+constexpr size_t kChunkEntries = 1 << 16;  // the same
 constexpr const char* kOutOfMemory = "out of memory";  // short: takes none itself
 
 /// Something is being loaded while this lives.
@@ -33,7 +34,7 @@ struct Snapshots::Writing {
   const std::vector<std::unique_ptr<TensorShard>>* tensors;
   uint32_t clock;  // at the cut
   double since;
-  size_t tensor = 0;          // whose rows are being handed over
+  size_t part = 0;            // that is handed over: rows of a tensor, or keys that wait for them
   std::vector<double> rates;  // of applied steps first_rate, ...
   uint64_t first_rate = 1;
   std::vector<StepRecord> records;
@@ -129,16 +130,28 @@ void Snapshots::FillChunk() {
     chunk.entries.push_back({space, id, offset, bytes});
     return chunk.values.data() + offset;
   };
-  std::vector<std::byte> row;
-  for (; writing_->tensor < writing_->tensors->size(); ++writing_->tensor) {
-    TensorShard& tensor = *(*writing_->tensors)[writing_->tensor];
-    row.resize(tensor.row_bytes());
+  // Rows of all tensors, then keys that wait of all.
+  const size_t tensors = writing_->tensors->size();
+  std::vector<std::byte> state;
+  for (; writing_->part < 2 * tensors; ++writing_->part) {
+    TensorShard& tensor = *(*writing_->tensors)[writing_->part % tensors];
+    const bool waiting = writing_->part >= tensors;
+    const uint32_t space = tensor.layout().spec.id + (waiting ? kFirstWaitingSpace : 0);
+    state.resize(waiting ? TensorShard::kWaitingBytes : tensor.row_bytes());
     uint64_t id = 0;
-    while (chunk.values.size() < kChunkBytes) {
-      if (!tensor.NextCutRow(&id, row.data())) break;
-      std::copy(row.begin(), row.end(), add(tensor.layout().spec.id, id, row.size()));
+    bool removed = false;
+    while (chunk.values.size() < kChunkBytes && chunk.entries.size() < kChunkEntries) {
+      if (!(waiting ? tensor.NextCutWaiting(&id, &removed, state.data())
+                    : tensor.NextCutRow(&id, &removed, state.data()))) {
+        break;
+      }
+      if (removed) {
+        chunk.entries.push_back({space, id, chunk.values.size(), 0, true});
+      } else {
+        std::copy(state.begin(), state.end(), add(space, id, state.size()));
+      }
     }
-    if (chunk.values.size() >= kChunkBytes) return;
+    if (chunk.values.size() >= kChunkBytes || chunk.entries.size() >= kChunkEntries) return;
   }
   for (size_t i = 0; i < writing_->rates.size(); ++i) {
     EncodeRate(writing_->rates[i], add(kRateSpace, writing_->first_rate + i, kRateBytes));

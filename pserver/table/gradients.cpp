@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
+
+#include "common/base/buffer.h"
 
 namespace mf {
 namespace {
@@ -20,13 +23,18 @@ Gradients::Gradients(const TensorLayout& layout, PageArena& arena)
     : layout_(layout),
       index_(static_cast<uint64_t>(layout.spec.rows)),
       slots_(arena, layout.stride * sizeof(float), SlotsPerChunk(layout)),
+      counts_hits_(layout.spec.admit_hits > 1),
       squares_(layout.share.blocks.size()) {}
 
-void Gradients::Insert(const uint64_t* rows, size_t count) {
+void Gradients::Insert(const uint64_t* rows, size_t count, const std::byte* hits) {
   sealed_ = false;
   for (size_t i = 0; i < count; ++i) {
-    index_.Insert(rows[i]);
+    const uint32_t slot = index_.Insert(rows[i]);
     if (index_.size() > fresh_.size()) fresh_.push_back(1);
+    if (!counts_hits_) continue;
+    if (index_.size() > counts_.size()) counts_.push_back(0);
+    const uint32_t more = hits == nullptr ? 1 : LoadUnaligned<uint32_t>(hits, i);
+    counts_[slot] += std::min(more, UINT32_MAX - counts_[slot]);
   }
   slots_.Reserve(index_.size());
 }
@@ -59,9 +67,15 @@ void Gradients::Add(uint64_t row, const void* values) {
   }
 }
 
-void Gradients::Seal() {
+void Gradients::Seal(const Admits& admits) {
   if (sealed_) return;
   SortHits();
+  refused_.clear();
+  if (admits) {
+    const auto none = [&](const Hit& hit) { return !admits(hit.row, count(hit)); };
+    std::copy_if(hits_.begin(), hits_.end(), std::back_inserter(refused_), none);
+    if (!refused_.empty()) std::erase_if(hits_, none);
+  }
   std::fill(squares_.begin(), squares_.end(), SquareSum());
   for (const Hit& hit : hits_) AddSquares(squares_.data(), gradient(hit), layout_.share.blocks);
   sealed_ = true;  // last: memory may have ended before
@@ -92,7 +106,9 @@ void Gradients::SortHits() {
 void Gradients::Clear() {
   if (index_.size() > 0) index_.Clear();
   fresh_.clear();
+  counts_.clear();
   hits_.clear();
+  refused_.clear();
   sealed_ = false;
 }
 

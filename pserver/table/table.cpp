@@ -14,9 +14,10 @@ constexpr size_t kScratchChunksKept = 8;  // 32 MiB a table
 // A plane of a sparse table grows by so much: little is touched in vain. Keyed tensors have 64
 // tables, whatever they hold.
 constexpr size_t kSparseChunkBytes = 64 << 10, kKeyedChunkBytes = 4 << 10;
-constexpr uint32_t kRowsPerPause = 256;   // rows of a kilobyte: some tenths of a millisecond
-constexpr size_t kPrefetchedBytes = 512;  // of a row: the processor sees what follows
-constexpr size_t kPrefetchAhead = 16;     // rows looked up ahead in a hash index
+constexpr uint32_t kRowsPerPause = 256;       // rows of a kilobyte: some tenths of a millisecond
+constexpr uint32_t kSlotsPerPause = 1 << 16;  // that are only looked at
+constexpr size_t kPrefetchedBytes = 512;      // of a row: the processor sees what follows
+constexpr size_t kPrefetchAhead = 16;         // rows looked up ahead in a hash index
 }  // namespace
 
 void ReadScratch::Reset() {
@@ -235,13 +236,18 @@ void Table::Materialise(const std::vector<Gradients::Hit>& hits,
   std::vector<float> temporary;
   for (size_t i = 0; i < hits.size(); ++i) {
     if (i + kPrefetchAhead < hits.size()) index_.Prefetch(hits[i + kPrefetchAhead].row);
-    const size_t before = index_.size();
     const uint32_t slot = index_.Insert(hits[i].row, pause);
     step_slots_[i] = slot;
-    if (index_.size() == before) continue;
-    ReserveSlots(slot + 1);
-    updated_at_.push_back(kNeverUpdated);
-    changed_at_.push_back(0);
+    if (slot < updated_at_.size()) {
+      if (updated_at_[slot] != kNeverUpdated) continue;
+      for (int m = 0; m < optimizer_.moments(); ++m) {  // of the row that had it before
+        std::fill_n(moments_[m].at<float>(slot), MomentFloats(layout_, m), 0.0f);
+      }
+    } else {
+      ReserveSlots(slot + 1);
+      updated_at_.push_back(kNeverUpdated);
+      changed_at_.push_back(0);
+    }
     GenerateInto(hits[i].row, slot, temporary);
     if (slot % kRowsPerPause == 0) pause();
   }
@@ -268,6 +274,23 @@ void Table::Update(const Gradients& gradients, size_t begin, size_t end,
     updated_at_[slot] = static_cast<uint32_t>(count + 1);
   }
   updated_.fetch_add(fresh, std::memory_order_relaxed);
+}
+
+uint64_t Table::Expire(uint32_t last, const std::function<void()>& pause) {
+  uint64_t expired = 0;
+  for (uint32_t slot = 0; slot < updated_at_.size(); ++slot) {
+    if (slot % kSlotsPerPause == kSlotsPerPause - 1) pause();
+    if (updated_at_[slot] == kNeverUpdated || updated_at_[slot] > last) continue;
+    const uint64_t row = index_.rows()[slot];
+    if (saved_) removed_.push_back({row, clock_.now});  // first: memory may end
+    if (cut_ != nullptr) CopyForSnapshot(slot);
+    index_.Erase(row);
+    updated_at_[slot] = kNeverUpdated;
+    changed_at_[slot] = 0;
+    if (++expired % kRowsPerPause == 0) pause();
+  }
+  updated_.fetch_sub(expired, std::memory_order_relaxed);
+  return expired;
 }
 
 void Table::Settle(const TensorHistory& history) {
@@ -307,15 +330,24 @@ size_t Table::BeginCut(int64_t since) {
     const uint64_t row = storage_ == Storage::kDirect ? slot : index_.rows()[slot];
     rows.push_back({row, static_cast<uint32_t>(slot)});
   }
+  saved_ = true;
+  std::erase_if(removed_, [since](const Removed& one) { return one.clock <= since; });
+  for (const Removed& one : removed_) {
+    if (!Has(one.row)) rows.push_back({one.row, TableCut::kRemoved});
+  }
   if (storage_ == Storage::kSparse) {
     std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.row < b.row; });
+    const auto same = std::unique(rows.begin(), rows.end(),  // one may have gone twice
+                                  [](const auto& a, const auto& b) { return a.row == b.row; });
+    rows.erase(same, rows.end());
   }
   cut_ = std::make_unique<TableCut>(std::move(rows), changed_at_.size(), format_.bytes());
   return cut_->size();
 }
 
-bool Table::NextCutRow(uint64_t* row, std::byte* out) {
-  return cut_->Next(row, out, [this](uint32_t slot, std::byte* to) { EncodeSlot(slot, to); });
+bool Table::NextCutRow(uint64_t* row, bool* removed, std::byte* out) {
+  return cut_->Next(row, removed, out,
+                    [this](uint32_t slot, std::byte* to) { EncodeSlot(slot, to); });
 }
 
 Status Table::Restore(uint64_t row, const std::byte* data, size_t bytes) {
@@ -326,6 +358,7 @@ Status Table::Restore(uint64_t row, const std::byte* data, size_t bytes) {
     updated_at_.resize(index_.size(), kNeverUpdated);
     changed_at_.resize(index_.size(), 0);
   }
+  saved_ = true;
   const bool fresh = updated_at_[slot] == kNeverUpdated;
   MF_RETURN_IF_ERROR(format_.Decode(data, bytes, &updated_at_[slot], PlanesAt(slot).data()));
   if (split()) SplitRow(format_.PlaneIn(data, 0), WeightsAt(slot), layout_.width());
@@ -342,7 +375,7 @@ std::vector<uint64_t> Table::UpdatedRows(uint64_t begin, uint64_t most) const {
     return rows;
   }
   for (const uint64_t row : index_.rows()) {
-    if (row >= begin) rows.push_back(row);
+    if (row >= begin && row != RowIndex::kNoRow) rows.push_back(row);
   }
   if (rows.size() > most) {
     std::nth_element(rows.begin(), rows.begin() + static_cast<ptrdiff_t>(most), rows.end());

@@ -82,6 +82,8 @@ class Table {
   void ReadMany(std::span<const uint32_t> rows, bool training, const TensorHistory& history,
                 ReadScratch& scratch, const void** out);
 
+  /// Sparse tables: whether the row has been updated.
+  bool Has(uint64_t row) const { return index_.Find(row) != RowIndex::kNone; }
   /// Sparse tables: gives the rows slots, so that Update() may run. Direct tables: nothing. Calls
   /// `pause` now and then: the first update of a large table makes all its rows.
   void Materialise(const std::vector<Gradients::Hit>& hits, const std::function<void()>& pause);
@@ -94,6 +96,10 @@ class Table {
   /// steps. Its moments are not looked at any more, and their arena may go.
   void Settle(const TensorHistory& history);
 
+  /// Sparse tables: drops the rows that were updated last in applied step `last` or before; how
+  /// many there were. Calls `pause` now and then.
+  uint64_t Expire(uint32_t last, const std::function<void()>& pause);
+
   /// Updated rows in [begin, ...), rising, at most `most`; sparse tables sort.
   std::vector<uint64_t> UpdatedRows(uint64_t begin, uint64_t most) const;
   uint64_t updated_count() const { return updated_.load(std::memory_order_relaxed); }
@@ -102,11 +108,12 @@ class Table {
 
   /// Fixes the state of all rows changed after clock time `since` (-1: of all) as it is now, to be
   /// handed over by NextCutRow() while training goes on: a row that is written before its turn is
-  /// saved first. Returns how many there are. REQUIRES: no cut.
+  /// saved first. Rows that were dropped since are among them. Returns how many there are.
+  /// REQUIRES: no cut.
   size_t BeginCut(int64_t since);
-  /// The next row of the cut, rising, in the form of pserver/table/row_format.h; false at
-  /// the end.
-  bool NextCutRow(uint64_t* row, std::byte* out);
+  /// The next row of the cut, rising, in the form of pserver/table/row_format.h, or as removed;
+  /// false at the end.
+  bool NextCutRow(uint64_t* row, bool* removed, std::byte* out);
   void EndCut() { cut_.reset(); }
   /// The other way: `row`'s state from a snapshot. kFailed if it cannot be one of this table.
   Status Restore(uint64_t row, const std::byte* data, size_t bytes);
@@ -168,6 +175,12 @@ class Table {
   std::atomic<uint64_t> updated_ = 0;
   std::vector<uint32_t> step_slots_;  // sparse: of the hits that Materialise() saw
   std::unique_ptr<TableCut> cut_;
+  bool saved_ = false;  // a snapshot may have some of the rows
+  struct Removed {
+    uint64_t row;
+    uint32_t clock;
+  };
+  std::vector<Removed> removed_;  // since then, by clock
 };
 
 }  // namespace mf

@@ -20,12 +20,15 @@ class TableCut {
  public:
   struct Row {
     uint64_t row;
-    uint32_t slot;
+    uint32_t slot;  // kRemoved: it is there no more
   };
+  static constexpr uint32_t kRemoved = 0xFFFFFFFF;
   /// `rows` rise; `slots`: how many slots the table has; `row_bytes`: of a row's encoded state.
   TableCut(std::vector<Row> rows, size_t slots, size_t row_bytes)
       : rows_(std::move(rows)), row_bytes_(row_bytes), position_(slots, kNone) {
-    for (size_t i = 0; i < rows_.size(); ++i) position_[rows_[i].slot] = static_cast<uint32_t>(i);
+    for (size_t i = 0; i < rows_.size(); ++i) {
+      if (rows_[i].slot != kRemoved) position_[rows_[i].slot] = static_cast<uint32_t>(i);
+    }
     saved_.resize(rows_.size());
     // Pages are only used where a row is saved.
     if (!rows_.empty()) aside_ = MappedMemory(rows_.size() * row_bytes);
@@ -39,12 +42,17 @@ class TableCut {
     saved_[i] = 1;
     return aside(i);
   }
-  /// The next row's number; its state goes to `out`: what was saved, else what `encode(slot, out)`
-  /// writes. False at the end.
+  /// The next row's number, and whether it was removed; if not, its state goes to `out`: what was
+  /// saved, else what `encode(slot, out)` writes. False at the end.
   template <class Encode>
-  bool Next(uint64_t* row, std::byte* out, const Encode& encode) {
+  bool Next(uint64_t* row, bool* removed, std::byte* out, const Encode& encode) {
     if (next_ == rows_.size()) return false;
     *row = rows_[next_].row;
+    *removed = rows_[next_].slot == kRemoved;
+    if (*removed) {
+      ++next_;
+      return true;
+    }
     if (saved_[next_] != 0) {
       std::memcpy(out, aside(next_), row_bytes_);
     } else {

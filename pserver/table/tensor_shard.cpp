@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "common/base/buffer.h"
 #include "common/kernels/wire.h"
 #include "pserver/table/row_format.h"
 
@@ -24,6 +25,7 @@ TensorShard::TensorShard(TensorLayout layout, const Options& options, const Chan
                          ThreadPool& pool, PageArena& arena, RequestScratch& scratch)
     : layout_(std::move(layout)),
       options_(options),
+      clock_(clock),
       pool_(pool),
       row_bytes_(RowFormat(layout_.spec, layout_.share).bytes()),
       scratch_(scratch) {
@@ -35,6 +37,7 @@ TensorShard::TensorShard(TensorLayout layout, const Options& options, const Chan
       hits_.emplace_back(static_cast<uint64_t>(layout_.spec.rows));
     }
   }
+  if (layout_.spec.admit_hits > 1) waiting_.resize(tables_.size());
   scratch_.made_rows.resize(std::max(scratch_.made_rows.size(), tables_.size()));
   scratch_.groups.resize(static_cast<size_t>(pool.threads()));
   scratch_.local_rows.resize(static_cast<size_t>(pool.threads()));
@@ -115,12 +118,61 @@ void TensorShard::AddPairs(const Contribution& c, bool last) {
                static_cast<uint64_t>(layout_.spec.rows), groups);
     if (!hits_.empty()) hits_[k].AddGroups(groups, c.step);
     if (c.finite) gradients_[k]->AddPairs(groups, c.dy.data(), layout_.width(), writes);
-    if (last) gradients_[k]->Seal();  // while it is in the cache
+    if (last) SealTable(k);  // while it is in the cache
   });
 }
 
 void TensorShard::Seal() {
-  pool_.ParallelFor(tables_.size(), [&](size_t k, int) { gradients_[k]->Seal(); });
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int) { SealTable(k); });
+}
+
+void TensorShard::SealTable(size_t k) {
+  if (!counts_keys()) return gradients_[k]->Seal();
+  const auto due = static_cast<uint64_t>(layout_.spec.admit_hits);
+  gradients_[k]->Seal([&](uint64_t row, uint32_t hits) {
+    return tables_[k]->Has(row) || uint64_t{waiting_[k].HitsOf(row)} + hits >= due;
+  });
+}
+
+void TensorShard::CountKeys(uint64_t step) {
+  const auto most = static_cast<size_t>(layout_.spec.waiting_keys / layout_.spec.tables);
+  std::vector<uint64_t> admitted(tables_.size());
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int) {
+    const Gradients& gradients = *gradients_[k];
+    WaitingKeys& waiting = waiting_[k];
+    for (const Gradients::Hit& hit : gradients.hits()) {
+      admitted[k] += !tables_[k]->Has(hit.row);
+      waiting.Erase(hit.row, clock_.now);
+    }
+    for (const Gradients::Hit& hit : gradients.refused()) {
+      const uint32_t hits = waiting.HitsOf(hit.row) + gradients.count(hit);  // below admit_hits
+      waiting.Set(hit.row, {hits, static_cast<uint32_t>(step)}, clock_.now);
+    }
+    waiting.Limit(most, clock_.now);
+  });
+  admitted_ += std::accumulate(admitted.begin(), admitted.end(), uint64_t{0});
+}
+
+/// Looking at all rows takes time: it is done every sixteenth of the time that a row has.
+void TensorShard::Expire(uint64_t step) {
+  const auto steps = static_cast<uint64_t>(layout_.spec.expire_steps);
+  constexpr uint64_t kLooks = 16;
+  if (steps == 0 || step <= steps || step % std::max<uint64_t>(1, steps / kLooks) != 0) return;
+  const auto last = static_cast<uint32_t>(step - steps);
+  std::vector<uint64_t> expired(tables_.size());
+  pool_.ParallelFor(tables_.size(), [&](size_t k, int thread) {
+    expired[k] = tables_[k]->Expire(last, [&] {
+      if (thread == 0) pool_.Yield();
+    });
+    if (counts_keys()) waiting_[k].Expire(last, clock_.now);
+  });
+  expired_ += std::accumulate(expired.begin(), expired.end(), uint64_t{0});
+}
+
+uint64_t TensorShard::waiting_count() const {
+  uint64_t count = 0;
+  for (const WaitingKeys& keys : waiting_) count += keys.size();
+  return count;
 }
 
 void TensorShard::CountRowHits(const Contribution& c) {
@@ -155,7 +207,9 @@ void TensorShard::AddRows(const Contribution& c) {
     local.assign(rows.begin() + static_cast<ptrdiff_t>(table_begin[k]),
                  rows.begin() + static_cast<ptrdiff_t>(table_begin[k + 1]));
     for (uint64_t& row : local) row -= FirstRowOf(k);
-    gradients_[k]->Insert(local.data(), local.size());
+    const std::byte* hits =
+        c.hits.size() == 0 ? nullptr : c.hits.data() + table_begin[k] * sizeof(uint32_t);
+    gradients_[k]->Insert(local.data(), local.size(), hits);
   });
   const uint64_t per_job = RowsPerJob(row_bytes_);
   const size_t jobs = (rows.size() + per_job - 1) / per_job;
@@ -234,6 +288,7 @@ uint64_t TensorShard::bytes() const {
   uint64_t bytes = 0;
   for (const auto& table : tables_) bytes += table->bytes();
   for (const auto& gradients : gradients_) bytes += gradients->bytes();
+  bytes += waiting_count() * WaitingKeys::kBytesEach;
   return bytes;
 }
 
@@ -247,12 +302,20 @@ size_t TensorShard::BeginCut(int64_t since) {
   cut_table_ = 0;
   std::vector<size_t> rows(tables_.size());
   pool_.ParallelFor(tables_.size(), [&](size_t k, int) { rows[k] = tables_[k]->BeginCut(since); });
+  cut_waiting_.clear();
+  cut_waiting_next_ = 0;
+  for (size_t k = 0; k < waiting_.size(); ++k) {  // few enough to be copied
+    for (WaitingKeys::Change change : waiting_[k].ChangedSince(since)) {
+      change.row += FirstRowOf(k);
+      cut_waiting_.push_back(change);
+    }
+  }
   return std::accumulate(rows.begin(), rows.end(), size_t{0});
 }
 
-bool TensorShard::NextCutRow(uint64_t* row, std::byte* out) {
+bool TensorShard::NextCutRow(uint64_t* row, bool* removed, std::byte* out) {
   for (; cut_table_ < tables_.size(); ++cut_table_) {
-    if (tables_[cut_table_]->NextCutRow(row, out)) {
+    if (tables_[cut_table_]->NextCutRow(row, removed, out)) {
       *row += FirstRowOf(cut_table_);
       return true;
     }
@@ -261,8 +324,24 @@ bool TensorShard::NextCutRow(uint64_t* row, std::byte* out) {
   return false;
 }
 
+bool TensorShard::NextCutWaiting(uint64_t* row, bool* removed, std::byte* out) {
+  if (cut_waiting_next_ == cut_waiting_.size()) {
+    cut_waiting_ = {};
+    cut_waiting_next_ = 0;
+    return false;
+  }
+  const WaitingKeys::Change& change = cut_waiting_[cut_waiting_next_++];
+  *row = change.row;
+  *removed = change.removed;
+  std::memcpy(out, &change.state.hits, sizeof(uint32_t));
+  std::memcpy(out + sizeof(uint32_t), &change.state.at, sizeof(uint32_t));
+  return true;
+}
+
 void TensorShard::EndCut() {
   for (const auto& table : tables_) table->EndCut();
+  cut_waiting_ = {};
+  cut_waiting_next_ = 0;
 }
 
 Status TensorShard::Restore(uint64_t row, const std::byte* data, size_t bytes) {
@@ -271,6 +350,17 @@ Status TensorShard::Restore(uint64_t row, const std::byte* data, size_t bytes) {
                           " is none of this server's");
   }
   return tables_[TableOf(row)]->Restore(RowInTable(row), data, bytes);
+}
+
+Result<uint32_t> TensorShard::RestoreWaiting(uint64_t row, const std::byte* data, size_t bytes) {
+  if (!counts_keys() || !layout_.Has(row) || bytes != kWaitingBytes) {
+    return Status::Failed("key of row " + std::to_string(row) + " of " + layout_.spec.name +
+                          " does not wait on this server");
+  }
+  const WaitingKeys::State state{LoadUnaligned<uint32_t>(data, 0),
+                                 LoadUnaligned<uint32_t>(data, 1)};
+  waiting_[TableOf(row)].Restore(RowInTable(row), state);
+  return state.at;
 }
 
 void TensorShard::Prepare(std::vector<double>* squares) {
@@ -283,6 +373,8 @@ void TensorShard::Prepare(std::vector<double>* squares) {
 }
 
 void TensorShard::Apply(const UpdateHistory& history, double lr, float scale) {
+  const uint64_t step = history.Of(layout_.spec.id).count() + 1;  // applied ones
+  if (counts_keys()) CountKeys(step);
   pool_.ParallelFor(tables_.size(), [&](size_t k, int thread) {
     tables_[k]->Materialise(gradients_[k]->hits(), [&] {
       if (thread == 0) pool_.Yield();  // by the thread that called, as between two tables
@@ -302,6 +394,7 @@ void TensorShard::Apply(const UpdateHistory& history, double lr, float scale) {
     const RequestScratch::Hits& job = jobs[i];
     tables_[job.table]->Update(*gradients_[job.table], job.begin, job.end, own, lr, scale);
   });
+  Expire(step);
   ForgetStep();
 }
 

@@ -16,6 +16,7 @@
 #include "pserver/table/contribution_order.h"
 #include "pserver/table/gradients.h"
 #include "pserver/table/table.h"
+#include "pserver/table/waiting_keys.h"
 
 namespace mf {
 
@@ -108,11 +109,21 @@ class TensorShard {
 
   /// As Table's, over all tables, with global rows.
   size_t BeginCut(int64_t since);
-  bool NextCutRow(uint64_t* row, std::byte* out);
+  bool NextCutRow(uint64_t* row, bool* removed, std::byte* out);
+  /// The same of keys that wait, whose state is kWaitingBytes long: u32 hits, u32 applied step.
+  bool NextCutWaiting(uint64_t* row, bool* removed, std::byte* out);
+  static constexpr size_t kWaitingBytes = 8;
   void EndCut();
   size_t row_bytes() const { return row_bytes_; }
   /// kFailed if this is no row of the tensor.
   Status Restore(uint64_t row, const std::byte* data, size_t bytes);
+  /// Of a key that waits. kFailed if it cannot be one; else the step in which it was hit last.
+  Result<uint32_t> RestoreWaiting(uint64_t row, const std::byte* data, size_t bytes);
+
+  // Of keyed tensors, for metrics.
+  uint64_t waiting_count() const;
+  uint64_t admitted() const { return admitted_; }  // keys, since the tables were made
+  uint64_t expired() const { return expired_; }    // rows
 
  private:
   size_t probes() const { return static_cast<size_t>(layout_.spec.probes); }
@@ -134,15 +145,27 @@ class TensorShard {
   void AddPairs(const Contribution& contribution, bool last);
   void AddRows(const Contribution& contribution);
   void Seal();
+  void SealTable(size_t k);
+  bool counts_keys() const { return !waiting_.empty(); }
+  /// Before the rows of a step get their slots: who had to wait for one does no more, and who was
+  /// refused has waited once more.
+  void CountKeys(uint64_t step);
+  /// At the end of applied step `step`, if it is time to.
+  void Expire(uint64_t step);
   void CountRowHits(const Contribution& contribution);
 
   const TensorLayout layout_;
   const Options options_;
+  const ChangeClock& clock_;
   ThreadPool& pool_;
   std::vector<std::unique_ptr<Table>> tables_;
   std::vector<std::unique_ptr<Gradients>> gradients_;
-  const size_t row_bytes_;          // of a row's state in a snapshot
-  size_t cut_table_ = 0;            // whose rows are being handed over
+  const size_t row_bytes_;                        // of a row's state in a snapshot
+  size_t cut_table_ = 0;                          // whose rows are being handed over
+  std::vector<WaitingKeys> waiting_;              // by table; empty: every key is admitted at once
+  std::vector<WaitingKeys::Change> cut_waiting_;  // to be handed over, with global rows
+  size_t cut_waiting_next_ = 0;
+  uint64_t admitted_ = 0, expired_ = 0;
   std::vector<BucketCounts> hits_;  // by table; empty: not counted
   ContributionOrder<Contribution> order_;
   bool finite_ = true;

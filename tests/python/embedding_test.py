@@ -184,6 +184,30 @@ class Gradients(Case):
                 layer(keys, [0, 2, 4])
             work.backward(whole.sum())
 
+    def test_keys_are_admitted_and_expire(self) -> None:
+        """By the count of all look-ups and micro-batches of a step; what waits has no row in the state."""
+        run = mf.Run(mf.embedded(2), steps=12, micro_batches=2, optimizer=mf.SGD(lr=1.0), progress=False)
+        layer = mf.Embedding(run, "items", WIDTH, std=0.0, admit=3, expire=3)
+        run.share(layer)
+        seen = {}
+        for work in run:
+            # 5: two hits a step until the fifth, so it has a row from the second on, and none from the eighth on.
+            keys = [7] if work.step == 1 and work.number == 0 else []
+            keys += [5] if work.step <= 5 else [9]
+            if work.number == 0:
+                with torch.no_grad():
+                    seen[work.step] = [float(layer([key])[0, 0]) for key in (5, 7, 9)]
+            work.backward(layer(keys).sum() * 2)  # halved: the mean of two
+        self.assertEqual([row[0] for row in seen.values()], [0, 0, -2, -4, -6, -8, -8, -8, 0, 0, 0, 0])
+        self.assertEqual([row[1] for row in seen.values()], [0] * 12)
+        self.assertEqual([row[2] for row in seen.values()], [0] * 7 + [-2, -4, -6, -8, -10])
+        state = run.state_dict()
+        self.assertEqual(state["items.keys"].tolist(), [9])
+        for words, more in (("lazy=True", {"expire": 3, "lazy": False}), ("admit", {"admit": 0}),
+                            ("waiting", {"admit": 2, "waiting": 5}), ("expire", {"expire": -1})):
+            with self.assertRaisesRegex(InvalidError, words):
+                mf.Embedding(self.start(), "items", WIDTH, **more)
+
     def test_a_look_up_is_of_its_micro_batch(self) -> None:
         def kinds(run: mf.Run):
             yield mf.Embedding(run, "rows", WIDTH), [7]

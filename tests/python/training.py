@@ -45,13 +45,14 @@ class Model(torch.nn.Module):
         self.norm = torch.nn.LayerNorm(48)
         self.c = mf.MemoryLayer(run, "c", 48, 64, tau=12)
         self.bags = mf.EmbeddingBag(run, "bags", 64, row_wise=True)
+        self.rare = mf.EmbeddingBag(run, "rare", 64, admit=3, waiting=2048, expire=4)
         self.head = torch.nn.Linear(64, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hashed = self.hash(x)
         x = F.dropout(self.norm(self.a(hashed) + self.b(hashed)), 0.1, self.training)
         keys = mf.cross(hashed.buckets.long().t())[:, :3]
-        return self.head(self.c(x) + self.bags(keys))
+        return self.head(self.c(x) + self.bags(keys) + self.rare(keys[:, 1:]))
 
 
 def train(run: mf.Run) -> None:

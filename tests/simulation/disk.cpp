@@ -66,10 +66,24 @@ Status SimulatedStore::Put(uint32_t space, uint64_t id, const void* data, size_t
   return Status::Ok();
 }
 
+Status SimulatedStore::Remove(uint32_t space, uint64_t id) {
+  const UnlimitedMemory memory;
+  const SnapshotKey key{space, id};
+  MF_CHECK(increment_.empty() || increment_.rbegin()->first < key);
+  increment_.emplace_hint(increment_.end(), key, std::nullopt);
+  return Status::Ok();
+}
+
 Status SimulatedStore::Publish(const SnapshotInfo& info) {
   const UnlimitedMemory memory;
   if (!disk_.full || failure_leaves_increment) {
-    for (auto& [key, value] : increment_) live_[key] = std::move(value);
+    for (auto& [key, value] : increment_) {
+      if (value.has_value()) {
+        live_[key] = std::move(*value);
+      } else {
+        live_.erase(key);
+      }
+    }
   }
   increment_.clear();
   if (disk_.full) return Status::Failed("no space left on device");
@@ -138,7 +152,7 @@ void SimulatedWriter::Complete(uint64_t increment) {
   for (const SnapshotChunk& chunk : chunks_) {
     for (const SnapshotChunk::Entry& entry : chunk.entries) {
       if (!status.ok()) break;
-      status = store_.Put(entry.space, entry.id, &chunk.values[entry.offset], entry.bytes);
+      status = AddTo(store_, chunk, entry);
     }
   }
   if (status.ok()) status = store_.Publish(*info_);

@@ -46,6 +46,7 @@ class SimulatedStore final : public SnapshotStore {
 
   Status Begin() override;
   Status Put(uint32_t space, uint64_t id, const void* data, size_t bytes) override;
+  Status Remove(uint32_t space, uint64_t id) override;
   Status Publish(const SnapshotInfo& info) override;
   void Abandon() override { increment_.clear(); }
   Status Delete(uint64_t step) override;
@@ -61,7 +62,7 @@ class SimulatedStore final : public SnapshotStore {
   Disk& disk_;
   bool usable_ = false;  // Reset() since the start of the process
   Entries live_;
-  Entries increment_;
+  std::map<SnapshotKey, std::optional<std::string>> increment_;  // none: removed
 };
 
 /// Does nothing by itself: the simulation is told of an increment's end and says when it has come.

@@ -45,6 +45,7 @@ class GatedStore final : public SnapshotStore {
   Status Put(uint32_t space, uint64_t id, const void* data, size_t bytes) override {
     return Gate().Put(space, id, data, bytes);
   }
+  Status Remove(uint32_t space, uint64_t id) override { return Gate().Remove(space, id); }
   Status Publish(const SnapshotInfo& info) override { return Gate().Publish(info); }
   void Abandon() override { Gate().Abandon(); }
   Status Delete(uint64_t step) override { return Gate().Delete(step); }

@@ -422,6 +422,41 @@ TEST(SplitWeights, KeepEveryBit) {
   }
 }
 
+// Goal: with rows that go it is a map still, and their slots are given again.
+TEST(RowIndexTest, GivesFreedSlotsAgain) {
+  for (const uint64_t rows : {uint64_t{1} << 10, uint64_t{1} << 58}) {
+    RowIndex index(rows);
+    std::mt19937_64 random(rows);
+    std::unordered_map<uint64_t, uint32_t> map;
+    std::set<uint32_t> used;
+    size_t most = 0;
+    for (int i = 0; i < 200'000; ++i) {
+      const uint64_t row = random() % (i / 1000 % 2 == 0 ? 900 : 100) * (rows / 1024 + 7) % rows;
+      const auto found = map.find(row);
+      ASSERT_EQ(index.Find(row), found == map.end() ? RowIndex::kNone : found->second);
+      if (random() % 2 == 0) {
+        ASSERT_EQ(index.Erase(row), found == map.end() ? RowIndex::kNone : found->second);
+        if (found == map.end()) continue;
+        used.erase(found->second);
+        map.erase(found);
+      } else if (found == map.end()) {
+        const uint32_t slot = index.Insert(row);
+        ASSERT_TRUE(used.insert(slot).second);
+        ASSERT_EQ(index.rows()[slot], row);
+        map.emplace(row, slot);
+        most = std::max(most, map.size());
+        ASSERT_EQ(index.size(), most) << "no slot is made while one is free";
+      }
+    }
+    for (uint32_t slot = 0; slot < index.size(); ++slot) {
+      ASSERT_EQ(index.rows()[slot] == RowIndex::kNoRow, !used.contains(slot));
+    }
+    index.Clear();
+    for (const auto& [row, slot] : map) ASSERT_EQ(index.Find(row), RowIndex::kNone);
+    ASSERT_EQ(index.Insert(5), 0u);
+  }
+}
+
 // Goal: the index is a map from rows to slots in order of insertion, whatever is asked, through
 // growth and after Clear, in its direct and in its hashed form.
 TEST(RowIndexTest, IsAMap) {

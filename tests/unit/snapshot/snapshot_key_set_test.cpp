@@ -45,8 +45,15 @@ TEST(SnapshotKeySet, IsASet) {
         ASSERT_FALSE(added.Add(space, id, 99));
         model.emplace(space, id);
       }
+      // And takes away: of what was there before.
+      SnapshotKeySet removed;
+      for (const auto& [space, id] : asked) {
+        if (random() % 3 != 0 || !keys.Has(space, id) || !model.contains({space, id})) continue;
+        ASSERT_TRUE(removed.Add(space, id, keys.EntryBytes(space)));
+        model.erase({space, id});
+      }
       uint64_t entries = 0;
-      for (const SpaceCount& count : keys.CountsWith(added)) {
+      for (const SpaceCount& count : keys.CountsWith(added, removed)) {
         const auto first = model.lower_bound({count.space, 0});
         const auto last = model.lower_bound({count.space + 1, 0});
         ASSERT_EQ(count.entries, static_cast<uint64_t>(std::distance(first, last)));
@@ -55,6 +62,7 @@ TEST(SnapshotKeySet, IsASet) {
       }
       ASSERT_EQ(entries, model.size());
       keys.Merge(std::move(added));
+      keys.Subtract(removed);
       for (const auto& [space, id] : asked) {
         ASSERT_EQ(keys.Has(space, id), model.contains({space, id})) << space << " " << id;
       }

@@ -4,6 +4,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <optional>
+#include <random>
 
 #include "pserver/snapshot/snapshot_files.h"
 #include "pserver/snapshot/snapshot_rocksdb.h"
@@ -141,6 +143,72 @@ TEST_F(SnapshotStoreTest, IncrementsDeletionsAndResets) {
     }
     store_->WaitForMerge();
     CheckAll();
+  }
+}
+
+// Goal: entries that go are there no more, from the snapshot on that they were removed for, whether
+// a merge, a restart, a reset, a failed publish or an increment of all rows comes between.
+TEST_F(SnapshotStoreTest, EntriesGo) {
+  std::mt19937_64 random(3);
+  const RocksSnapshotOptions options{.file_bytes = 4000, .merge_ratio = 0.5, .merge_increments = 5};
+  Open(options);
+  const auto draw = [&]() -> SnapshotKey {
+    switch (random() % 4) {
+      case 0:
+        return {kFirstWaitingSpace + 1, (random() % 40) << 58};
+      case 1:
+        return {2, random() % 40 * 0x9E3779B97F4A7C15ull};
+      case 2:
+        return {kRateSpace, 1 + random() % 9};
+      default:
+        return {0, random() % 300};
+    }
+  };
+  for (uint64_t step = 1; step <= 60; ++step) {
+    const bool all = random() % 8 == 0;
+    std::map<SnapshotKey, std::optional<std::string>> changes;
+    if (all) {
+      for (const auto& [key, value] : state_) {
+        if (key.space < kFirstWaitingSpace) changes[key] = value;
+      }
+    }
+    for (uint64_t i = random() % 60; i > 0; --i) {
+      const SnapshotKey key = draw();
+      const bool goes = random() % 2 == 0 && key.space < kFirstStepSpace;
+      changes[key] = goes ? std::nullopt
+                          : std::optional(std::string(8, static_cast<char>('a' + random() % 26)));
+    }
+    ASSERT_TRUE(store_->Begin().ok());
+    for (const auto& [key, value] : changes) {
+      const Status taken = value.has_value()
+                               ? store_->Put(key.space, key.id, value->data(), value->size())
+                               : store_->Remove(key.space, key.id);
+      ASSERT_TRUE(taken.ok()) << taken.message();
+    }
+    if (random() % 6 == 0) {
+      store_->Abandon();
+      continue;
+    }
+    const Status published = store_->Publish(TestInfo(step));
+    ASSERT_TRUE(published.ok()) << published.message();
+    for (const auto& [key, value] : changes) {
+      if (value.has_value()) {
+        state_[key] = *value;
+      } else {
+        state_.erase(key);
+      }
+    }
+    steps_[step] = state_;
+    CheckAll();
+    while (steps_.size() > 3) {
+      ASSERT_TRUE(store_->Delete(steps_.begin()->first).ok());
+      steps_.erase(steps_.begin());
+    }
+    if (random() % 5 != 0) continue;
+    if (random() % 2 == 0) Open(options);
+    const auto back = std::next(steps_.begin(), static_cast<ptrdiff_t>(random() % steps_.size()));
+    ASSERT_TRUE(store_->Reset(back->first).ok());
+    state_ = back->second;
   }
 }
 

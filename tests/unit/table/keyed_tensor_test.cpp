@@ -41,6 +41,15 @@ TensorSpec Keyed(OptimizerKind optimizer = OptimizerKind::kSgd) {
 /// Some rows with their gradients, rising.
 using Hits = std::map<uint64_t, std::vector<float>>;
 
+/// How often each of some rows was hit.
+using Counts = std::map<uint64_t, uint32_t>;
+
+/// What snapshots of all servers hold, one after the other.
+struct Disk {
+  std::map<uint64_t, std::vector<std::byte>> rows, waiting;
+  bool operator==(const Disk&) const = default;
+};
+
 /// The tensor on a number of servers.
 class Servers {
  public:
@@ -57,12 +66,15 @@ class Servers {
   size_t size() const { return shards_.size(); }
   const TensorShard& shard(size_t i) const { return *shards_[i]; }
 
-  void Contribute(uint32_t micro_batch, const Hits& hits) {
+  /// `counts`: of the same rows; none: one hit each.
+  void Contribute(uint32_t micro_batch, const Hits& hits, const Counts& counts = {}) {
     std::vector<std::vector<uint64_t>> rows(size());
+    std::vector<std::vector<uint32_t>> numbers(size());
     std::vector<std::vector<float>> values(size());
     for (const auto& [row, gradient] : hits) {
       const size_t owner = OwnerOf(row);
       rows[owner].push_back(row);
+      if (!counts.empty()) numbers[owner].push_back(counts.at(row));
       values[owner].insert(values[owner].end(), gradient.begin(), gradient.end());
     }
     for (size_t i = 0; i < size(); ++i) {
@@ -70,6 +82,7 @@ class Servers {
       c.is_push = true;
       c.rows = BufferOf(rows[i]);
       c.values = BufferOf(values[i]);
+      c.hits = FrameOf(numbers[i]);
       shards_[i]->Contribute(micro_batch, std::move(c));
     }
   }
@@ -109,30 +122,66 @@ class Servers {
     for (const auto& shard : shards_) count += shard->updated_count();
     return count;
   }
-  /// What a snapshot of all servers holds.
-  std::map<uint64_t, std::vector<std::byte>> Cut() {
-    std::map<uint64_t, std::vector<std::byte>> entries;
+  /// Brings `disk` from a snapshot of clock time `since` (-1: none) to one of now, whose time it
+  /// gives.
+  int64_t CutInto(Disk* disk, int64_t since) {
+    std::set<uint64_t> told;
     for (const auto& shard : shards_) {
-      shard->BeginCut(-1);
+      shard->BeginCut(since);
+      uint64_t row = 0;
+      bool removed = false;
+      const auto take = [&](std::map<uint64_t, std::vector<std::byte>>& entries,
+                            const std::vector<std::byte>& state) {
+        if (removed) {
+          entries.erase(row);
+        } else {
+          entries[row] = state;
+        }
+      };
       std::vector<std::byte> state(shard->row_bytes());
-      uint64_t last = 0;
-      for (uint64_t row = 0; shard->NextCutRow(&row, state.data()); last = row) {
+      for (uint64_t last = 0; shard->NextCutRow(&row, &removed, state.data()); last = row) {
         EXPECT_TRUE(last == 0 || last < row);
-        EXPECT_TRUE(entries.emplace(row, state).second) << "two servers have it";
+        EXPECT_TRUE(told.insert(row).second) << "two servers have it";
+        take(disk->rows, state);
+      }
+      state.resize(TensorShard::kWaitingBytes);
+      for (uint64_t last = 0; shard->NextCutWaiting(&row, &removed, state.data()); last = row) {
+        EXPECT_TRUE(last == 0 || last < row);
+        take(disk->waiting, state);
       }
       shard->EndCut();
     }
-    return entries;
+    return clock_.now++;
+  }
+  std::map<uint64_t, std::vector<std::byte>> Cut() {
+    Disk disk;
+    CutInto(&disk, -1);
+    return disk.rows;
   }
   void Restore(const std::map<uint64_t, std::vector<std::byte>>& entries,
                const UpdateHistory& history) {
+    Restore(Disk{entries, {}}, history);
+  }
+  void Restore(const Disk& disk, const UpdateHistory& history) {
     history_ = history;
-    for (const auto& [row, state] : entries) {
+    for (const auto& [row, state] : disk.rows) {
       for (size_t i = 0; i < size(); ++i) {
         const Status restored = shards_[i]->Restore(row, state.data(), state.size());
         EXPECT_EQ(restored.ok(), i == OwnerOf(row)) << restored.message();
       }
     }
+    for (const auto& [row, state] : disk.waiting) {
+      for (size_t i = 0; i < size(); ++i) {
+        const auto restored = shards_[i]->RestoreWaiting(row, state.data(), state.size());
+        EXPECT_EQ(restored.ok(), i == OwnerOf(row));
+      }
+    }
+  }
+  template <class Number>
+  uint64_t Sum(Number number) const {
+    uint64_t sum = 0;
+    for (const auto& shard : shards_) sum += number(*shard);
+    return sum;
   }
   const UpdateHistory& history() const { return history_; }
 
@@ -148,7 +197,7 @@ class Servers {
   const TensorSpec spec_;
   UpdateHistory history_;
   ThreadPool pool_;
-  const ChangeClock clock_;
+  ChangeClock clock_;
   PageArena arena_;
   RequestScratch scratch_;
   const RunShares shares_;
@@ -251,6 +300,145 @@ TEST(KeyedTensor, IsOneMapForAnyNumberOfServers) {
   }
 }
 
+/// Which keys have rows, said simply: by the step, one after the other.
+class Model {
+ public:
+  Model(int64_t admit, int64_t most, int64_t expire)
+      : admit_(static_cast<uint64_t>(admit)), most_(most / kKeyRanges), expire_(expire) {}
+
+  /// After a step that hit these; the rows whose gradients count.
+  std::set<uint64_t> Step(const Counts& counts) {
+    ++step_;
+    std::set<uint64_t> trained;
+    for (const auto& [row, count] : counts) {
+      const uint64_t hits = count + (waiting.contains(row) ? waiting[row].first : 0);
+      if (rows.contains(row) || hits >= admit_) {
+        admitted += !rows.contains(row);
+        rows[row] = step_;
+        waiting.erase(row);
+        trained.insert(row);
+      } else {
+        waiting[row] = {hits, step_};
+      }
+    }
+    for (uint64_t range = 0; range < kKeyRanges; ++range) {
+      std::set<std::pair<int64_t, uint64_t>> oldest;
+      for (const auto& [row, state] : waiting) {
+        if (row >> 58 == range) oldest.emplace(state.second, row);
+      }
+      while (static_cast<int64_t>(oldest.size()) > most_) {
+        waiting.erase(oldest.begin()->second);
+        oldest.erase(oldest.begin());
+      }
+    }
+    if (expire_ > 0 && step_ > expire_ && step_ % std::max<int64_t>(1, expire_ / 16) == 0) {
+      expired +=
+          std::erase_if(rows, [&](const auto& row) { return row.second + expire_ <= step_; });
+      std::erase_if(waiting, [&](const auto& row) { return row.second.second + expire_ <= step_; });
+    }
+    return trained;
+  }
+
+  std::map<uint64_t, int64_t> rows;                          // to the step that hit them last
+  std::map<uint64_t, std::pair<uint64_t, int64_t>> waiting;  // to hits, and that step
+  uint64_t admitted = 0, expired = 0;
+
+ private:
+  const uint64_t admit_;
+  const int64_t most_, expire_;
+  int64_t step_ = 0;
+};
+
+// Goal: keys have rows from their n-th hit on until no step has hit them for long, as the model
+// says, for any number of servers, also through snapshots, of all and of what has changed, on
+// servers of another number.
+TEST(KeyedTensor, KeysAreAdmittedAndExpire) {
+  struct Case {
+    int64_t admit, waiting, expire;
+  };
+  for (const Case& c : {Case{3, 64 * 4, 0}, Case{0, 0, 7}, Case{2, 1 << 20, 5}, Case{4, 64, 20}}) {
+    TensorSpec spec = Keyed(OptimizerKind::kRowAdam);
+    spec.admit_hits = c.admit;
+    spec.waiting_keys = c.waiting;
+    spec.expire_steps = c.expire;
+    Model model(std::max<int64_t>(1, c.admit), c.waiting, c.expire);
+    std::mt19937_64 random(static_cast<uint64_t>(c.admit * 100 + c.expire));
+    std::vector<std::unique_ptr<Servers>> clusters;
+    std::vector<int64_t> since;
+    std::vector<Disk> disks;
+    for (const size_t shards : {1, 2, 3}) {
+      clusters.push_back(std::make_unique<Servers>(spec, shards, 2));
+      since.push_back(-1);
+      disks.emplace_back();
+    }
+    uint64_t admitted_before = 0, expired_before = 0;  // by servers that are there no more
+    for (int step = 1; step <= 120; ++step) {
+      Counts all;
+      Hits sums;
+      for (uint32_t micro_batch = 0; micro_batch < kMicroBatches; ++micro_batch) {
+        Hits hits = DrawHits(random);
+        Counts counts;
+        for (auto& [row, gradient] : hits) {
+          counts[row] = random() % 4 == 0 ? 2 : 1;
+          all[row] += counts[row];
+          std::vector<float>& sum = sums[row];
+          sum.resize(kColumns);
+          for (size_t column = 0; column < kColumns; ++column) sum[column] += gradient[column];
+        }
+        for (const auto& servers : clusters) servers->Contribute(micro_batch, hits, counts);
+      }
+      const std::set<uint64_t> trained = model.Step(all);
+      double squares = 0;
+      for (const uint64_t row : trained) {
+        for (const float number : sums[row]) squares += double{number} * number;
+      }
+      std::vector<uint64_t> rows;
+      for (const auto& [row, last] : model.rows) rows.push_back(row);
+      for (const auto& servers : clusters) {
+        EXPECT_NEAR(servers->End(0.1), squares, 1e-5 * squares) << step;
+        ASSERT_EQ(servers->List(0, kLast), rows) << "step " << step;
+        ASSERT_EQ(servers->updated_count(), rows.size());
+        ASSERT_EQ(servers->Sum([](const auto& shard) { return shard.waiting_count(); }),
+                  c.admit > 1 ? model.waiting.size() : 0);
+      }
+      const auto told = [&](auto number) { return clusters[0]->Sum(number); };
+      EXPECT_EQ(admitted_before + told([](const auto& shard) { return shard.admitted(); }),
+                c.admit > 1 ? model.admitted : 0);
+      EXPECT_EQ(expired_before + told([](const auto& shard) { return shard.expired(); }),
+                model.expired);
+      if (random() % 4 != 0) continue;
+      for (size_t i = 0; i < clusters.size(); ++i) {
+        since[i] = clusters[i]->CutInto(&disks[i], since[i]);
+        ASSERT_EQ(disks[i], disks[0]);
+      }
+      Disk whole;
+      clusters[1]->CutInto(&whole, -1);
+      ASSERT_EQ(whole, disks[0]) << "what has changed, and all";
+      since[1] = -1;
+      disks[1] = {};
+      if (random() % 3 != 0) continue;
+      admitted_before += told([](const auto& shard) { return shard.admitted(); });
+      expired_before += told([](const auto& shard) { return shard.expired(); });
+      const UpdateHistory history = clusters[0]->history();
+      for (size_t i = 0; i < clusters.size(); ++i) {
+        clusters[i] = std::make_unique<Servers>(spec, 1 + random() % 5, 1);
+        clusters[i]->Restore(disks[0], history);
+        disks[i] = disks[0];
+        since[i] = 0;
+      }
+    }
+    EXPECT_GT(model.admitted, 20u);
+    EXPECT_EQ(c.expire > 0, model.expired > 0);
+    std::vector<uint64_t> rows;
+    for (const auto& [row, last] : model.rows) rows.push_back(row);
+    rows.push_back(kLast - 5);
+    std::sort(rows.begin(), rows.end());
+    for (const auto& servers : clusters) {
+      EXPECT_EQ(Bits(servers->Pull(rows)), Bits(clusters[0]->Pull(rows)));
+    }
+  }
+}
+
 // Goal: every row has exactly one owner, and what is sent to a server of rising rows is a part of
 // them without gaps.
 TEST(KeyedTensor, RowsAreDealtToServers) {
@@ -317,6 +505,13 @@ TEST(KeyedTensor, DescriptionsOfOtherSizesAreRefused) {
   EXPECT_TRUE(refused([](TensorSpec& t) { t.probes = 2; }));
   EXPECT_TRUE(refused([](TensorSpec& t) { t.shape = {kColumns, 2}; }));
   EXPECT_TRUE(refused([](TensorSpec& t) { t.mode = ExchangeMode::kPushdown; }));
+  EXPECT_TRUE(refused([](TensorSpec& t) { t.admit_hits = 2; })) << "no bound for keys that wait";
+  EXPECT_TRUE(refused([](TensorSpec& t) { t.waiting_keys = 64; })) << "none waits";
+  EXPECT_TRUE(refused([](TensorSpec& t) { t.expire_steps = -1; }));
+  EXPECT_TRUE(refused([](TensorSpec& t) {
+    t.expire_steps = 5;
+    t.optimizer.sparse_update = SparseUpdate::kExact;
+  }));
   RunDescription run = KeyedRun();
   run.tensors.pop_back();
   EXPECT_EQ(MaxShards(run), kKeyRanges);

@@ -82,6 +82,9 @@ class TensorSpec:
     weight_decay: float
     row_type: RowType
     mode: ExchangeMode
+    admit_hits: int
+    waiting_keys: int
+    expire_steps: int
     shape: list[int]  # a copy: set as a whole
     def __init__(self) -> None: ...
 

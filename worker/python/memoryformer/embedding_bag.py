@@ -28,12 +28,10 @@ _MODES = ("sum", "mean")
 class _KeyedLayer(torch.nn.Module):
     """What both have in common: the table."""
 
-    def __init__(self, run: "Run", name: str, width: int, std: float, weight_decay: float | None, lr_scale: float,
-                 lazy: bool, row_wise: bool, rows: str, about: dict[str, Any]) -> None:
+    def __init__(self, run: "Run", name: str, rules: TableRules, about: dict[str, Any]) -> None:
         super().__init__()
-        self.name, self.width = layer_name(name), whole("width", width, 1, 1 << 20)
-        self.table: KeyedTable = run.new_keyed_table(
-            self, self.name, TableRules(width, std, weight_decay, lr_scale, lazy, rows, row_wise), about)
+        self.name, self.width = layer_name(name), whole("width", rules.columns, 1, 1 << 20)
+        self.table: KeyedTable = run.new_keyed_table(self, self.name, rules, about)
 
     def extra_repr(self) -> str:
         return f"{self.name!r}, width={self.width}"
@@ -49,6 +47,12 @@ class Embedding(_KeyedLayer):
     row_wise: the optimizer keeps one number for the squares of each 16 or more columns of a row in the place of one
         for every column (`AdamW`, `Adagrad`).
     rows: "f32" or "bf16", as readers see the rows.
+    admit: a key gets its row in the step in which it has been hit so often, by all processes together; until then it
+        reads as its row would begin, and its gradients are dropped. So keys that hardly ever come take no row.
+    waiting: with admit > 1, for how many keys hits are counted, about 48 bytes each; of more those that were hit
+        longest ago are forgotten.
+    expire: rows that no step has hit for so many steps are dropped, within a sixteenth of that time; a key that comes
+        again begins anew. 0: never.
     InvalidError for sizes that do not fit, a name that is taken, or a run that has begun.
 
     A layer may be used any number of times in a micro-batch. Outside of training (torch.no_grad()) reads leave no
@@ -56,8 +60,10 @@ class Embedding(_KeyedLayer):
     """
 
     def __init__(self, run: "Run", name: str, width: int, *, std: float = 0.01, weight_decay: float | None = None,
-                 lr_scale: float = 1.0, lazy: bool = True, row_wise: bool = False, rows: str = "f32") -> None:
-        super().__init__(run, name, width, std, weight_decay, lr_scale, lazy, row_wise, rows, {})
+                 lr_scale: float = 1.0, lazy: bool = True, row_wise: bool = False, rows: str = "f32", admit: int = 1,
+                 waiting: int = 1 << 20, expire: int = 0) -> None:
+        super().__init__(run, name, TableRules(width, std, weight_decay, lr_scale, lazy, rows, row_wise, admit,
+                                               waiting, expire), {})
 
     def forward(self, keys: Any) -> torch.Tensor:
         """float32 [..., width] for keys [...]: a tensor or array of integers of up to 64 bits, or a list of integers
@@ -94,11 +100,12 @@ class EmbeddingBag(_KeyedLayer):
 
     def __init__(self, run: "Run", name: str, width: int, *, mode: str = "sum", padding_key: int | str | None = None,
                  include_last_offset: bool = False, std: float = 0.01, weight_decay: float | None = None,
-                 lr_scale: float = 1.0, lazy: bool = True, row_wise: bool = False, rows: str = "f32") -> None:
+                 lr_scale: float = 1.0, lazy: bool = True, row_wise: bool = False, rows: str = "f32", admit: int = 1,
+                 waiting: int = 1 << 20, expire: int = 0) -> None:
         mode = one_of("mode", mode, _MODES)
         padding = None if padding_key is None else key(padding_key)
-        super().__init__(run, name, width, std, weight_decay, lr_scale, lazy, row_wise, rows,
-                         {"mode": mode, "padding_key": padding})
+        super().__init__(run, name, TableRules(width, std, weight_decay, lr_scale, lazy, rows, row_wise, admit,
+                                               waiting, expire), {"mode": mode, "padding_key": padding})
         self.mode, self.include_last_offset = mode, include_last_offset
         self._padding_row = None if padding is None else rows_of(padding)
 

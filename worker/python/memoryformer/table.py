@@ -34,6 +34,9 @@ class TableRules:
     lazy: bool
     rows: str
     row_wise: bool = False
+    admit: int = 1  # of embeddings, as the next two
+    waiting: int = 0
+    expire: int = 0
 
     def fill(self, spec: _native.TensorSpec, optimizer: Optimizer) -> None:
         """Says so to the servers."""
@@ -44,6 +47,12 @@ class TableRules:
         decay = optimizer.weight_decay if self.weight_decay is None else self.weight_decay
         spec.weight_decay = real(f"{spec.name}: weight_decay", decay, 0)
         spec.rate_scale = real(f"{spec.name}: lr_scale", self.lr_scale, 0)
+        if whole(f"{spec.name}: admit", self.admit, 1, 10 ** 9) > 1:
+            spec.admit_hits = self.admit
+            spec.waiting_keys = whole(f"{spec.name}: waiting", self.waiting, _native.KEY_RANGES, 1 << 32)
+        spec.expire_steps = whole(f"{spec.name}: expire", self.expire, 0, 10 ** 9)
+        if self.expire and not self.lazy:
+            raise InvalidError(f"{spec.name}: expire needs lazy=True: otherwise no step leaves a row as it is")
         spec.row_type = _native.RowType.bf16 if self.rows == "bf16" else _native.RowType.f32
 
 

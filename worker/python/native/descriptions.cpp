@@ -51,6 +51,9 @@ void AddTensors(py::module_& module) {
       .def_readwrite("weight_decay", &TensorSpec::weight_decay)
       .def_readwrite("row_type", &TensorSpec::row_type)
       .def_readwrite("mode", &TensorSpec::mode)
+      .def_readwrite("admit_hits", &TensorSpec::admit_hits)
+      .def_readwrite("waiting_keys", &TensorSpec::waiting_keys)
+      .def_readwrite("expire_steps", &TensorSpec::expire_steps)
       .def_readwrite("shape", &TensorSpec::shape);
 }
 
