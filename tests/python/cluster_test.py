@@ -166,6 +166,27 @@ class Ends(PythonCase):
         self.ended("stopped", self.train_python("stopped", "model", addresses, self.STEPS))
         self.assertEqual(self.digest("stopped"), self.digest("alone"))
 
+    def test_resharded(self) -> None:
+        """Keys that wait and rows that will expire go along to other servers."""
+        self.ended("alone", self.train_python("alone", "model", "embedded", self.STEPS))
+        servers = [self.serve(shard, 2) for shard in range(2)]
+        process = self.train_python("moved", "model", ",".join(address for _, address in servers), self.STEPS)
+        self.wait_for("steps", lambda: len(self.steps_of("moved")) > 20)
+        process.send_signal(signal.SIGTERM)
+        self.ended("moved", process, -signal.SIGTERM)
+        for server, _ in servers:
+            server.send_signal(signal.SIGTERM)
+            self.assertEqual(server.wait(DEADLINE), 0)
+        state = os.path.join(self.folder, f"state-{self.clusters}")
+        there = subprocess.run([self.PSERVER, "inspect", state], check=True, capture_output=True, text=True).stdout
+        self.assertRegex(there, "rare, keys that wait +[1-9]")
+        subprocess.run([self.PSERVER, "reshard", "--from", state, "--to", os.path.join(self.folder, "three"), "--shards",
+                        "3"], check=True, capture_output=True)
+        servers = [self.serve(shard, 3, state="three") for shard in range(3)]
+        self.ended("moved", self.train_python("moved", "model", ",".join(address for _, address in servers),
+                                              self.STEPS))
+        self.assertEqual(self.digest("moved"), self.digest("alone"))
+
     def test_a_server_that_is_started_again_before_the_model_is_read(self) -> None:
         with open(SCRIPT, encoding="utf-8") as file:
             text = file.read()

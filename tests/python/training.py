@@ -45,14 +45,15 @@ class Model(torch.nn.Module):
         self.norm = torch.nn.LayerNorm(48)
         self.c = mf.MemoryLayer(run, "c", 48, 64, tau=12)
         self.bags = mf.EmbeddingBag(run, "bags", 64, row_wise=True)
-        self.rare = mf.EmbeddingBag(run, "rare", 64, admit=3, waiting=2048, expire=4)
+        self.rare = mf.EmbeddingBag(run, "rare", 64, admit=2, waiting=2048, expire=6)
         self.head = torch.nn.Linear(64, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hashed = self.hash(x)
         x = F.dropout(self.norm(self.a(hashed) + self.b(hashed)), 0.1, self.training)
-        keys = mf.cross(hashed.buckets.long().t())[:, :3]
-        return self.head(self.c(x) + self.bags(keys) + self.rare(keys[:, 1:]))
+        buckets = hashed.buckets.long().t()
+        rare = mf.cross(buckets[:, :2], buckets[:, 1:3])  # of thousands, 128 a step
+        return self.head(self.c(x) + self.bags(mf.cross(buckets)[:, :3]) + self.rare(rare))
 
 
 def train(run: mf.Run) -> None:
