@@ -11,15 +11,12 @@ namespace mf {
 ReadOnlyHost::ReadOnlyHost(const Options& options, Shard::Send send)
     : options_(options),
       send_(std::move(send)),
-      run_id_(options.snapshots->states().back()->run().RunId()) {}
+      description_(options.snapshots->states().back()->run().Json()),
+      epoch_(EpochOf(options.snapshots->states().back()->run().RunId())) {}
 
 uint64_t ReadOnlyHost::EpochOf(const std::string& run_id) {
   constexpr size_t kDigits = 15;  // of hexadecimal: also signed numbers hold it
   return 1 + std::strtoull(run_id.substr(0, kDigits).c_str(), nullptr, 16);
-}
-
-FinishedStep ReadOnlyHost::StateOf(const ServedState& state) const {
-  return {EpochOf(run_id_), state.step()};
 }
 
 void ReadOnlyHost::Handle(const std::string& peer, const Request& request, double) {
@@ -39,9 +36,8 @@ void ReadOnlyHost::Handle(const std::string& peer, const Request& request, doubl
 
 RunState ReadOnlyHost::State() const {
   const std::vector<SnapshotFollower::State> states = options_.snapshots->states();
-  RunState state{.finished = StateOf(*states.back()),
-                 .description = states.back()->run().Json(),
-                 .doing = "read-only"};
+  RunState state{
+      .finished = StateOf(*states.back()), .description = description_, .doing = "read-only"};
   for (const SnapshotFollower::State& one : states) state.readable.push_back(one->step());
   return state;
 }
@@ -55,12 +51,23 @@ Result<SnapshotFollower::State> ReadOnlyHost::Find(const ReadState& at) const {
   for (const SnapshotFollower::State& state : states) {
     if (wanted == StateOf(*state)) return state;
   }
-  if (wanted.epoch != EpochOf(run_id_)) {
+  if (wanted.epoch != epoch_) {
     return Status(Code::kWrongEpoch, "another run is served here now");
   }
   return Status(Code::kStale, "step " + std::to_string(wanted.step) +
                                   " is not served here any more; the newest is step " +
                                   std::to_string(states.back()->step()));
+}
+
+template <class Body, class Form>
+Status ReadOnlyHost::Read(const Body& body, const Frames& payload,
+                          Result<Frames> (*answer)(const Body&, const Frames&,
+                                                   const RunDescription&, ShardTables&),
+                          Form form, Reply* reply) const {
+  MF_ASSIGN_OR_RETURN(const SnapshotFollower::State state, Find(body.at));
+  MF_ASSIGN_OR_RETURN(reply->payload, answer(body, payload, state->run(), state->tables()));
+  reply->body = form;
+  return Status::Ok();
 }
 
 Status ReadOnlyHost::Answer(const Request& request, Reply* reply) const {
@@ -80,24 +87,13 @@ Status ReadOnlyHost::Answer(const Request& request, Reply* reply) const {
     return Status::Ok();
   }
   if (const auto* forward = std::get_if<ForwardRequest>(&request.body)) {
-    MF_ASSIGN_OR_RETURN(const SnapshotFollower::State state, Find(forward->at));
-    MF_ASSIGN_OR_RETURN(reply->payload,
-                        AnswerForward(*forward, payload, state->run(), state->tables()));
-    reply->body = ForwardReply{};
-    return Status::Ok();
+    return Read(*forward, payload, AnswerForward, ForwardReply{}, reply);
   }
   if (const auto* pull = std::get_if<PullRequest>(&request.body)) {
-    MF_ASSIGN_OR_RETURN(const SnapshotFollower::State state, Find(pull->at));
-    MF_ASSIGN_OR_RETURN(reply->payload, AnswerPull(*pull, payload, state->run(), state->tables()));
-    reply->body = PullReply{};
-    return Status::Ok();
+    return Read(*pull, payload, AnswerPull, PullReply{}, reply);
   }
   if (const auto* list = std::get_if<ListRowsRequest>(&request.body)) {
-    MF_ASSIGN_OR_RETURN(const SnapshotFollower::State state, Find(list->at));
-    MF_ASSIGN_OR_RETURN(reply->payload,
-                        AnswerListRows(*list, payload, state->run(), state->tables()));
-    reply->body = ListRowsReply{};
-    return Status::Ok();
+    return Read(*list, payload, AnswerListRows, ListRowsReply{}, reply);
   }
   return Status::Invalid("this server is read-only: it does not answer " +
                          std::string(OpName(request.op())));

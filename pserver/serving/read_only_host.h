@@ -36,14 +36,22 @@ class ReadOnlyHost final : public Host {
 
  private:
   Status Answer(const Request& request, Reply* reply) const;
+  /// `answer` of the state that a request names, with a reply's body of the request's kind.
+  template <class Body, class Form>
+  Status Read(const Body& body, const Frames& payload,
+              Result<Frames> (*answer)(const Body&, const Frames&, const RunDescription&,
+                                       ShardTables&),
+              Form form, Reply* reply) const;
   RunState State() const;
-  FinishedStep StateOf(const ServedState& state) const;
+  FinishedStep StateOf(const ServedState& state) const { return {epoch_, state.step()}; }
   /// kStale if the state is not served any more; kInvalid of a read that belongs to training.
   Result<SnapshotFollower::State> Find(const ReadState& at) const;
 
   const Options options_;
   const Shard::Send send_;
-  const std::string run_id_;  // of all states
+  // Of all states, which are of one run.
+  const std::string description_;
+  const uint64_t epoch_;
   bool ending_ = false;
 };
 

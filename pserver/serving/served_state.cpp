@@ -62,16 +62,13 @@ ServedState::ServedState(const MergedSnapshot& snapshot, const Options& options)
 }
 
 Result<std::unique_ptr<MergedSnapshot>> ServedState::Open(const Options& options) {
-  MF_ASSIGN_OR_RETURN(
-      auto snapshot,
-      MergedSnapshot::Open({.from = options.from, .flag = "--from", .step = options.step}));
-  MF_RETURN_IF_ERROR(CheckShards(snapshot->run(), options.shards));
-  return snapshot;
+  return MergedSnapshot::Open({.from = options.from, .flag = "--from", .step = options.step});
 }
 
 Result<std::unique_ptr<ServedState>> ServedState::Load(MergedSnapshot& snapshot,
                                                        const Options& options,
                                                        const std::function<bool(double)>& goes_on) {
+  MF_RETURN_IF_ERROR(CheckShards(snapshot.run(), options.shards));
   const std::string what = "--from " + options.from + ": step " + std::to_string(snapshot.step());
   try {
     std::unique_ptr<ServedState> state(new ServedState(snapshot, options));

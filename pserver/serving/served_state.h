@@ -24,13 +24,12 @@ class ServedState {
     uint64_t memory_bytes = 0;  // budget for tables addressed directly
     int threads = 1;            // of the kernels
   };
-  /// The snapshot, which stays readable while it is open. kInvalid if there is no such step, or a
-  /// run that so many servers cannot hold; kFailed or kDamaged, naming the file, if it cannot be
-  /// read.
+  /// The snapshot, which stays readable while it is open. kInvalid if there is no such step;
+  /// kFailed or kDamaged, naming the file, if it cannot be read.
   static Result<std::unique_ptr<MergedSnapshot>> Open(const Options& options);
   /// `goes_on` is asked now and then, with the part that is loaded, 0 to 1; kUnavailable once it
-  /// says no. kFailed or kDamaged, naming the file, if it cannot be read; kFailed if memory or
-  /// threads end.
+  /// says no. kInvalid for a run that so many servers cannot hold. kFailed or kDamaged, naming the
+  /// file, if it cannot be read; kFailed if memory or threads end.
   static Result<std::unique_ptr<ServedState>> Load(MergedSnapshot& snapshot, const Options& options,
                                                    const std::function<bool(double)>& goes_on);
 

@@ -35,7 +35,7 @@ Result<std::unique_ptr<SnapshotFollower>> SnapshotFollower::Open(const Options& 
       MF_ASSIGN_OR_RETURN(steps, follower->Choices(follower->Period()));
     }
     status = follower->LoadFirst(steps);
-    if (status.code() != Code::kStale || options.state.step != 0) break;
+    if (status.code() != Code::kStale) break;
     (void)follower->Sleep(kLookSeconds);
   }
   if (status.code() == Code::kStale) return Status::Failed(status.message());
@@ -134,8 +134,8 @@ Status SnapshotFollower::LoadFirst(const std::vector<uint64_t>& steps) {
       }
       status = state.status();
       if (status.code() == Code::kUnavailable || status.code() == Code::kInvalid) return status;
-    } else if (status.code() == Code::kInvalid && steps.size() == 1) {
-      return status;
+    } else if (options_.state.step != 0) {
+      return status;  // it was asked for
     }
     if (first.ok()) first = status;
   }

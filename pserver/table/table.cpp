@@ -282,7 +282,7 @@ uint64_t Table::Expire(uint32_t last, const std::function<void()>& pause) {
     if (slot % kSlotsPerPause == kSlotsPerPause - 1) pause();
     if (updated_at_[slot] == kNeverUpdated || updated_at_[slot] > last) continue;
     const uint64_t row = index_.rows()[slot];
-    if (saved_) removed_.push_back({row, clock_.now});  // first: memory may end
+    removed_.Add(row, clock_.now);  // first: memory may end
     if (cut_ != nullptr) CopyForSnapshot(slot);
     index_.Erase(row);
     updated_at_[slot] = kNeverUpdated;
@@ -330,16 +330,12 @@ size_t Table::BeginCut(int64_t since) {
     const uint64_t row = storage_ == Storage::kDirect ? slot : index_.rows()[slot];
     rows.push_back({row, static_cast<uint32_t>(slot)});
   }
-  saved_ = true;
-  std::erase_if(removed_, [since](const Removed& one) { return one.clock <= since; });
-  for (const Removed& one : removed_) {
-    if (!Has(one.row)) rows.push_back({one.row, TableCut::kRemoved});
+  removed_.Expect();
+  for (const uint64_t row : removed_.Since(since, [this](uint64_t row) { return Has(row); })) {
+    rows.push_back({row, TableCut::kRemoved});
   }
   if (storage_ == Storage::kSparse) {
     std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.row < b.row; });
-    const auto same = std::unique(rows.begin(), rows.end(),  // one may have gone twice
-                                  [](const auto& a, const auto& b) { return a.row == b.row; });
-    rows.erase(same, rows.end());
   }
   cut_ = std::make_unique<TableCut>(std::move(rows), changed_at_.size(), format_.bytes());
   return cut_->size();
@@ -358,7 +354,7 @@ Status Table::Restore(uint64_t row, const std::byte* data, size_t bytes) {
     updated_at_.resize(index_.size(), kNeverUpdated);
     changed_at_.resize(index_.size(), 0);
   }
-  saved_ = true;
+  removed_.Expect();
   const bool fresh = updated_at_[slot] == kNeverUpdated;
   MF_RETURN_IF_ERROR(format_.Decode(data, bytes, &updated_at_[slot], PlanesAt(slot).data()));
   if (split()) SplitRow(format_.PlaneIn(data, 0), WeightsAt(slot), layout_.width());

@@ -18,6 +18,7 @@
 #include "pserver/table/layout.h"
 #include "pserver/table/mapped_memory.h"
 #include "pserver/table/optimizer.h"
+#include "pserver/table/removed_rows.h"
 #include "pserver/table/row_format.h"
 #include "pserver/table/row_index.h"
 #include "pserver/table/table_cut.h"
@@ -175,12 +176,7 @@ class Table {
   std::atomic<uint64_t> updated_ = 0;
   std::vector<uint32_t> step_slots_;  // sparse: of the hits that Materialise() saw
   std::unique_ptr<TableCut> cut_;
-  bool saved_ = false;  // a snapshot may have some of the rows
-  struct Removed {
-    uint64_t row;
-    uint32_t clock;
-  };
-  std::vector<Removed> removed_;  // since then, by clock
+  RemovedRows removed_;
 };
 
 }  // namespace mf

@@ -8,7 +8,7 @@ namespace mf {
 void WaitingKeys::Erase(uint64_t row, uint32_t clock) {
   const auto found = keys_.find(row);
   if (found == keys_.end()) return;
-  if (saved_) removed_.push_back({row, clock});
+  removed_.Add(row, clock);
   keys_.erase(found);
 }
 
@@ -31,19 +31,16 @@ void WaitingKeys::Expire(uint32_t last, uint32_t clock) {
 }
 
 std::vector<WaitingKeys::Change> WaitingKeys::ChangedSince(int64_t since) {
-  saved_ = true;
-  std::erase_if(removed_, [since](const Removed& one) { return one.clock <= since; });
+  removed_.Expect();
   std::vector<Change> changes;
   for (const auto& [row, key] : keys_) {
     if (key.changed > since) changes.push_back({.row = row, .state = key.state});
   }
-  for (const Removed& one : removed_) {
-    if (!keys_.contains(one.row)) changes.push_back({.row = one.row, .removed = true});
+  for (const uint64_t row :
+       removed_.Since(since, [this](uint64_t one) { return keys_.contains(one); })) {
+    changes.push_back({.row = row, .removed = true});
   }
-  const auto row = [](const Change& one) { return one.row; };
-  std::ranges::sort(changes, {}, row);
-  const auto same = std::ranges::unique(changes, {}, row);  // one may have gone twice
-  changes.erase(same.begin(), same.end());
+  std::ranges::sort(changes, {}, [](const Change& one) { return one.row; });
   return changes;
 }
 

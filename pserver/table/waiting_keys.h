@@ -8,6 +8,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "pserver/table/removed_rows.h"
+
 namespace mf {
 
 class WaitingKeys {
@@ -44,7 +46,7 @@ class WaitingKeys {
   std::vector<Change> ChangedSince(int64_t since);
   void Restore(uint64_t row, State state) {
     keys_[row] = {state, 0};
-    saved_ = true;
+    removed_.Expect();
   }
 
  private:
@@ -52,14 +54,9 @@ class WaitingKeys {
     State state;
     uint32_t changed = 0;
   };
-  struct Removed {
-    uint64_t row;
-    uint32_t clock;
-  };
 
   std::unordered_map<uint64_t, Key> keys_;
-  bool saved_ = false;            // a snapshot may have some of them
-  std::vector<Removed> removed_;  // since then
+  RemovedRows removed_;
 };
 
 }  // namespace mf

@@ -20,6 +20,7 @@ class Progress:
         self._terminal = self._stream.isatty()
         self._begin = self._shown = time.monotonic()
         self._first: int | None = None
+        self._caught_up = False  # with what was done before
         self._open = False  # a line that has no end yet
 
     def joined(self, step: int) -> None:
@@ -32,8 +33,9 @@ class Progress:
         """A finished step."""
         now = time.monotonic()
         first = self._first or 0
-        if record.step < first:
+        if not self._caught_up and record.step < first:
             return
+        self._caught_up = True
         last = record.step == self._steps
         if not last and record.val_loss is None and now - self._shown < _SECONDS_BETWEEN[self._terminal]:
             return

@@ -125,7 +125,7 @@ class Reader:
             raise InvalidError(f"load: {module!r} is no module")
         self.answer(lambda: self._fill(module, prefix, self._parameters(), strict))
         self._loaded[module] = prefix
-        self._filled = None  # by the next answer, also those that were loaded before
+        self._filled = self.native.at  # as those that were loaded before: the answer has seen to that
 
     def _fill_loaded(self) -> None:
         if self._loaded and self._filled != self.native.at:
